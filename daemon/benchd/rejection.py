@@ -1,0 +1,98 @@
+"""Why a file can't be used: the codes, their messages, and what to do about each (spec, section 2)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["CODES", "MAYBE_UNFINISHED", "AuditError", "NotAnAudit", "refusal"]
+
+_AGAIN: Final = "run `gradience audit --json > FILE` again; benchd answers the file as soon as it is whole"
+
+#: code -> (message, hint); the braces are filled by `refusal`.
+_TEXTS: Final[dict[str, tuple[str, str]]] = {
+    "empty": (
+        "the file has no content",
+        "gradience prints its reason to stderr and leaves the file empty when it fails: " + _AGAIN,
+    ),
+    "truncated": (
+        "the JSON ends in the middle, at {place}",
+        "the writer stopped or the disk was full: " + _AGAIN,
+    ),
+    "not_json": (
+        "not JSON at {place}: {problem}; near: {near}",
+        "keep stdout for `gradience audit --json` alone; name other files in `ignore`",
+    ),
+    "bad_encoding": (
+        "not {encoding} at {place}",
+        "save the audit as UTF-8 (UTF-16 with a byte order mark is fine too)",
+    ),
+    "not_an_object": (
+        "the JSON is {found}, an audit is an object",
+        "this is no audit; keep such files out of the folder or name them in `ignore`",
+    ),
+    "too_large": (
+        "{size} bytes, more than watching.max_bytes = {limit}",
+        "raise watching.max_bytes if this really is an audit",
+    ),
+    "too_deep": (
+        "the JSON is nested too deeply",
+        "Gradience never writes such a file; look at where it comes from",
+    ),
+    "not_a_regular_file": (
+        "{found}, not a regular file",
+        "only regular files are read; copy the audit itself into the folder",
+    ),
+    "symlink": (
+        "a symbolic link; links are not followed",
+        "copy or hard-link the audit into the folder instead",
+    ),
+    "unreadable": (
+        "can't be read: {error}",
+        "give the user that benchd runs as read permission: {who}",
+    ),
+    "bad_schema": (
+        "{where}: expected {expected}, got {found}",
+        "the file was edited or made by another tool; " + _AGAIN,
+    ),
+    "audit_failed": (
+        "gradience failed: {quote}",
+        "mend the cause that gradience names, then " + _AGAIN,
+    ),
+    "audit_interrupted": (
+        "gradience was interrupted: {lines} progress line(s), no JSON",
+        _AGAIN,
+    ),
+}
+
+CODES: Final = tuple(_TEXTS)
+
+#: What a file that is still being written can look like: such a verdict waits until the file has settled.
+MAYBE_UNFINISHED: Final = frozenset(
+    {
+        "empty", "truncated", "not_json", "bad_encoding", "not_an_object", "too_deep", "unreadable", "bad_schema",
+        "audit_failed", "audit_interrupted",
+    }
+)  # fmt: skip
+
+
+class AuditError(Exception):
+    """A file that can't be answered. `code` is one of `CODES`; `message` says what and where; `hint` what to do."""
+
+    def __init__(self, code: str, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+
+class NotAnAudit(AuditError):
+    """A JSON object that is something else, an `adapter_config.json` for example: ignored, not rejected."""
+
+    def __init__(self) -> None:
+        super().__init__("not_an_audit", "a JSON object, but not an audit", "nothing to do: it is left alone")
+
+
+def refusal(code: str, **parts: object) -> AuditError:
+    """The `AuditError` of `code` with its texts filled in."""
+    message, hint = _TEXTS[code]
+    return AuditError(code, message.format(**parts), hint.format(**parts))

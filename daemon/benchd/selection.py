@@ -1,0 +1,299 @@
+"""`Audit` -> `Selection`: the ladder, priorities, ranks and their sources (spec, section 3). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from benchd.audit import Audit, Layer, Module, finite, whole
+from benchd.settings import SelectionSettings
+
+__all__ = ["SELECTION_VERSION", "Rung", "SelectedLayer", "Selection", "select"]
+
+#: Counts the changes that make the same audit give another selection; a config of an older number is answered anew.
+SELECTION_VERSION: Final = 1
+
+Strategy = Literal["flagged", "priority_score", "disagreement", "none"]
+Confidence = Literal["high", "medium", "low", "none"]
+Priority = Literal["HIGH", "MEDIUM", "LOW", "SKIP"]
+Validation = Literal["per_layer", "focused_uniform", "uniform_only"]
+RankSource = Literal["k_values", "layer_rows", "suggestions", "policies"]
+
+_CONFIDENCE: Final[dict[Strategy, Confidence]] = {
+    "flagged": "high",
+    "priority_score": "medium",
+    "disagreement": "low",
+    "none": "none",
+}
+_VALIDATION: Final[dict[Priority, Validation]] = {
+    "HIGH": "per_layer",
+    "MEDIUM": "per_layer",
+    "LOW": "focused_uniform",
+    "SKIP": "uniform_only",
+}
+
+
+class Rung(Struct, frozen=True, gc=False):
+    """One rung that was tried: did it fire, and why or why not, in words with numbers."""
+
+    strategy: Strategy
+    fired: bool
+    reason: str
+
+
+class SelectedLayer(Struct, frozen=True, gc=False):
+    """One selected layer; the field order is the config's. Numbers are finite or None.
+
+    `rank` is None for every layer that is not validated per layer, and where the audit has no evidence.
+    """
+
+    layer_name: str
+    module: str
+    priority: Priority
+    validation: Validation
+    rank: int | None
+    rank_source: RankSource | None
+    alpha: float | None
+    priority_score: float | None
+    spread: float | None
+    spread_threshold: float | None
+    uniform_mult: float | None
+    uniform_mult_threshold: float | None
+    importance_share: float | None
+    disagrees: bool
+    failed_reasons: tuple[str, ...]
+
+
+class Selection(Struct, frozen=True, gc=False):
+    """What the ladder chose. `settings` has the settings that shaped it, and only those, by dotted key."""
+
+    strategy: Strategy
+    confidence: Confidence
+    reason: str
+    ladder: tuple[Rung, ...]
+    layers: tuple[SelectedLayer, ...]
+    notes: tuple[str, ...]
+    settings: dict[str, int | float | str | bool]
+
+
+def select(audit: Audit, settings: SelectionSettings | None = None) -> Selection:
+    """Climb down the ladder and describe what was chosen. Never raises for any `Audit`."""
+    climb = _Climb(audit, settings or SelectionSettings())
+    strategy, layers = climb.down()
+    notes = list(audit.notes)
+    selected = tuple(climb.describe(layer, flagged=strategy == "flagged") for layer in layers)
+    notes.extend(_rank_notes(selected))
+    return Selection(
+        strategy=strategy,
+        confidence=_CONFIDENCE[strategy],
+        reason=climb.ladder[-1].reason,
+        ladder=tuple(climb.ladder),
+        layers=selected,
+        notes=tuple(notes),
+        settings=dict(sorted(climb.used.items())),
+    )
+
+
+class _Climb:
+    """One way down the ladder; remembers the rungs tried and the settings looked at."""
+
+    def __init__(self, audit: Audit, settings: SelectionSettings) -> None:
+        self.audit = audit
+        self.ladder: list[Rung] = []
+        self.used: dict[str, int | float | str | bool] = {}
+        self._settings = settings
+
+    def setting(self, key: str) -> int | float | str | bool:
+        value: int | float | str | bool = getattr(self._settings, key)
+        self.used[f"selection.{key}"] = value
+        return value
+
+    def number(self, key: str) -> float:
+        value = self.setting(key)
+        assert isinstance(value, int | float)  # noqa: S101 - tells the type checker what the settings' own types say
+        return value
+
+    def rung(self, strategy: Strategy, reason: str, *, fired: bool) -> None:
+        self.ladder.append(Rung(strategy, fired, reason))
+
+    def down(self) -> tuple[Strategy, tuple[Layer, ...]]:
+        audit = self.audit
+        if audit.no_analysis is not None:
+            self.rung("none", f"uniform only: {audit.no_analysis}", fired=True)
+            return "none", ()
+        if audit.flagged:
+            self.rung("flagged", f"{_of(len(audit.flagged), audit)} flagged as high-impact", fired=True)
+            return "flagged", audit.flagged
+        self.rung("flagged", f"{_of(0, audit)} flagged: {_why_not_flagged(audit)}", fired=False)
+        if audit.is_flat and self.setting("on_flat") == "uniform_only":
+            reason = 'uniform only: the energy distribution is flat and selection.on_flat is "uniform_only"'
+            self.rung("none", reason, fired=True)
+            return "none", ()
+        return self._fallbacks()
+
+    def _fallbacks(self) -> tuple[Strategy, tuple[Layer, ...]]:
+        candidates, whose = self.audit.candidates, ""
+        if candidates and self.setting("require_disagreement"):
+            candidates = tuple(layer for layer in candidates if disagrees(layer))
+            whose = " on which the policies disagree"
+        total = f"{_count(len(candidates), 'layer')}{whose}"
+        # Not looked at, not recorded: another top_n can't change an answer that has nothing to choose from.
+        top_n = int(self.number("top_n")) if candidates else 0
+        scored = [(score, layer) for layer in candidates if (score := _score(layer)) is not None and score > 0]
+        if scored and top_n:
+            scored.sort(key=lambda pair: -pair[0])  # a stable sort: ties keep the audit's order
+            top = scored[:top_n]
+            reason = (
+                f"the top {len(top)} of {total} by priority score ({_range(top)}); "
+                f"{_count(len(scored), 'score')} above 0, top_n = {top_n}"
+            )
+            self.rung("priority_score", reason, fired=True)
+            return "priority_score", tuple(layer for _, layer in top)
+        why = "top_n = 0" if scored else f"none of {total} has a priority score above 0"
+        self.rung("priority_score", why if candidates else f"there are no layers{whose}", fired=False)
+        if candidates and top_n:
+            first = candidates[:top_n]
+            reason = f"the first {len(first)} of {total}, in the audit's order; top_n = {top_n}"
+            self.rung("disagreement", reason, fired=True)
+            return "disagreement", first
+        self.rung("disagreement", "top_n = 0" if candidates else f"there are no layers{whose}", fired=False)
+        reason = "selection.top_n is 0" if candidates else f"the analysis has no layers{whose}"
+        self.rung("none", f"uniform only: {reason}", fired=True)
+        return "none", ()
+
+    def describe(self, layer: Layer, *, flagged: bool) -> SelectedLayer:
+        rationale = layer.rationale
+        score = _score(layer)
+        priority = self._priority(layer, score, flagged=flagged)
+        rank, source = _rank(self.audit, layer) if _VALIDATION[priority] == "per_layer" else (None, None)
+        module = self.audit.modules.get(layer.name) if rank else None
+        if rank and module and module.rank:
+            rank = min(rank, module.rank)
+        return SelectedLayer(
+            layer_name=layer.name,
+            module=layer.module,
+            priority=priority,
+            validation=_VALIDATION[priority],
+            rank=rank,
+            rank_source=source,
+            alpha=_alpha(rank, module),
+            priority_score=score,
+            spread=finite(rationale.spread),
+            spread_threshold=finite(rationale.spread_threshold),
+            uniform_mult=finite(rationale.uniform_mult),
+            uniform_mult_threshold=finite(rationale.uniform_mult_threshold),
+            importance_share=finite(rationale.importance_share),
+            disagrees=disagrees(layer),
+            failed_reasons=_failed_reasons(layer),
+        )
+
+    def _priority(self, layer: Layer, score: float | None, *, flagged: bool) -> Priority:
+        if flagged or layer.rationale.flagged_as_high_impact is True:
+            return "HIGH"
+        if score is None:
+            return "SKIP"
+        if score >= self.number("medium_priority"):
+            return "MEDIUM"
+        if score >= self.number("low_priority"):
+            return "LOW"
+        return "SKIP"
+
+
+def disagrees(layer: Layer) -> bool:
+    """Whether the policies really disagree on `layer`.
+
+    Gradience lists agreeing layers too (field-notes, 1.4). Its full rationale says `meets_spread_threshold`, its
+    condensed one has `insufficient_spread` among the failures; a hand-made entry may have only the numbers.
+    """
+    rationale = layer.rationale
+    if isinstance(rationale.meets_spread_threshold, bool):
+        return rationale.meets_spread_threshold
+    if isinstance(rationale.failed_reasons, list):
+        return "insufficient_spread" not in rationale.failed_reasons
+    spread, threshold = finite(rationale.spread), finite(rationale.spread_threshold)
+    return spread is not None and spread > 0 and (threshold is None or spread >= threshold)
+
+
+def _score(layer: Layer) -> float | None:
+    return finite(layer.rationale.priority_score)
+
+
+def _failed_reasons(layer: Layer) -> tuple[str, ...]:
+    reasons = layer.rationale.failed_reasons
+    if not isinstance(reasons, list):
+        return ()
+    return tuple(
+        reason for reason in reasons[:20] if isinstance(reason, str) and reason.isprintable() and len(reason) <= 100
+    )
+
+
+def _rank(audit: Audit, layer: Layer) -> tuple[int | None, RankSource | None]:
+    """Start conservative: the largest rank of the first evidence there is. A rank of 0 is no rank."""
+    ks = layer.rationale.k_values
+    found = [k for value in ks if (k := whole(value)) is not None] if isinstance(ks, list) else []
+    if found:
+        return max(found) or None, "k_values"
+    name = layer.name
+    rank = audit.row_ranks.get(name)
+    if rank is not None:
+        return rank or None, "layer_rows"
+    rank = audit.suggested_rank(name)
+    if rank is not None:
+        return rank or None, "suggestions"
+    rank = audit.policy_ranks.get(name)
+    if rank is not None:
+        return rank or None, "policies"
+    return None, None
+
+
+def _alpha(rank: int | None, module: Module | None) -> float | None:
+    """The alpha that keeps the adapter's scaling at the new rank: scaling x rank (field-notes, section 3)."""
+    if not rank or module is None or module.scaling is None or module.scaling <= 0:
+        return None
+    alpha = finite(module.scaling * rank)
+    if alpha is None:
+        return None
+    return int(alpha) if alpha.is_integer() and alpha < 2**53 else alpha
+
+
+def _rank_notes(layers: Iterable[SelectedLayer]) -> list[str]:
+    without = [layer for layer in layers if layer.validation == "per_layer" and layer.rank is None]
+    notes = []
+    for zero, text in (
+        (False, "no rank in the audit; `gradience audit --disagreement-rationale full` tells it"),
+        (True, "the policies suggest rank 0, which PEFT refuses; an untrained or dead layer has no rank"),
+    ):
+        names = [layer.layer_name for layer in without if (layer.rank_source is not None) is zero]
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            notes.append(f"{', '.join(names[:3])}{more}: {text}")
+    return notes
+
+
+def _why_not_flagged(audit: Audit) -> str:
+    if not audit.is_flat:
+        return "no layer meets all of Gradience's high-impact criteria" if audit.candidates else "the audit lists none"
+    top, threshold = audit.max_uniform_mult, audit.flat_threshold
+    if top is None:
+        return "the energy distribution is flat"
+    below = f" < {_times(threshold)}" if threshold is not None else ""
+    return f"the energy distribution is flat (max {_times(top)}{below})"
+
+
+def _times(number: float) -> str:
+    return f"{number:.2f}x" if number < 1e6 else f"{number:.3g}x"
+
+
+def _of(count: int, audit: Audit) -> str:
+    return f"{count} of {_count(audit.total_layers, 'layer')} {'is' if count == 1 else 'are'}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _range(top: list[tuple[float, Layer]]) -> str:
+    first, last = f"{top[0][0]:.3g}", f"{top[-1][0]:.3g}"
+    return first if first == last else f"{first} to {last}"

@@ -1,0 +1,406 @@
+"""`config.toml` -> `Settings`: every key, its default, what it accepts (spec, section 7).
+
+Everything here is pure: text in, settings or a list of all mistakes out. Who reads the file is the
+command line. The defaults are the defaults of the structs below, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os.path
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import tomli
+
+__all__ = [
+    "BenchSettings",
+    "FolderSettings",
+    "SelectionSettings",
+    "Settings",
+    "SettingsError",
+    "TrailSettings",
+    "WatchingSettings",
+    "folder_for",
+    "parse_settings",
+]
+
+Origins = dict[str, str]
+
+
+class SelectionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What shapes the ladder (spec, section 3)."""
+
+    top_n: int = 3
+    on_flat: Literal["top_n", "uniform_only"] = "top_n"
+    require_disagreement: bool = False
+    medium_priority: float = 2.0
+    low_priority: float = 1.0
+
+
+class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What shapes the config and how it reaches the disk (spec, section 4)."""
+
+    uniform_rank: int | Literal["audit_median", "audit_p90"] = 8
+    error_reports: bool = True
+    durable: bool = True
+
+
+class FolderSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One watched folder: a `[[watch]]` table with its overrides already applied.
+
+    `path` is absolute. `poll_interval` is in seconds.
+    """
+
+    path: str
+    recursive: bool = True
+    patterns: tuple[str, ...] = ("*.json",)
+    ignore: tuple[str, ...] = ()
+    backend: Literal["auto", "inotify", "polling"] = "auto"
+    poll_interval: float = 1.0
+    selection: SelectionSettings = SelectionSettings()
+    bench: BenchSettings = BenchSettings()
+
+
+class WatchingSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How the folders are watched. Times in seconds, sizes in bytes."""
+
+    rescan_interval: float = 60.0
+    settle: float = 2.0
+    max_bytes: int = 256 * 2**20
+    workers: int | Literal["auto"] = "auto"
+
+
+class TrailSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the audit trail goes; `file` is absolute, or empty for standard output."""
+
+    file: str = ""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything in force. `origins` says for each key (`selection.top_n`) where its value came from."""
+
+    watch: tuple[FolderSettings, ...] = ()
+    watching: WatchingSettings = WatchingSettings()
+    selection: SelectionSettings = SelectionSettings()
+    bench: BenchSettings = BenchSettings()
+    trail: TrailSettings = TrailSettings()
+    origins: Origins = {}
+
+
+class SettingsError(Exception):
+    """The settings can't be used. `problems` has one line for each mistake, all of them at once."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class _Rule(NamedTuple):
+    """What a key accepts: in words, and as a function that raises ValueError for anything else."""
+
+    expected: str
+    parse: Callable[[Any], Any]
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _integer(minimum: int) -> _Rule:
+    def parse(value: Any) -> int:
+        if not _is_integer(value) or not minimum <= value <= 10**9:
+            raise ValueError
+        return int(value)
+
+    return _Rule(f"an integer >= {minimum}", parse)
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError
+    return float(value)
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError  # noqa: TRY004 - every rule speaks through ValueError
+    return value
+
+
+def _choice(*choices: str) -> _Rule:
+    def parse(value: Any) -> str:
+        if value not in choices:
+            raise ValueError
+        return str(value)
+
+    return _Rule("one of " + ", ".join(f'"{choice}"' for choice in choices), parse)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError
+    return value
+
+
+def _path(value: Any) -> str:
+    if not _text(value):
+        raise ValueError
+    return os.path.expanduser(str(value))
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        raise ValueError
+    return tuple(value)
+
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {
+    "": 1, "b": 1,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9,
+    "kib": 2**10, "mib": 2**20, "gib": 2**30,
+}  # fmt: skip
+_WITH_UNIT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", re.ASCII)
+
+
+def _with_unit(value: Any, units: Mapping[str, float]) -> float:
+    match = _WITH_UNIT.fullmatch(value) if isinstance(value, str) else None
+    unit = units.get(match[2].lower()) if match else None
+    if match is None or unit is None:
+        raise ValueError
+    return float(match[1]) * unit
+
+
+def _duration(minimum: float) -> _Rule:
+    def parse(value: Any) -> float:
+        seconds = _with_unit(value, _SECONDS) if isinstance(value, str) else _finite(value)
+        if not minimum <= seconds <= 366 * 86400:
+            raise ValueError
+        return seconds
+
+    return _Rule(f'a duration >= {minimum:g}s such as "500ms", "2s", "5m" (a bare number is seconds)', parse)
+
+
+def _size(value: Any) -> int:
+    size = int(_with_unit(value, _BYTES) if isinstance(value, str) else _finite(value))
+    if not 1 <= size <= 2**50:
+        raise ValueError
+    return size
+
+
+def _workers(value: Any) -> int | str:
+    if value == "auto" and isinstance(value, str):
+        return value
+    if not _is_integer(value) or not 1 <= value <= 256:
+        raise ValueError
+    return int(value)
+
+
+def _uniform_rank(value: Any) -> int | str:
+    if isinstance(value, str) and value in {"audit_median", "audit_p90"}:
+        return value
+    if not _is_integer(value) or not 1 <= value <= 65536:
+        raise ValueError
+    return int(value)
+
+
+_BOOLEAN = _Rule("true or false", _boolean)
+_NUMBER = _Rule("a number >= 0", lambda value: _at_least_zero(_finite(value)))
+_STRINGS = _Rule("a list of strings", _texts)
+
+
+def _at_least_zero(value: float) -> float:
+    if value < 0:
+        raise ValueError
+    return value
+
+
+_SELECTION = {
+    "top_n": _integer(0),
+    "on_flat": _choice("top_n", "uniform_only"),
+    "require_disagreement": _BOOLEAN,
+    "medium_priority": _NUMBER,
+    "low_priority": _NUMBER,
+}
+_BENCH = {
+    "uniform_rank": _Rule('an integer >= 1, "audit_median" or "audit_p90"', _uniform_rank),
+    "error_reports": _BOOLEAN,
+    "durable": _BOOLEAN,
+}
+_WATCHING = {
+    "rescan_interval": _duration(0.1),
+    "settle": _duration(0.0),
+    "max_bytes": _Rule('a size such as "256MiB" or "10MB" (a bare number is bytes)', _size),
+    "workers": _Rule('an integer from 1 to 256 or "auto"', _workers),
+}
+_TRAIL = {
+    "file": _Rule("a path, or an empty string for standard output", _text),
+    "level": _choice("debug", "info", "warning", "error"),
+    "format": _choice("auto", "json", "console"),
+}
+_WATCH = {
+    "path": _Rule("a path", _path),
+    "recursive": _BOOLEAN,
+    "patterns": _STRINGS,
+    "ignore": _STRINGS,
+    "backend": _choice("auto", "inotify", "polling"),
+    "poll_interval": _duration(0.05),
+}
+_SECTIONS: dict[str, dict[str, _Rule]] = {
+    "watching": _WATCHING,
+    "selection": _SELECTION,
+    "bench": _BENCH,
+    "trail": _TRAIL,
+}
+
+
+class _Reader:
+    """Walks one parsed document and collects every mistake it meets."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.problems: list[str] = []
+        self.origins: Origins = {}
+
+    def problem(self, where: str, text: str) -> None:
+        self.problems.append(f"{self.source}: {where}: {text}")
+
+    def table(self, value: object, where: str) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        self.problem(where, f"expected a table, got {_shown(value)}")
+        return {}
+
+    def unknown(self, key: str, where: str, known: list[str]) -> None:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f'did you mean "{near[0]}"?' if near else "known here: " + ", ".join(known)
+        self.problem(where, f"unknown key; {hint}")
+
+    def values(self, table: Mapping[str, Any], rules: Mapping[str, _Rule], where: str, *also: str) -> dict[str, Any]:
+        """The parsed values of the keys that are there; a mistake costs its key, not the others."""
+        values: dict[str, Any] = {}
+        for key, value in table.items():
+            if key in also:
+                continue
+            rule = rules.get(key)
+            if rule is None:
+                self.unknown(key, f"{where}.{key}", [*rules, *also])
+                continue
+            try:
+                values[key] = rule.parse(value)
+            except (ValueError, OverflowError):
+                self.problem(f"{where}.{key}", f"expected {rule.expected}, got {_shown(value)}")
+            else:
+                self.origins[f"{where}.{key}"] = self.source
+        return values
+
+
+def _shown(value: object) -> str:
+    """A wrong value as its writer wrote it, near enough, and never long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def parse_settings(text: str, *, source: str = "config.toml", base: str = "") -> Settings:
+    """Read `config.toml`.
+
+    `source` names the file in messages; relative paths in it are relative to `base` (the file's own
+    folder). Raises `SettingsError` with every mistake in the file.
+    """
+    reader = _Reader(source)
+    try:
+        document = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        raise SettingsError([f"{source}: not valid TOML: {error}"]) from None
+    known = ["watch", *_SECTIONS]
+    for key in document:
+        if key not in known:
+            reader.unknown(key, key, known)
+    sections = {
+        name: reader.values(reader.table(document.get(name, {}), name), rules, name)
+        for name, rules in _SECTIONS.items()
+    }
+    watching = WatchingSettings(**sections["watching"])
+    selection = SelectionSettings(**sections["selection"])
+    bench = BenchSettings(**sections["bench"])
+    if sections["trail"].get("file"):
+        sections["trail"]["file"] = _absolute(sections["trail"]["file"], base)
+    trail = TrailSettings(**sections["trail"])
+    _check_priorities(reader, selection, "selection")
+    folders = _folders(reader, document.get("watch", []), base, selection, bench)
+    if reader.problems:
+        raise SettingsError(reader.problems)
+    return Settings(
+        watch=folders,
+        watching=watching,
+        selection=selection,
+        bench=bench,
+        trail=trail,
+        origins=reader.origins,
+    )
+
+
+def _absolute(path: str, base: str) -> str:
+    return os.path.normpath(os.path.join(base or ".", os.path.expanduser(path)))
+
+
+def _check_priorities(reader: _Reader, selection: SelectionSettings, where: str) -> None:
+    if selection.medium_priority < selection.low_priority:
+        reader.problem(
+            f"{where}.medium_priority",
+            f"expected a number >= {where}.low_priority ({selection.low_priority:g}), "
+            f"got {selection.medium_priority:g}",
+        )
+
+
+def _folders(
+    reader: _Reader, tables: object, base: str, selection: SelectionSettings, bench: BenchSettings
+) -> tuple[FolderSettings, ...]:
+    if not isinstance(tables, list):
+        reader.problem("watch", f"expected [[watch]] tables, one for each folder, got {_shown(tables)}")
+        return ()
+    folders: list[FolderSettings] = []
+    for index, value in enumerate(tables):
+        where = f"watch[{index}]"
+        table = reader.table(value, where)
+        values = reader.values(table, _WATCH, where, "selection", "bench")
+        overrides = {
+            name: reader.values(reader.table(table.get(name, {}), f"{where}.{name}"), rules, f"{where}.{name}")
+            for name, rules in (("selection", _SELECTION), ("bench", _BENCH))
+        }
+        if "path" not in table:
+            reader.problem(f"{where}.path", "missing; every [[watch]] table names its folder")
+        if "path" not in values:
+            continue
+        values["path"] = _absolute(values["path"], base)
+        folder = FolderSettings(
+            **values,
+            selection=msgspec.structs.replace(selection, **overrides["selection"]),
+            bench=msgspec.structs.replace(bench, **overrides["bench"]),
+        )
+        if overrides["selection"]:
+            _check_priorities(reader, folder.selection, f"{where}.selection")
+        for earlier, other in enumerate(folders):
+            if other.path == folder.path:
+                reader.problem(f"{where}.path", f"the same folder as watch[{earlier}].path: {_shown(folder.path)}")
+        folders.append(folder)
+    return tuple(folders)
+
+
+def folder_for(settings: Settings, path: str) -> FolderSettings:
+    """The settings for the absolute `path`: of the deepest watched folder that holds it, else the general ones."""
+    best: FolderSettings | None = None
+    for folder in settings.watch:
+        inside = path == folder.path or path.startswith(os.path.join(folder.path, ""))
+        if inside and (best is None or len(folder.path) > len(best.path)):
+            best = folder
+    if best is not None:
+        return msgspec.structs.replace(best, path=path)
+    return FolderSettings(path=path, selection=settings.selection, bench=settings.bench)

@@ -1,0 +1,118 @@
+"""What benchd writes beside an audit: names, a JSON that YAML reads alike, and a seal that shows edits. Pure.
+
+A sealed document carries the SHA-256 of its own bytes (taken with the digest's place left empty), so that
+a later run can tell its own work from a file that a person has edited or put there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, Final
+
+import msgspec
+
+__all__ = [
+    "CONFIG_SUFFIX",
+    "ERROR_SUFFIX",
+    "Provenance",
+    "config_name",
+    "error_name",
+    "is_sidecar",
+    "number",
+    "provenance_of",
+    "seal",
+    "unbroken",
+]
+
+CONFIG_SUFFIX: Final = ".bench.json"
+ERROR_SUFFIX: Final = ".bench-error.json"
+
+
+def _stem(audit: str) -> str:
+    return audit.removesuffix(".json")
+
+
+def config_name(audit: str) -> str:
+    """`NAME.json` -> `NAME.bench.json`."""
+    return _stem(audit) + CONFIG_SUFFIX
+
+
+def error_name(audit: str) -> str:
+    """`NAME.json` -> `NAME.bench-error.json`."""
+    return _stem(audit) + ERROR_SUFFIX
+
+
+def is_sidecar(name: str) -> bool:
+    """Whether `name` is one that benchd gives to its own files."""
+    return name.endswith((CONFIG_SUFFIX, ERROR_SUFFIX))
+
+
+class Provenance(msgspec.Struct, gc=False):
+    """What a sidecar says about the audit it answers; `settings` only those that shaped it."""
+
+    audit: str
+    audit_sha256: str | None
+    audit_bytes: int | None
+    selection_version: int | None = None
+    settings: dict[str, Any] | None = None
+    code: str | None = None
+
+
+class _Sealed(msgspec.Struct, gc=False):
+    provenance: Provenance
+
+
+_decode = msgspec.json.Decoder(_Sealed).decode
+_encode = msgspec.json.Encoder().encode
+
+#: Characters that JSON allows and YAML 1.1 does not, or folds away.
+_NOT_YAML = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]|\xef\xbb\xbf|\xef\xbf[\xbe\xbf]")
+_SEAL: Final = b'"config_sha256": "'
+_PLACE = re.compile(rb'"config_sha256": "([0-9a-f]{64})"(?=\s*\}\s*\}\s*\Z)')
+
+
+def number(value: float | None) -> msgspec.Raw | int | None:
+    """A float in the one notation that both JSON and YAML 1.1 read as a number: `5.0e-05`, not `5e-05`."""
+    if value is None or isinstance(value, int):
+        return value
+    text = repr(value)
+    if "e" in text:
+        mantissa, exponent = text.split("e")
+        text = f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}"
+    return msgspec.Raw(text.encode())
+
+
+def seal(document: dict[str, Any]) -> bytes:
+    """`document` as file content, sealed. Its last key must be `provenance`.
+
+    The content is UTF-8, ends with a newline, and `yaml.safe_load` reads the same as `json.loads`.
+    Floats must have gone through `number`.
+    """
+    sealed = {**document, "provenance": {**document["provenance"], "config_sha256": ""}}
+    text = msgspec.json.format(_encode(sealed), indent=2)
+    text = _NOT_YAML.sub(_escape, text) + b"\n"
+    digest = hashlib.sha256(text).hexdigest().encode()
+    place = text.rindex(_SEAL) + len(_SEAL)
+    return text[:place] + digest + text[place:]
+
+
+def _escape(match: re.Match[bytes]) -> bytes:
+    return f"\\u{ord(match[0].decode()):04x}".encode()
+
+
+def unbroken(content: bytes) -> bool:
+    """Whether `content` is benchd's own and has not been changed since."""
+    match = _PLACE.search(content, max(0, len(content) - 200))
+    if match is None:
+        return False
+    place, end = match.span(1)
+    return hashlib.sha256(content[:place] + content[end:]).hexdigest().encode() == match[1]
+
+
+def provenance_of(content: bytes) -> Provenance | None:
+    """What the sidecar says of itself, or None if it is no sidecar of benchd's. Does not look at the seal."""
+    try:
+        return _decode(content).provenance
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
