@@ -1,0 +1,264 @@
+"""Single files in a folder that anybody may write to: by directory descriptor, never through a link.
+
+Everything takes an open directory and a plain name. Reads never block and never follow; writes are whole or
+not there at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import itertools
+import os
+import platform
+import re
+import signal
+import stat
+from typing import Final
+
+from benchd.rejection import AuditError, refusal
+
+__all__ = [
+    "TEMPORARY",
+    "Vanished",
+    "discard",
+    "has_writer",
+    "look",
+    "open_directory",
+    "publish",
+    "read_regular",
+    "read_sidecar",
+    "remove_stale_temporary",
+    "write_temporary",
+]
+
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+#: A config of a 4488-module audit with 683 layers has 0.4 MB; what is larger than this is not ours.
+_MAX_SIDECAR: Final = 64 * 2**20
+
+#: Names of unfinished files of ours: which host, which process, which number.
+TEMPORARY: Final = re.compile(r"\.benchd-([0-9a-f]{8})-([0-9]+)-[0-9]+\.tmp")
+_HOST: Final = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_numbers = itertools.count()
+_in_use: set[str] = set()
+
+#: After this a temporary file of another host has no writer any more.
+_ABANDONED_SECONDS: Final = 3600.0
+
+
+class Vanished(Exception):
+    """The file or its directory is not there any more."""
+
+
+def open_directory(root: str, relative: str = "") -> int:
+    """A descriptor of the directory `relative` below `root`; the caller closes it.
+
+    `root` itself may be a link (its owner configured it); nothing below it may. Raises OSError.
+    """
+    descriptor = os.open(root, _DIRECTORY)
+    for part in relative.split("/") if relative else ():
+        try:
+            below = os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        descriptor = below
+    return descriptor
+
+
+_KINDS: Final = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+def look(directory: int, name: str) -> os.stat_result:
+    """The `stat` of `name` itself, be it a link or not. Raises `Vanished`, OSError."""
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Vanished from None
+
+
+def read_regular(directory: int, name: str, info: os.stat_result, max_bytes: int) -> tuple[bytes, os.stat_result]:
+    """The content of `name`, of which `look` said `info`, and its `stat` from just before it was read.
+
+    Raises `Vanished`, `AuditError` (symlink, not_a_regular_file, too_large, unreadable), or OSError where the
+    process itself lacks something, such as descriptors.
+    """
+    _check(info, max_bytes)  # before it is opened: opening a device can do things
+    try:
+        descriptor = os.open(name, _READ, dir_fd=directory)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Vanished from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise refusal("symlink") from None
+        raise _unreadable(error) from None
+    try:
+        info = os.fstat(descriptor)
+        _check(info, max_bytes)
+        return _read_all(descriptor, info.st_size), info
+    except OSError as error:
+        raise _unreadable(error) from None
+    finally:
+        os.close(descriptor)
+
+
+def _check(info: os.stat_result, max_bytes: int) -> None:
+    kind = stat.S_IFMT(info.st_mode)
+    if kind == stat.S_IFLNK:
+        raise refusal("symlink")
+    if kind != stat.S_IFREG:
+        raise refusal("not_a_regular_file", found=_KINDS.get(kind, "a special file"))
+    if info.st_size > max_bytes:
+        raise refusal("too_large", size=info.st_size, limit=max_bytes)
+
+
+def _unreadable(error: OSError) -> AuditError | OSError:
+    if error.errno in _OURS:
+        return error
+    who = f"uid {os.geteuid()}, gid {os.getegid()}"
+    return refusal("unreadable", error=error.strerror or str(error), who=who)
+
+
+def _read_all(descriptor: int, size: int) -> bytes:
+    """At most `size` bytes: a file that grows for ever is read once, as long as it was."""
+    content = os.read(descriptor, size) if size else b""
+    if len(content) == size:
+        return content
+    parts = [content]
+    left = size - len(content)
+    while left > 0 and parts[-1]:
+        parts.append(os.read(descriptor, left))
+        left -= len(parts[-1])
+    return b"".join(parts)
+
+
+def read_sidecar(directory: int, name: str) -> tuple[bytes, os.stat_result] | None:
+    """A sidecar's content and `stat`; None if there is no such file; empty content if it can't be one of ours."""
+    try:
+        descriptor = os.open(name, _READ, dir_fd=directory)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in _OURS:
+            raise
+        try:
+            return b"", os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+    try:
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode) or info.st_size > _MAX_SIDECAR:
+            return b"", info
+        return _read_all(descriptor, info.st_size), info
+    finally:
+        os.close(descriptor)
+
+
+def has_writer(directory: int, name: str) -> bool | None:
+    """Whether some process has `name` open for writing; None where the system doesn't tell.
+
+    Linux grants a read lease only on a file without writers, and only to the file's owner or CAP_LEASE.
+    """
+    if not hasattr(fcntl, "F_SETLEASE"):  # pragma: no cover - not Linux
+        return None
+    try:
+        descriptor = os.open(name, _READ, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        # A writer that comes while the lease stands makes the kernel signal us. The default signal, SIGIO, kills;
+        # SIGURG is ignored by default.
+        fcntl.fcntl(descriptor, 10, signal.SIGURG)  # F_SETSIG has no name in Python
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return True if error.errno == errno.EAGAIN else None
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def write_temporary(directory: int, content: bytes, *, durable: bool) -> str:
+    """Write `content` to a new temporary file, flushed to the disk if `durable`. Returns its name. Raises OSError."""
+    name = f".benchd-{_HOST}-{os.getpid()}-{next(_numbers)}.tmp"
+    _in_use.add(name)
+    try:
+        descriptor = os.open(name, _CREATE, 0o666, dir_fd=directory)
+        try:
+            _keep_group(descriptor, directory)
+            view = memoryview(content)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            if durable:
+                os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        discard(directory, name)
+        raise
+    return name
+
+
+def _keep_group(descriptor: int, directory: int) -> None:
+    """Give the file the folder's group, so that who shares the folder can read the answer."""
+    group = os.fstat(directory).st_gid
+    if os.fstat(descriptor).st_gid != group:
+        with contextlib.suppress(PermissionError):  # only members of the group may give it away
+            os.fchown(descriptor, -1, group)
+
+
+def publish(directory: int, temporary: str, name: str) -> None:
+    """Make a temporary file visible as `name`, at once and whole. Raises OSError; the temporary file is then gone."""
+    try:
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        discard(directory, temporary)
+        raise
+    _in_use.discard(temporary)
+
+
+def discard(directory: int, temporary: str) -> None:
+    """Remove a temporary file of ours, if it is there."""
+    with contextlib.suppress(OSError):
+        os.unlink(temporary, dir_fd=directory)
+    _in_use.discard(temporary)
+
+
+def remove_stale_temporary(directory: int, name: str, now: float) -> bool:
+    """Remove `name` if it is what a crashed benchd left behind: of a dead process of this host, or of long ago."""
+    match = TEMPORARY.fullmatch(name)
+    if match is None or name in _in_use:
+        return False
+    try:
+        info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if not stat.S_ISREG(info.st_mode):
+            return False
+        ours = match[1] == _HOST and (int(match[2]) == os.getpid() or not _alive(int(match[2])))
+        if not ours and now - info.st_mtime < _ABANDONED_SECONDS:
+            return False
+        os.unlink(name, dir_fd=directory)
+    except OSError:
+        return False
+    return True
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

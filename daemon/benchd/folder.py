@@ -1,0 +1,257 @@
+"""A watched folder: which files are audits by name, which are answered, and the way to all of them.
+
+The folder is the only state. An audit is answered when its sidecar belongs to its present content: the same
+size, and changed clearly before the sidecar was written; in doubt, the hash decides (spec, section 1).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Final, NamedTuple
+
+import msgspec
+
+from benchd.files import TEMPORARY, open_directory, read_sidecar, remove_stale_temporary
+from benchd.selection import SELECTION_VERSION
+from benchd.settings import FolderSettings
+from benchd.sidecar import Provenance, config_name, error_name, is_sidecar, provenance_of
+
+__all__ = ["Folder", "Standing", "Tally"]
+
+#: Time stamps come from the kernel's coarse clock, which stands still for up to a tick (10 ms at 100 Hz); a network
+#: file server's may be coarser. Nearer than this, the order of two changes is in doubt.
+_CLEARLY_NS: Final = 50_000_000
+
+#: How many files without a sidecar (ignored, kept) are remembered, so that a rescan need not read them again.
+_MAX_REMEMBERED: Final = 50_000
+
+_MAX_REJECTED: Final = 1000
+
+#: Rejections that another look may lift though the file is unchanged: the settings or our rights may differ now.
+_LOOK_AGAIN: Final = frozenset({"unreadable"})
+
+
+class Standing(Enum):
+    """How an audit stands to the sidecar beside it."""
+
+    ANSWERED = "answered"
+    IN_DOUBT = "in doubt"
+    OPEN = "open"
+
+
+class Tally:
+    """What one scan has met."""
+
+    def __init__(self) -> None:
+        self.found = 0
+        self.answered = 0
+        self.queued = 0
+        #: The first of the answered audits whose answer is an error report.
+        self.rejected: list[str] = []
+
+
+class _Sidecar(NamedTuple):
+    provenance: Provenance
+    written_ns: int
+    is_config: bool
+
+
+class Folder:
+    """One watched folder and its settings. Holds no descriptor, so that it can be unmounted, moved and deleted."""
+
+    def __init__(self, settings: FolderSettings, *, max_bytes: int, nested: frozenset[str] = frozenset()) -> None:
+        self.settings = settings
+        self.path = settings.path
+        self.max_bytes = max_bytes
+        self._nested = nested
+        self._patterns = _matcher(settings.patterns)
+        self._ignored = _matcher(settings.ignore)
+        self._shaping = {
+            **{f"selection.{key}": value for key, value in msgspec.structs.asdict(settings.selection).items()},
+            "bench.uniform_rank": settings.bench.uniform_rank,
+        }
+        self._remembered: dict[tuple[str, int, int], None] = {}
+        self._scanned_until_ns = 0
+
+    # --- names ---------------------------------------------------------------------------------------------
+
+    def wants(self, relative: str) -> bool:
+        """Whether the name alone makes the file a candidate: the patterns, less hidden files and our own."""
+        name = relative.rpartition("/")[2]
+        if name.startswith(".") or is_sidecar(name):
+            return False
+        return self._patterns(name, relative) and not self._ignored(name, relative)
+
+    def enters(self, relative: str) -> bool:
+        """Whether the directory `relative` is watched too: recursive, not hidden, ignored or a folder of its own."""
+        name = relative.rpartition("/")[2]
+        if not self.settings.recursive or name.startswith(".") or relative in self._nested:
+            return False
+        return not self._ignored(name, relative)
+
+    def shown(self, relative: str) -> str:
+        """The audit's path, for people and records."""
+        return os.path.join(self.path, relative)
+
+    def open(self, relative: str = "") -> int:
+        """A descriptor of the directory `relative` in this folder; the caller closes it. Raises OSError."""
+        return open_directory(self.path, relative)
+
+    # --- what is answered ----------------------------------------------------------------------------------
+
+    def standing(self, directory: int, name: str, info: os.stat_result) -> tuple[Standing, Provenance | None]:
+        """How `name`, whose `stat` is `info`, stands, and the sidecar that says so. Does not read the audit."""
+        doubtful: Provenance | None = None
+        for sidecar in self._sidecars(directory, name):
+            provenance = sidecar.provenance
+            if not self._still_holds(provenance, sidecar, info):
+                continue
+            if info.st_ctime_ns + _CLEARLY_NS < sidecar.written_ns <= time.time_ns():
+                return Standing.ANSWERED, provenance
+            doubtful = doubtful or provenance
+        if doubtful is not None and doubtful.audit_sha256 is not None:
+            return Standing.IN_DOUBT, doubtful
+        return Standing.OPEN, None
+
+    def _sidecars(self, directory: int, name: str) -> Iterator[_Sidecar]:
+        for sidecar, is_config in ((config_name(name), True), (error_name(name), False)):
+            found = read_sidecar(directory, sidecar)
+            provenance = provenance_of(found[0]) if found else None
+            if found and provenance:
+                yield _Sidecar(provenance, found[1].st_mtime_ns, is_config)
+
+    def _still_holds(self, provenance: Provenance, sidecar: _Sidecar, info: os.stat_result) -> bool:
+        if sidecar.is_config and not self.same_settings(provenance):
+            return False
+        if provenance.code in _LOOK_AGAIN or (provenance.code == "too_large" and info.st_size <= self.max_bytes):
+            return False
+        return provenance.audit_bytes is None or provenance.audit_bytes == info.st_size
+
+    def same_settings(self, provenance: Provenance) -> bool:
+        """Whether the settings that shaped a config, and the way of selecting, are still the present ones."""
+        used = provenance.settings
+        if used is None or provenance.selection_version != SELECTION_VERSION:
+            return False
+        return all(self._shaping.get(key) == value for key, value in used.items())
+
+    def remember(self, name: str, info: os.stat_result) -> None:
+        """Note that this content needs no sidecar, so that the next scan passes it by."""
+        if len(self._remembered) >= _MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[name, info.st_ino, info.st_ctime_ns] = None
+
+    def remembers(self, name: str, info: os.stat_result) -> bool:
+        """Whether `remember` was told of this very content."""
+        return (name, info.st_ino, info.st_ctime_ns) in self._remembered
+
+    # --- scanning ------------------------------------------------------------------------------------------
+
+    def scan(
+        self,
+        tally: Tally,
+        *,
+        entering: Callable[[str, int], None],
+        failed: Callable[[str, OSError], None],
+        force: bool = False,
+        below: str = "",
+    ) -> Iterator[str]:
+        """Walk the folder and yield the audits that have no valid answer, by path relative to the folder.
+
+        `entering` is called with each directory and its open descriptor before it is listed: watch first,
+        then look. `failed` is told of directories that can't be read. Memory does not grow with the files.
+        """
+        started_ns = time.time_ns()
+        pending = [below]
+        complete = True
+        while pending:
+            relative = pending.pop()
+            try:
+                descriptor = self.open(relative)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if not relative:
+                    complete = False
+                    failed(relative, error)
+                continue
+            except OSError as error:
+                complete = False
+                failed(relative, error)
+                continue
+            try:
+                entering(relative, descriptor)
+                yield from self._list(descriptor, relative, pending, tally, force=force)
+            except OSError as error:
+                complete = False
+                failed(relative, error)
+            finally:
+                os.close(descriptor)
+        if complete and not below:
+            # What had not changed for a while when this scan began, it has dealt with; the next one need only see
+            # that the sidecars are still there.
+            self._scanned_until_ns = started_ns - _CLEARLY_NS
+
+    def _list(self, directory: int, relative: str, pending: list[str], tally: Tally, *, force: bool) -> Iterator[str]:
+        prefix = f"{relative}/" if relative else ""
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                name = entry.name
+                path = prefix + name
+                if name.startswith("."):
+                    if TEMPORARY.fullmatch(name):
+                        remove_stale_temporary(directory, name, time.time())
+                elif entry.is_dir(follow_symlinks=False):
+                    if self.enters(path):
+                        pending.append(path)
+                elif self.wants(path):
+                    try:
+                        info = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    tally.found += 1
+                    if not force and self._is_answered(directory, path, name, info, tally):
+                        tally.answered += 1
+                    else:
+                        yield path
+
+    def _is_answered(self, directory: int, path: str, name: str, info: os.stat_result, tally: Tally) -> bool:
+        if info.st_ctime_ns < self._scanned_until_ns and any(
+            _exists(directory, sidecar) for sidecar in (config_name(name), error_name(name))
+        ):
+            return True
+        if self.remembers(path, info):
+            return True
+        standing, provenance = self.standing(directory, name, info)
+        if standing is not Standing.ANSWERED:
+            return False
+        if provenance and provenance.code and len(tally.rejected) < _MAX_REJECTED:
+            tally.rejected.append(path)
+        return True
+
+    def forget_scans(self) -> None:
+        """Make the next scan look at every sidecar again."""
+        self._scanned_until_ns = 0
+
+
+def _exists(directory: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def _matcher(patterns: tuple[str, ...]) -> Callable[[str, str], bool]:
+    """A test of name and relative path against shell patterns; one with a slash is matched against the path."""
+    if patterns == ("*.json",):
+        return lambda name, _: name.endswith(".json")
+    if not patterns:
+        return lambda _name, _path: False
+    by_name = [fnmatch.translate(pattern) for pattern in patterns if "/" not in pattern]
+    by_path = [fnmatch.translate(pattern.strip("/")) for pattern in patterns if "/" in pattern]
+    names = re.compile("|".join(by_name) or r"(?!)")
+    paths = re.compile("|".join(by_path) or r"(?!)")
+    return lambda name, path: bool(names.match(name) or paths.match(path))

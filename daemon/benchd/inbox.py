@@ -1,0 +1,256 @@
+"""What waits to be answered: no duplicates in flight, due times, retries, back-pressure.
+
+The only owner of that state. Everything in it can be lost at any time without losing an answer: the folder
+is the truth, and whatever the inbox has to drop it reports, so that the folder is scanned again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from benchd.folder import Folder
+    from benchd.rejection import AuditError
+
+__all__ = ["Inbox", "Trigger", "Work"]
+
+Trigger = Literal["closed", "moved", "created", "scan", "poll", "retry", "command"]
+
+_READY: Final = 0
+_DELAYED: Final = 1
+_IN_FLIGHT: Final = 2
+
+#: A file that was only created may be about to be written (`cp`) or be whole already (`ln`): its writer gets this
+#: long to close it before it is looked at.
+CREATED_DELAY: Final = 0.05
+
+
+class Work:
+    """One audit to answer, and what is known of its earlier attempts. Written by the inbox and its one taker."""
+
+    __slots__ = (
+        "attempts",
+        "closed",
+        "digest",
+        "due",
+        "failures",
+        "folder",
+        "relative",
+        "seen",
+        "settles_from",
+        "state",
+        "told",
+        "trigger",
+        "verdict",
+        "wanted_again",
+    )
+
+    def __init__(self, folder: Folder, relative: str, trigger: Trigger) -> None:
+        self.folder = folder
+        self.relative = relative
+        self.trigger: Trigger = trigger
+        #: Its writer was seen to close it, or it was moved in whole.
+        self.closed = trigger in {"closed", "moved"}
+        self.attempts = 0
+        self.failures = 0
+        #: The (inode, size, mtime, ctime) of the last attempt, what was wrong with it, and since when (monotonic) it
+        #: has been that.
+        self.seen: tuple[int, int, int, int] | None = None
+        self.verdict: AuditError | None = None
+        self.digest: str | None = None
+        self.settles_from = 0.0
+        #: Its waiting has been recorded.
+        self.told = False
+        self.due = 0.0
+        self.state = _READY
+        self.wanted_again: Trigger | None = None
+
+
+class Inbox:
+    """A queue of audits by (folder, path). Thread-safe.
+
+    Fresh drops go before the backlog of a scan. `capacity` bounds the memory: beyond it events are refused
+    (`on_refused` is told the folder) and scans wait.
+    """
+
+    def __init__(self, *, capacity: int = 50_000, on_refused: Callable[[Folder], None] = lambda _: None) -> None:
+        self._capacity = capacity
+        self._on_refused = on_refused
+        self._changed = threading.Condition()
+        self._room = threading.Condition(self._changed._lock)  # type: ignore[attr-defined]  # noqa: SLF001
+        self._work: dict[tuple[int, str], Work] = {}
+        self._fresh: deque[Work] = deque()
+        self._backlog: deque[Work] = deque()
+        self._delayed: list[tuple[float, int, Work]] = []
+        self._numbers = itertools.count()
+        self._waiting_takers = 0
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._work)
+
+    def put(self, folder: Folder, relative: str, trigger: Trigger) -> bool:
+        """An event's hint. Never blocks; False if it was refused because the inbox is full or closed."""
+        with self._changed:
+            refused = self._closed or not self._put(folder, relative, trigger)
+        if refused and not self._closed:
+            self._on_refused(folder)
+        return not refused
+
+    def put_scanned(self, folder: Folder, relative: str) -> bool:
+        """A scan's find: waits for room. False once the inbox is closed."""
+        with self._changed:
+            while len(self._work) >= self._capacity // 2 and not self._closed:
+                self._room.wait()
+            return not self._closed and self._put(folder, relative, "scan")
+
+    def _put(self, folder: Folder, relative: str, trigger: Trigger) -> bool:
+        key = (id(folder), relative)
+        work = self._work.get(key)
+        if work is None:
+            if len(self._work) >= self._capacity:
+                return False
+            work = self._work[key] = Work(folder, relative, trigger)
+            if trigger == "created":
+                self._delay(work, CREATED_DELAY)
+            else:
+                self._make_ready(work)
+            return True
+        whole = trigger in {"closed", "moved"}
+        if work.state == _IN_FLIGHT:
+            # A scan too: it may have seen a change whose event is lost.
+            if not work.wanted_again or trigger not in {"created", "scan"}:
+                work.wanted_again = trigger
+        elif whole:
+            work.closed = True
+            if work.state == _DELAYED:
+                work.trigger = trigger
+                self._make_ready(work)
+        elif work.state == _DELAYED and trigger == "poll":
+            work.trigger = trigger
+            self._make_ready(work)
+        return True
+
+    def _make_ready(self, work: Work) -> None:
+        work.state = _READY
+        (self._backlog if work.trigger == "scan" else self._fresh).append(work)
+        if self._waiting_takers:
+            self._changed.notify()
+
+    def _delay(self, work: Work, seconds: float) -> None:
+        work.state = _DELAYED
+        work.due = time.monotonic() + seconds
+        heapq.heappush(self._delayed, (work.due, next(self._numbers), work))
+        if self._waiting_takers and self._delayed[0][2] is work:
+            self._changed.notify()
+
+    def take(self, most: int = 1, timeout: float | None = None) -> list[Work]:
+        """Up to `most` audits that are due; waits for the first. Empty once the inbox is closed, or after `timeout`.
+
+        Whatever is taken must be given back through `done` or `again`.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while not self._closed:
+                self._wake_delayed()
+                taken = self._pop(most)
+                if taken:
+                    return taken
+                if deadline is not None and time.monotonic() >= deadline:
+                    return []
+                wait = self._until_next(deadline)
+                self._waiting_takers += 1
+                try:
+                    self._changed.wait(wait)
+                finally:
+                    self._waiting_takers -= 1
+            return []
+
+    def _pop(self, most: int) -> list[Work]:
+        taken: list[Work] = []
+        for queue in (self._fresh, self._backlog):
+            while queue and len(taken) < most:
+                work = queue.popleft()
+                work.state = _IN_FLIGHT
+                taken.append(work)
+        return taken
+
+    def _wake_delayed(self) -> None:
+        now = time.monotonic()
+        while self._delayed and self._delayed[0][0] <= now:
+            due, _, work = heapq.heappop(self._delayed)
+            # An event may have made it ready, and another attempt delayed it again, since this was pushed.
+            if work.state == _DELAYED and work.due == due:
+                self._make_ready(work)
+
+    def _until_next(self, deadline: float | None) -> float | None:
+        moments = [
+            moment for moment in (deadline, self._delayed[0][0] if self._delayed else None) if moment is not None
+        ]
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+    def done(self, work: Work) -> None:
+        """`work` is dealt with, unless it changed meanwhile: then it is due again, as new."""
+        with self._changed:
+            key = (id(work.folder), work.relative)
+            trigger = work.wanted_again
+            del self._work[key]
+            if trigger is not None and not self._closed:
+                self._put(work.folder, work.relative, trigger)
+            self._room.notify()
+
+    def again(self, work: Work, seconds: float, trigger: Trigger = "retry") -> None:
+        """Try `work` again in `seconds`; at once if it changed meanwhile. A full inbox leaves it to the next scan."""
+        with self._changed:
+            if work.wanted_again is not None:
+                work.closed = work.wanted_again in {"closed", "moved"}
+                work.trigger, work.wanted_again = work.wanted_again, None
+                self._make_ready(work)
+                return
+            dropped = len(self._work) >= self._capacity
+            if dropped:
+                del self._work[id(work.folder), work.relative]
+                self._room.notify()
+            else:
+                work.trigger = trigger
+                self._delay(work, seconds)
+        if dropped:
+            self._on_refused(work.folder)
+
+    def drop_folder(self, folder: Folder) -> None:
+        """Forget what waits for `folder`, which is not watched any more."""
+        with self._changed:
+            for queue in (self._fresh, self._backlog):
+                kept = [work for work in queue if work.folder is not folder]
+                queue.clear()
+                queue.extend(kept)
+            self._delayed = [item for item in self._delayed if item[2].folder is not folder]
+            heapq.heapify(self._delayed)
+            for key, work in list(self._work.items()):
+                if work.folder is folder and work.state != _IN_FLIGHT:
+                    del self._work[key]
+            self._room.notify_all()
+
+    def counts(self) -> tuple[int, int]:
+        """How many audits are ready or in flight, and how many wait for a later moment."""
+        with self._changed:
+            delayed = sum(1 for work in self._work.values() if work.state == _DELAYED)
+            return len(self._work) - delayed, delayed
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """No more work: takers and waiting scans return at once."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            self._room.notify_all()

@@ -1,0 +1,353 @@
+"""The audit trail: one JSON object a line, and the vocabulary of all records (spec, section 5).
+
+Every record goes through one function of `Trail`; no other place names an event. A record is handed to the
+operating system before the function returns. No record ever fails: what an encoder can't take is made printable,
+and a file that can't be written is replaced by standard error until it can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, MutableMapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from benchd.audit import Audit, utf8
+from benchd.rejection import AuditError
+from benchd.selection import Selection
+from benchd.settings import TrailSettings
+
+__all__ = ["MAX_LAYERS", "Trail", "TrailFile", "TrailStream"]
+
+#: A record names at most this many layers; `layers_total` says how many there are.
+MAX_LAYERS: Final = 20
+_MAX_NOTES: Final = 20
+
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+Record = MutableMapping[str, Any]
+Render = Callable[[Mapping[str, Any]], bytes]
+
+_encode = msgspec.json.Encoder().encode
+
+
+def json_line(record: Mapping[str, Any]) -> bytes:
+    """`record` as one line of JSON, whatever is in it."""
+    try:
+        return _encode(record) + b"\n"
+    except (UnicodeEncodeError, OverflowError, TypeError, ValueError):
+        return _encode(_printable(record)) + b"\n"
+
+
+def _printable(value: Any) -> Any:
+    """`value` with what no JSON encoder takes made readable: surrogates, large integers, keys of other types."""
+    if isinstance(value, str):
+        return utf8(value)
+    if isinstance(value, Mapping):
+        return {_printable(str(key)): _printable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(item) for item in value]
+    if isinstance(value, msgspec.Struct):
+        return _printable(msgspec.structs.asdict(value))
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):
+        return value
+    return _printable(str(value))
+
+
+class TrailStream:
+    """An open stream, usually standard output."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, line: bytes) -> None:
+        """Hand one line to the operating system. Raises OSError."""
+        _write_all(self._descriptor, line)
+
+    def flush_to_disk(self) -> None:
+        """Streams have no disk of ours behind them."""
+
+    def close(self) -> None:
+        """Nothing to close: the stream is not ours."""
+
+
+class TrailFile:
+    """A trail file. Follows logrotate: a file that was moved or deleted is made anew, one cut short is appended to."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor = -1
+        self._identity: tuple[int, int] | None = None
+        self._torn = False
+
+    def write(self, line: bytes) -> None:
+        """Append one line. Raises OSError; the file is then opened again for the next."""
+        try:
+            self._follow()
+            if self._torn:
+                _write_all(self._descriptor, b"\n")
+                self._torn = False
+            _write_all(self._descriptor, line)
+        except OSError as error:
+            self._torn = self._torn or getattr(error, "written", 0) > 0
+            raise
+
+    def _follow(self) -> None:
+        try:
+            info = os.stat(self._path)
+        except FileNotFoundError:
+            info = None
+        if self._descriptor >= 0 and info is not None and (info.st_dev, info.st_ino) == self._identity:
+            return
+        self.close()
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        self._descriptor = os.open(self._path, flags, 0o640)
+        opened = os.fstat(self._descriptor)
+        self._identity = (opened.st_dev, opened.st_ino)
+        self._torn = False
+
+    def flush_to_disk(self) -> None:
+        """Wait until what was written is on the disk."""
+        if self._descriptor >= 0:
+            with contextlib.suppress(OSError):  # a pipe or a full disk: `write` is what reports trouble
+                os.fdatasync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file; the next `write` opens it again."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _write_all(descriptor: int, line: bytes) -> None:
+    written = 0
+    while written < len(line):
+        try:
+            written += os.write(descriptor, line[written:] if written else line)
+        except OSError as error:
+            error.written = written  # type: ignore[attr-defined]
+            raise
+
+
+class _Sink:
+    """The end of structlog's chain: one line at a time, to the trail or, while that fails, to standard error."""
+
+    def __init__(self, target: TrailFile | TrailStream, name: str) -> None:
+        self.target = target
+        self.name = name
+        self._lock = threading.Lock()
+        self._failing = False
+
+    def msg(self, line: bytes) -> None:
+        with self._lock:
+            try:
+                self.target.write(line)
+            except OSError as error:
+                self._fall_back(line, error)
+            else:
+                self._failing = False
+
+    debug = info = warning = error = msg
+
+    def _fall_back(self, line: bytes, error: OSError) -> None:
+        complaint = b""
+        if not self._failing:
+            self._failing = True
+            reason = error.strerror or str(error)
+            complaint = json_line({**_head("error", "trail.failed"), "file": self.name, "error": reason})
+        with contextlib.suppress(OSError):  # with no standard error either there is nobody left to tell
+            _write_all(2, complaint + line)
+
+
+def _head(level: str, event: str) -> dict[str, str]:
+    now = datetime.now(UTC)
+    return {"ts": f"{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond:06d}Z", "level": level, "event": event}
+
+
+def _add_head(_: Any, level: str, record: Record) -> Record:
+    return {**_head(level, record.pop("event")), **record}
+
+
+class Trail:
+    """The records. One method an event; each returns once the line is with the operating system."""
+
+    def __init__(
+        self, target: TrailFile | TrailStream, *, level: str = "info", render: Render = json_line, name: str = ""
+    ) -> None:
+        self._sink = _Sink(target, name)
+        self._log: Any = structlog.wrap_logger(
+            self._sink,
+            processors=[_add_head, lambda _logger, _level, record: render(record)],
+            wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+            cache_logger_on_first_use=True,
+        )
+
+    @classmethod
+    def open(cls, settings: TrailSettings, *, console: Render | None = None) -> Trail:
+        """The trail that the settings describe; `console` renders for people where the format asks for it."""
+        target = TrailFile(settings.file) if settings.file else TrailStream(sys.stdout.fileno())
+        for_people = settings.format == "console" or (
+            settings.format == "auto" and not settings.file and sys.stdout.isatty()
+        )
+        render = console if for_people and console is not None else json_line
+        return cls(target, level=settings.level, render=render, name=settings.file or "standard output")
+
+    def flush_to_disk(self) -> None:
+        """Wait until all records are on the disk, where there is one."""
+        self._sink.target.flush_to_disk()
+
+    def close(self) -> None:
+        """Close the file behind the trail, if there is one."""
+        self._sink.target.close()
+
+    # --- about an audit ------------------------------------------------------------------------------------
+
+    def selected(
+        self,
+        path: str,
+        trigger: str,
+        *,
+        audit: Audit,
+        selection: Selection,
+        config: str,
+        decision: str,
+        duration_ms: float,
+    ) -> None:
+        """`audit.selected`: which rung fired and why, before the config becomes visible."""
+        layers = [
+            {
+                "name": layer.layer_name,
+                "priority": layer.priority,
+                "score": layer.priority_score,
+                "rank": layer.rank,
+                "rank_source": layer.rank_source,
+            }
+            for layer in selection.layers[:MAX_LAYERS]
+        ]
+        self._log.info(
+            "audit.selected",
+            audit=path,
+            trigger=trigger,
+            config=config,
+            decision_id=decision,
+            strategy=selection.strategy,
+            confidence=selection.confidence,
+            reason=selection.reason,
+            ladder=selection.ladder,
+            layers=layers,
+            layers_total=len(selection.layers),
+            notes=selection.notes[:_MAX_NOTES],
+            audit_sha256=audit.sha256,
+            audit_bytes=audit.size,
+            duration_ms=round(duration_ms, 3),
+        )
+
+    def rejected(self, path: str, trigger: str, error: AuditError) -> None:
+        """`audit.rejected`: the file can't be used, and what to do about it."""
+        self._log.error(
+            "audit.rejected", audit=path, trigger=trigger, code=error.code, message=error.message, hint=error.hint
+        )
+
+    def deferred(self, path: str, trigger: str, reason: str) -> None:
+        """`audit.deferred`: the file may be unfinished; it is looked at again."""
+        self._log.debug("audit.deferred", audit=path, trigger=trigger, reason=reason)
+
+    def ignored(self, path: str, trigger: str, reason: str) -> None:
+        """`audit.ignored`: JSON, but no audit."""
+        self._log.debug("audit.ignored", audit=path, trigger=trigger, reason=reason)
+
+    def unchanged(self, path: str, trigger: str, reason: str) -> None:
+        """`audit.unchanged`: its sidecar already holds the answer."""
+        self._log.debug("audit.unchanged", audit=path, trigger=trigger, reason=reason)
+
+    def failed(self, path: str, trigger: str, *, error: str, attempt: int, retry_in_s: float) -> None:
+        """`audit.failed`: benchd itself stumbled; the audit is tried again."""
+        self._log.error(
+            "audit.failed", audit=path, trigger=trigger, error=error, attempt=attempt, retry_in_s=retry_in_s
+        )
+
+    def kept(self, path: str, trigger: str, *, config: str, reason: str) -> None:
+        """`config.kept`: the file in the config's place is a person's, and stays."""
+        self._log.warning("config.kept", audit=path, trigger=trigger, config=config, reason=reason)
+
+    def write_failed(self, path: str, trigger: str, *, error: str, attempt: int, retry_in_s: float) -> None:
+        """`config.write_failed`: the answer is known and can't be written yet."""
+        self._log.error(
+            "config.write_failed", audit=path, trigger=trigger, error=error, attempt=attempt, retry_in_s=retry_in_s
+        )
+
+    # --- about a folder ------------------------------------------------------------------------------------
+
+    def watch_started(self, root: str, *, backend: str, recursive: bool) -> None:
+        """`watch.started`: drops are seen from here on."""
+        self._log.info("watch.started", root=root, backend=backend, recursive=recursive)
+
+    def watch_overflow(self, root: str, reason: str) -> None:
+        """`watch.overflow`: events were lost; the folder is scanned."""
+        self._log.warning("watch.overflow", root=root, reason=reason)
+
+    def watch_degraded(self, root: str, reason: str, **more: Any) -> None:
+        """`watch.degraded`: something can't be watched as it should be; what is done instead."""
+        self._log.warning("watch.degraded", root=root, reason=reason, **more)
+
+    def root_lost(self, root: str, reason: str) -> None:
+        """`watch.root_lost`: the folder is not there (any more); it is waited for."""
+        self._log.warning("watch.root_lost", root=root, reason=reason)
+
+    def root_restored(self, root: str) -> None:
+        """`watch.root_restored`: the folder is back, or another one stands in its place."""
+        self._log.info("watch.root_restored", root=root)
+
+    def scanned(
+        self, root: str, *, cause: str, found: int, answered: int, queued: int, duration_ms: float, routine: bool
+    ) -> None:
+        """`scan.finished`; a routine rescan that found nothing to do is a matter of debugging."""
+        log = self._log.debug if routine and not queued else self._log.info
+        log(
+            "scan.finished",
+            root=root,
+            cause=cause,
+            found=found,
+            answered=answered,
+            queued=queued,
+            duration_ms=round(duration_ms, 3),
+        )
+
+    # --- about the service ---------------------------------------------------------------------------------
+
+    def started(self, *, version: str, pid: int, settings: Mapping[str, Any]) -> None:
+        """`service.started`, with every setting that is not the default."""
+        self._log.info("service.started", version=version, pid=pid, settings=settings)
+
+    def ready(self, *, roots: list[str], duration_ms: float) -> None:
+        """`service.ready`: every folder that is there is watched."""
+        self._log.info("service.ready", roots=roots, duration_ms=round(duration_ms, 3))
+
+    def reloaded(self, *, settings: Mapping[str, Any]) -> None:
+        """`service.reloaded`: the new settings are in force."""
+        self._log.info("service.reloaded", settings=settings)
+
+    def reload_failed(self, problems: list[str]) -> None:
+        """`service.reload_failed`: the old settings stay."""
+        self._log.error("service.reload_failed", problems=problems)
+
+    def thread_failed(self, thread: str, error: str, *, recovery: str) -> None:
+        """`service.thread_failed`: a bug; what its owner does about it."""
+        self._log.error("service.thread_failed", thread=thread, error=error, recovery=recovery)
+
+    def stopping(self, *, signal: str) -> None:
+        """`service.stopping`: what is in flight is finished."""
+        self._log.info("service.stopping", signal=signal)
+
+    def stopped(self, *, answered: int, rejected: int, waiting: int) -> None:
+        """`service.stopped`, with the counts of this run."""
+        self._log.info("service.stopped", answered=answered, rejected=rejected, waiting=waiting)
+
+    def run_finished(self, summary: Mapping[str, Any]) -> None:
+        """`run.finished`: the summary of `benchd run --json`."""
+        self._log.info("run.finished", **summary)

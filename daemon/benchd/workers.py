@@ -1,0 +1,81 @@
+"""The threads that answer: take from the inbox, answer, give back; whatever happens."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from typing import Final, Literal
+
+from benchd.answering import Answering, Outcome, Result, give_back
+from benchd.inbox import Inbox, Work
+from benchd.trail import Trail
+
+__all__ = ["Workers"]
+
+#: More threads than this wait for each other rather than for the disk.
+_MOST_AUTO: Final = 4
+
+#: Durable answers share their waits for the disk; others have nothing to share, and are published one by one.
+_BATCH: Final = 32
+
+
+class Workers:
+    """A fixed number of answering threads over one inbox. Counts the outcomes."""
+
+    def __init__(
+        self, inbox: Inbox, answering: Answering, trail: Trail, *, count: int | Literal["auto"], durable: bool
+    ) -> None:
+        self._inbox = inbox
+        self._answering = answering
+        self._trail = trail
+        self._batch = _BATCH if durable else 1
+        number = min(_MOST_AUTO, os.cpu_count() or 1) if count == "auto" else count
+        self._lock = threading.Lock()
+        self.counts: Counter[Outcome] = Counter()
+        self.last_answer: str | None = None
+        #: Since when (monotonic) each thread has been busy with the same batch; None while it waits.
+        self.busy_since: dict[int, float | None] = dict.fromkeys(range(number))
+        self.threads = [
+            threading.Thread(target=self._run, args=(index,), name=f"benchd-worker-{index}", daemon=True)
+            for index in range(number)
+        ]
+
+    def start(self) -> None:
+        """Start all threads."""
+        for thread in self.threads:
+            thread.start()
+
+    def join(self, seconds: float) -> bool:
+        """Wait until all threads have ended, at most `seconds`; whether they have. The inbox must be closed."""
+        deadline = time.monotonic() + seconds
+        for thread in self.threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self.threads)
+
+    def _run(self, index: int) -> None:
+        while not self._inbox.closed:
+            batch = self._inbox.take(self._batch)
+            self.busy_since[index] = time.monotonic()
+            self._answer(batch)
+            self.busy_since[index] = None
+
+    def _answer(self, batch: list[Work]) -> None:
+        waiting = {id(work): work for work in batch}
+        try:
+            for result in self._answering.answer(batch):
+                del waiting[id(result.work)]
+                self._count(result)
+                give_back(self._inbox, result)
+        except Exception as error:  # noqa: BLE001 - a worker survives anything, and says so
+            name = threading.current_thread().name
+            self._trail.thread_failed(name, f"{type(error).__name__}: {error}", recovery="its audits are tried again")
+            for work in waiting.values():
+                self._inbox.again(work, 1.0)
+
+    def _count(self, result: Result) -> None:
+        with self._lock:
+            self.counts[result.outcome] += 1
+            if result.outcome in {Outcome.SELECTED, Outcome.REJECTED}:
+                self.last_answer = result.work.folder.shown(result.work.relative)
