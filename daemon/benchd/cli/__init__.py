@@ -1,0 +1,43 @@
+"""The command line: one module a command, imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Final
+
+import click
+
+from benchd import __version__
+
+__all__ = ["main"]
+
+_COMMANDS: Final = {
+    "watch": "Watch folders and answer every audit in them.",
+    "run": "Answer every audit in files and folders once.",
+    "explain": "Show what an audit selects, and why.",
+    "config": "Show the settings in force, or check a file.",
+}
+
+
+class _Commands(click.Group):
+    """Imports a command's module only when that command is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(f"benchd.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)  # noqa: S101 - for the type checker; every module has one
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="benchd", message="%(prog)s %(version)s")
+def main() -> None:
+    """Drop a Gradience audit into a folder; a Bench config appears next to it, with its reasons."""

@@ -1,0 +1,63 @@
+"""`benchd config`: the settings in force, each with where it came from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+import msgspec
+
+from benchd.cli.loading import config_option, fail, load_settings, read_settings
+from benchd.settings import FolderSettings, Settings, SettingsError
+
+__all__ = ["command"]
+
+
+@click.command("config")
+@config_option
+@click.option(
+    "--check", metavar="FILE", type=click.Path(), help="Only check FILE: every mistake in it, or that there is none."
+)
+def command(config: str | None, check: str | None) -> None:
+    """Show the settings in force, each with where it came from."""
+    if check:
+        try:
+            read_settings(check)
+        except SettingsError as error:
+            fail(*error.problems)
+        click.echo(f"{check}: no mistakes")
+        return
+    settings = load_settings(config)
+    rows = _rows(settings)
+    width = max(len(key) + len(value) for key, value, _ in rows) + 3
+    for key, value, origin in rows:
+        click.echo(f"{key} = {value}".ljust(width) + f"  # {origin}")
+
+
+def _rows(settings: Settings) -> list[tuple[str, str, str]]:
+    rows: list[tuple[str, str, str]] = []
+    for index, folder in enumerate(settings.watch):
+        rows.extend(_folder_rows(index, folder, settings))
+    for section in ("watching", "selection", "bench", "trail"):
+        for key, value in msgspec.structs.asdict(getattr(settings, section)).items():
+            rows.append((f"{section}.{key}", _shown(value), settings.origins.get(f"{section}.{key}", "default")))
+    return rows
+
+
+def _folder_rows(index: int, folder: FolderSettings, settings: Settings) -> list[tuple[str, str, str]]:
+    where = f"watch[{index}]"
+    rows = []
+    for key, value in msgspec.structs.asdict(folder).items():
+        if key not in {"selection", "bench"}:
+            rows.append((f"{where}.{key}", _shown(value), settings.origins.get(f"{where}.{key}", "default")))
+    for section in ("selection", "bench"):
+        for key, value in msgspec.structs.asdict(getattr(folder, section)).items():
+            origin = settings.origins.get(f"{where}.{section}.{key}")
+            if origin:  # the others are the general ones, shown below
+                rows.append((f"{where}.{section}.{key}", _shown(value), origin))
+    return rows
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,61 @@
+"""From the command line and the environment to `Settings`; mistakes end the command with exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import click
+import msgspec
+
+from benchd.settings import Settings, SettingsError, folder_for, parse_settings
+
+__all__ = ["config_option", "fail", "load_settings", "read_settings", "with_folders"]
+
+ENVIRONMENT = "BENCHD_CONFIG"
+
+config_option = click.option(
+    "--config",
+    "config",
+    metavar="FILE",
+    type=click.Path(),
+    help=f"Settings file; {ENVIRONMENT} names one too. Without any, the defaults hold.",
+)
+
+
+def fail(*lines: str) -> NoReturn:
+    """End the command as a mistake of the user: what is wrong on stderr, exit code 2."""
+    for line in lines:
+        click.echo(line, err=True)
+    sys.exit(2)
+
+
+def read_settings(path: str) -> Settings:
+    """The settings in the file `path`. Raises `SettingsError`."""
+    try:
+        text = Path(path).read_bytes().decode()
+    except OSError as error:
+        raise SettingsError([f"{path}: can't be read: {error.strerror}"]) from None
+    except UnicodeDecodeError as error:
+        raise SettingsError([f"{path}: not UTF-8 at byte {error.start}"]) from None
+    return parse_settings(text, source=path, base=os.path.dirname(os.path.abspath(path)))
+
+
+def load_settings(config: str | None) -> Settings:
+    """The settings of `--config`, else of the environment's file, else the defaults."""
+    path = config or os.environ.get(ENVIRONMENT)
+    if not path:
+        return Settings()
+    try:
+        return read_settings(path)
+    except SettingsError as error:
+        fail(*error.problems)
+
+
+def with_folders(settings: Settings, paths: Sequence[str]) -> Settings:
+    """`settings` watching `paths` and nothing else; a folder that the file names too keeps its own settings there."""
+    folders = {path: folder_for(settings, path) for path in (os.path.abspath(path) for path in paths)}
+    return msgspec.structs.replace(settings, watch=tuple(folders.values()))

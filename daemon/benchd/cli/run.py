@@ -1,0 +1,224 @@
+"""`benchd run`: answer what is there, once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import click
+import msgspec
+
+from benchd.answering import Answering, Outcome, Result
+from benchd.cli.console import console_line
+from benchd.cli.loading import config_option, fail, load_settings
+from benchd.folder import Folder, Tally
+from benchd.inbox import Work
+from benchd.settings import Settings, folder_for
+from benchd.sidecar import is_sidecar
+from benchd.trail import Trail
+
+__all__ = ["command"]
+
+_BATCH: Final = 32
+
+#: A bad file that was changed just now may be unfinished: it is looked at again until it has settled, and this long.
+_PATIENCE_SECONDS: Final = 1.0
+
+_STRATEGIES: Final = ("flagged", "priority_score", "disagreement", "none")
+
+
+class _Summary:
+    """Counts what became of the audits."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[Outcome] = Counter()
+        self.strategies: Counter[str] = Counter()
+        self.problems: list[tuple[str, str]] = []
+        self.before = 0
+
+    def add(self, result: Result) -> None:
+        self.outcomes[result.outcome] += 1
+        if result.outcome is Outcome.SELECTED and result.strategy:
+            self.strategies[result.strategy] += 1
+        if result.error is not None:
+            path = result.work.folder.shown(result.work.relative)
+            self.problems.append((path, result.error))
+
+    @property
+    def all_answered(self) -> bool:
+        return not self.problems
+
+    def counts(self) -> dict[str, Any]:
+        outcomes = self.outcomes
+        return {
+            "selected": outcomes[Outcome.SELECTED],
+            "by_strategy": {name: self.strategies[name] for name in _STRATEGIES},
+            "unchanged": outcomes[Outcome.UNCHANGED] + self.before,
+            "rejected": outcomes[Outcome.REJECTED],
+            "failed": outcomes[Outcome.FAILED],
+            "unfinished": outcomes[Outcome.DEFERRED],
+            "kept": outcomes[Outcome.KEPT],
+            "ignored": outcomes[Outcome.IGNORED],
+        }
+
+
+@click.command("run")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
+@config_option
+@click.option("--force", is_flag=True, help="Answer audits anew that are answered already. Edited configs stay.")
+@click.option("--dry-run", is_flag=True, help="Decide, but write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Only JSON lines on standard output; the summary is the last.")
+def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run: bool, as_json: bool) -> None:
+    """Answer every audit in the files and folders PATH once.
+
+    Exit code 0 if all are answered, 1 if some were rejected or failed, 2 for a mistake in the call.
+    """
+    settings = load_settings(config)
+    trail_settings = msgspec.structs.replace(settings.trail, format="json") if as_json else settings.trail
+    trail = Trail.open(trail_settings, console=console_line)
+    summary = _Summary()
+    finder = _Finder(settings, summary, force=force)
+    for path in paths:
+        finder.add(path)
+    if finder.mistakes:
+        fail(*finder.mistakes)
+    work = list(finder.work.values())
+    answering = Answering(trail, settle=settings.watching.settle, force=force, dry_run=dry_run)
+    with _stop_on_signal() as stopped, _progress(len(work), shown=not as_json) as advance:
+        for result in _answer(answering, work, settings.watching.settle, stopped):
+            summary.add(result)
+            advance()
+    if as_json:
+        trail.run_finished({"dry_run": dry_run, **summary.counts()})
+    else:
+        _print(summary, dry_run=dry_run)
+    trail.close()
+    if stopped:
+        sys.exit(130)
+    sys.exit(0 if summary.all_answered else 1)
+
+
+class _Finder:
+    """Collects everything to answer, each audit once however often it is named."""
+
+    def __init__(self, settings: Settings, summary: _Summary, *, force: bool) -> None:
+        self.work: dict[str, Work] = {}
+        self.mistakes: list[str] = []
+        self._settings = settings
+        self._summary = summary
+        self._force = force
+        self._folders: dict[str, Folder] = {}
+
+    def add(self, path: str) -> None:
+        absolute = os.path.abspath(path)
+        try:
+            is_directory = stat.S_ISDIR(os.stat(absolute, follow_symlinks=path.endswith("/")).st_mode)
+        except OSError as error:
+            self.mistakes.append(f"benchd run: {path}: {error.strerror}")
+            return
+        if is_directory:
+            self._add_folder(self._folder(absolute))
+        elif is_sidecar(absolute):
+            self.mistakes.append(f"benchd run: {path}: written by benchd, not an audit")
+        else:
+            self._add(self._folder(os.path.dirname(absolute)), os.path.basename(absolute))
+
+    def _folder(self, path: str) -> Folder:
+        if path not in self._folders:
+            settings = folder_for(self._settings, path)
+            self._folders[path] = Folder(settings, max_bytes=self._settings.watching.max_bytes)
+        return self._folders[path]
+
+    def _add_folder(self, folder: Folder) -> None:
+        def failed(relative: str, error: OSError) -> None:
+            self.mistakes.append(f"benchd run: {folder.shown(relative)}: {error.strerror}")
+
+        tally = Tally()
+        for relative in folder.scan(tally, entering=lambda *_: None, failed=failed, force=self._force):
+            self._add(folder, relative)
+        self._summary.before += tally.answered
+        for relative in tally.rejected:
+            self._summary.problems.append((folder.shown(relative), "rejected before; the report beside it says why"))
+
+    def _add(self, folder: Folder, relative: str) -> None:
+        self.work.setdefault(folder.shown(relative), Work(folder, relative, "command"))
+
+
+def _answer(answering: Answering, work: list[Work], settle: float, stopped: list[int]) -> Iterator[Result]:
+    """Answer all; what may be unfinished again and again, until it has settled or the patience is at an end."""
+    waiting: list[Result] = []
+    for start in range(0, len(work), _BATCH):
+        if stopped:
+            return
+        for result in answering.answer(work[start : start + _BATCH]):
+            if result.outcome is Outcome.DEFERRED:
+                waiting.append(result)
+            else:
+                yield result
+    deadline = time.monotonic() + settle + _PATIENCE_SECONDS
+    while waiting and not stopped:
+        time.sleep(min(max(result.retry_in or 0.0, 0.01) for result in waiting))
+        again = answering.answer([result.work for result in waiting])
+        over = time.monotonic() > deadline
+        waiting = []
+        for result in again:
+            if result.outcome is Outcome.DEFERRED and not over:
+                waiting.append(result)
+            else:
+                yield result
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[list[int]]:
+    """A list that is empty until SIGINT or SIGTERM comes: what is in flight is finished, nothing new begun."""
+    received: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: received.append(number)) for number in signals]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(total: int, *, shown: bool) -> Iterator[Any]:
+    if not shown or total < 2 or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - only a terminal pays for it
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = ("answering", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task)
+
+
+def _print(summary: _Summary, *, dry_run: bool) -> None:
+    counts = summary.counts()
+    would = "would be " if dry_run else ""
+    lines = [f"{counts['selected']} {would}answered"]
+    lines.extend(f"  {name:<15}{number:>7}" for name, number in counts["by_strategy"].items() if number)
+    for key, text in (
+        ("unchanged", "answered before"),
+        ("kept", "kept: a person edited the config"),
+        ("ignored", "ignored: not audits"),
+        ("rejected", f"{would}rejected"),
+        ("unfinished", "unfinished: still being written"),
+        ("failed", "failed"),
+    ):
+        if counts[key]:
+            lines.append(f"{counts[key]} {text}")
+    for path, problem in summary.problems[:20]:
+        lines.append(f"  {os.path.relpath(path)}: {problem}")
+    if len(summary.problems) > 20:
+        lines.append(f"  … and {len(summary.problems) - 20} more; the trail has them all")
+    click.echo("\n".join(lines).encode("utf-8", "backslashreplace"), err=True)

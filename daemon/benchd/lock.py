@@ -1,0 +1,190 @@
+"""One daemon a folder: a small file in it that says whose it is, and that is worth nothing once its writer is dead.
+
+Not a kernel lock held for life: an open descriptor in the folder would keep its file system from being unmounted,
+and the deletion of the folder from being told. So the file names the process (pid, its start, the boot, the pid
+namespace), and whoever comes next looks whether that process still runs; `flock` only orders those who look at
+the same moment. It is advice, not protection: two daemons on a folder write the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import platform
+import stat
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from benchd.files import open_directory
+
+__all__ = ["LOCK_NAME", "FolderLock", "Occupied"]
+
+LOCK_NAME: Final = ".benchd.lock"
+_MAX_BYTES: Final = 4096
+_PATIENCE_SECONDS: Final = 1.0
+
+
+class Occupied(Exception):
+    """Another benchd watches the folder."""
+
+    def __init__(self, path: str, pid: int) -> None:
+        super().__init__(f"{path} is watched by another benchd already (pid {pid})")
+        self.pid = pid
+
+
+class _Holder(msgspec.Struct, frozen=True):
+    pid: int
+    started: str
+    boot: str
+    namespace: str
+    host: str
+
+
+def _holder(pid: int) -> _Holder:
+    """The identity of a process of this system; empty parts are what the system doesn't tell."""
+    return _Holder(pid, _started(pid), _text("/proc/sys/kernel/random/boot_id"), _namespace(), platform.node())
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When the process started, in ticks since the boot; empty if it is dead or can't be seen."""
+    # The command's name may hold spaces and brackets: what is wanted stands behind the last one.
+    fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 and fields[0] not in {"Z", "X"} else ""
+
+
+def _runs(holder: _Holder) -> bool:
+    """Whether the process that wrote `holder` still runs, as far as can be told from here."""
+    me = _holder(os.getpid())
+    if (holder.boot, holder.namespace, holder.host) != (me.boot, me.namespace, me.host):
+        return False  # another system, or another boot of this one: nothing to be known, nothing to be said
+    try:
+        os.kill(holder.pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # it runs, under another user
+    if not os.path.exists("/proc/self/stat"):  # pragma: no cover - not Linux
+        return True
+    started = _started(holder.pid)
+    hidden = not os.path.exists(f"/proc/{holder.pid}")
+    return hidden or started == holder.started
+
+
+class FolderLock:
+    """The claim of this process to one folder."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._held: _Holder | None = None
+
+    def acquire(self) -> str | None:
+        """Claim the folder; again if its lock file is gone. Raises `Occupied` if a living process has it.
+
+        Returns None, or why the folder is used without a lock (it can't be written, say). A folder that is missing is
+        no trouble here: who watches it notices that.
+        """
+        try:
+            directory = open_directory(self._path)
+        except OSError:
+            return None
+        try:
+            return self._claim(directory)
+        except OSError as error:
+            return f"can't write {LOCK_NAME}: {error.strerror or error}"
+        finally:
+            os.close(directory)
+
+    def _claim(self, directory: int) -> str | None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(LOCK_NAME, flags, 0o666, dir_fd=directory)
+        except PermissionError:
+            # Another user's: readable, as a rule. A dead one's goes, if the folder lets us.
+            self._look(directory)
+            os.unlink(LOCK_NAME, dir_fd=directory)
+            descriptor = os.open(LOCK_NAME, flags, 0o666, dir_fd=directory)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return f"{LOCK_NAME} is not a regular file"
+            if not _lock(descriptor):
+                return f"{LOCK_NAME} is held by a process that is not benchd"
+            me = _holder(os.getpid())
+            present = _read(descriptor)
+            if present is not None and present != me and _runs(present):
+                raise Occupied(self._path, present.pid)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, msgspec.json.encode(me) + b"\n", 0)
+            self._held = me
+        finally:
+            os.close(descriptor)
+        return None
+
+    def _look(self, directory: int) -> None:
+        descriptor = os.open(LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            present = _read(descriptor)
+        finally:
+            os.close(descriptor)
+        if present is not None and _runs(present):
+            raise Occupied(self._path, present.pid)
+
+    def release(self) -> None:
+        """Give the folder up, if it is still ours."""
+        held, self._held = self._held, None
+        if held is None:
+            return
+        with contextlib.suppress(OSError):
+            directory = open_directory(self._path)
+            try:
+                descriptor = os.open(
+                    LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
+                )
+                try:
+                    if _lock(descriptor) and _read(descriptor) == held:
+                        os.unlink(LOCK_NAME, dir_fd=directory)
+                finally:
+                    os.close(descriptor)
+            finally:
+                os.close(directory)
+
+
+def _lock(descriptor: int) -> bool:
+    """Wait for our turn to look; who holds it longer than a moment is not benchd."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in {errno.EAGAIN, errno.EACCES}:
+                return True  # a file system without locks: the file alone must do
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
+
+
+def _read(descriptor: int) -> _Holder | None:
+    try:
+        return msgspec.json.decode(os.pread(descriptor, _MAX_BYTES, 0), type=_Holder)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

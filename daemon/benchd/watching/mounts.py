@@ -1,0 +1,38 @@
+"""Which way of watching suits the file system that a folder is on."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+__all__ = ["is_remote"]
+
+#: File systems on which other hosts write without this kernel being told.
+_REMOTE = re.compile(
+    r"nfs\d?|cifs|smb\d?|smbfs|9p|virtiofs|ceph|glusterfs|lustre|afs|gpfs|beegfs|ocfs2|gfs2|vboxsf|vmhgfs|prl_fs"
+    r"|fuse\.(?!fuseblk|ntfs-3g|lxcfs).*"
+)
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+def is_remote(path: str, *, mountinfo: str = "/proc/self/mountinfo") -> bool:
+    """Whether `path` is on a network file system, where inotify sees only this host's own writes."""
+    if not sys.platform.startswith("linux"):  # pragma: no cover - not Linux
+        return False
+    real = os.path.realpath(path)
+    best, kind = "", ""
+    try:
+        lines = Path(mountinfo).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        fields = left.split(" ")
+        if len(fields) < 5 or not right:
+            continue
+        point = _ESCAPE.sub(lambda match: chr(int(match[1], 8)), fields[4])
+        if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
+            best, kind = point, right.split(" ")[0]
+    return _REMOTE.fullmatch(kind) is not None

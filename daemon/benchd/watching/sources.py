@@ -1,0 +1,47 @@
+"""Which source of events serves a folder: inotify, polling, or the system's own by watchdog's observer."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from benchd.settings import FolderSettings
+from benchd.watching.events import Listener, Source
+from benchd.watching.mounts import is_remote
+from benchd.watching.observer import ObserverSource
+
+if TYPE_CHECKING:
+    from benchd.watching.inotify import InotifyReader
+
+_LINUX = sys.platform.startswith("linux")
+
+__all__ = ["open_reader", "polling_source", "source_for"]
+
+
+def open_reader() -> InotifyReader | None:
+    """The reader of events that all folders of a process share, or None where the system has none.
+
+    Raises OSError where there can be no more of them (fs.inotify.max_user_instances).
+    """
+    if _LINUX:
+        from benchd.watching.inotify import InotifyReader  # noqa: PLC0415 - imports on Linux alone
+
+        return InotifyReader()
+    return None  # pragma: no cover - not Linux
+
+
+def source_for(settings: FolderSettings, listener: Listener, reader: InotifyReader | None) -> Source:
+    """The source that serves the folder best."""
+    wants_polling = settings.backend == "polling" or (settings.backend == "auto" and is_remote(settings.path))
+    if _LINUX:
+        if wants_polling or reader is None or reader.failure is not None:
+            return polling_source(settings, listener)
+        from benchd.watching.inotify import InotifySource  # noqa: PLC0415 - imports on Linux alone
+
+        return InotifySource(reader, listener)
+    return ObserverSource(listener, polling=wants_polling, interval=settings.poll_interval)  # pragma: no cover
+
+
+def polling_source(settings: FolderSettings, listener: Listener) -> Source:
+    """What always works, at a price."""
+    return ObserverSource(listener, polling=True, interval=settings.poll_interval)

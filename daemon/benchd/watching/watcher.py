@@ -1,0 +1,263 @@
+"""One watched folder: its source of events, and the thread that scans it.
+
+Watch first, then scan. A scan runs at the start, every `rescan_interval`, after lost events, and when the folder
+comes back after it was gone. Events are hints; what they miss, a scan finds.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from benchd.folder import Folder, Tally
+from benchd.inbox import Inbox, Trigger
+from benchd.lock import FolderLock, Occupied
+from benchd.trail import Trail
+from benchd.watching.events import Source
+from benchd.watching.sources import polling_source, source_for
+
+if TYPE_CHECKING:
+    from benchd.watching.inotify import InotifyReader
+
+__all__ = ["Watcher"]
+
+#: How often a folder that is not there is looked for.
+_LOOK_FOR_ROOT: Final = 1.0
+
+#: A folder that has to be polled by scans costs at most this share of one core's time.
+_POLLING_SHARE: Final = 0.1
+
+
+class Watcher:
+    """Watches one folder. Owns its thread and its source of events. Implements `Listener`."""
+
+    def __init__(
+        self, folder: Folder, inbox: Inbox, trail: Trail, *, reader: InotifyReader | None, rescan_interval: float
+    ) -> None:
+        self.folder = folder
+        self._inbox = inbox
+        self._trail = trail
+        self._reader = reader
+        self._rescan_interval = rescan_interval
+        self._lock = FolderLock(folder.path)
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._cause: str | None = "start"
+        self._root_in_question = False
+        self._source: Source | None = None
+        self._identity: tuple[int, int] | None = None
+        self._lost = False
+        self._degraded = False
+        self._failures: set[str] = set()
+        #: Set once the folder is watched, or known to be missing: the service is ready when all are.
+        self.watched = threading.Event()
+        self.thread = threading.Thread(target=self._run, name=f"benchd-watch {folder.path}", daemon=True)
+
+    @property
+    def present(self) -> bool:
+        """Whether the folder is there and watched."""
+        return self._source is not None
+
+    def claim(self) -> None:
+        """Take the folder before anything starts, if it is there. Raises `Occupied` if another benchd has it."""
+        self._lock.acquire()
+
+    def start(self) -> None:
+        """Start to watch and scan, on a thread of its own."""
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to end. Returns at once; join `thread` to wait."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+
+    def request_scan(self, cause: str) -> None:
+        """Scan soon. Requests that come before it begins are one."""
+        with self._wake:
+            self._cause = self._cause or cause
+            self._wake.notify()
+
+    # --- Listener; on the source's threads -----------------------------------------------------------------
+
+    def file(self, relative: str, trigger: Trigger) -> None:
+        """Pass a hint on, if the name is one of an audit."""
+        if self.folder.wants(relative):
+            self._inbox.put(self.folder, relative, trigger)
+
+    def lost_events(self, reason: str) -> None:
+        """Record it, and scan."""
+        self._trail.watch_overflow(self.folder.path, reason)
+        self.request_scan("overflow")
+
+    def root_changed(self) -> None:
+        """Look at the folder again."""
+        with self._wake:
+            self._root_in_question = True
+            self._wake.notify()
+
+    def problem(self, reason: str) -> None:
+        """Record it, and scan at the polling interval from now on."""
+        self._degraded = True
+        self._trail.watch_degraded(self.folder.path, reason, instead="scanning at poll_interval")
+        self.request_scan("degraded")
+
+    # --- the thread ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        pause = 0.0
+        while self._await(pause):
+            try:
+                pause = self._look()
+            except Exception as error:  # noqa: BLE001 - a watcher survives whatever its folder does to it
+                self._trail.thread_failed(
+                    self.thread.name, f"{type(error).__name__}: {error}", recovery="watching anew in 1 s"
+                )
+                self._drop_source()
+                pause = _LOOK_FOR_ROOT
+        self._drop_source()
+        self._lock.release()
+
+    def _await(self, seconds: float) -> bool:
+        """Sleep until there is something to do; False when it is time to stop."""
+        with self._wake:
+            deadline = time.monotonic() + seconds
+            while not (self._stopping or self._root_in_question or (self._cause and self._source)):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                self._wake.wait(left)
+            self._root_in_question = False
+            return not self._stopping
+
+    def _look(self) -> float:
+        """One round: is the folder there and watched, and does it want a scan? Returns how long to sleep."""
+        reason = self._check_root()
+        if reason is not None:
+            self._drop_source()
+            if not self._lost:
+                self._lost = True
+                self._trail.root_lost(self.folder.path, reason)
+            self.watched.set()
+            return _LOOK_FOR_ROOT
+        if self._source is not None and not self._source.alive:
+            self._drop_source()
+            self._trail.watch_degraded(self.folder.path, "the source of events has failed", instead="opening another")
+        if self._source is None and not self._open_source():
+            self.watched.set()
+            return _LOOK_FOR_ROOT
+        self.watched.set()
+        with self._wake:
+            cause, self._cause = self._cause, None
+        took = self._scan(cause or "rescan")
+        if self._degraded:
+            return min(self._rescan_interval, max(self.folder.settings.poll_interval, took / _POLLING_SHARE))
+        return self._rescan_interval
+
+    def _check_root(self) -> str | None:
+        """Why the folder can't be watched, or None. A folder that was replaced is watched anew."""
+        try:
+            descriptor = self.folder.open()
+            try:
+                info = os.fstat(descriptor)
+                os.scandir(descriptor).close()
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            return _explained(error)
+        identity = (info.st_dev, info.st_ino)
+        if self._source is not None and identity != self._identity:
+            self._drop_source()
+            self._lost = True
+            self._trail.root_lost(self.folder.path, "another folder stands in its place")
+        self._identity = identity
+        return None
+
+    def _open_source(self) -> bool:
+        """Take the folder and watch it; False if another benchd has it."""
+        try:
+            unlocked = self._lock.acquire()
+        except Occupied as error:
+            if not self._lost:
+                self._lost = True
+                self._trail.root_lost(self.folder.path, f"{error}; waiting for it to end")
+            return False
+        if unlocked is not None:
+            self._trail.watch_degraded(self.folder.path, unlocked, instead="watching without a lock")
+        source = source_for(self.folder.settings, self, self._reader)
+        try:
+            source.start(self.folder)
+        except OSError as error:
+            if source.backend != "inotify":
+                raise
+            self._trail.watch_degraded(
+                self.folder.path, f"inotify refused: {_explained(error)}", instead="polling at poll_interval"
+            )
+            source = polling_source(self.folder.settings, self)
+            source.start(self.folder)
+        self._source = source
+        self._degraded = False
+        if self._lost:
+            self._lost = False
+            self._trail.root_restored(self.folder.path)
+        self._trail.watch_started(self.folder.path, backend=source.backend, recursive=self.folder.settings.recursive)
+        self.folder.forget_scans()
+        with self._wake:
+            self._cause = self._cause or "restored"
+        return True
+
+    def _drop_source(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            source.stop()
+
+    def _scan(self, cause: str) -> float:
+        """Queue whatever has no valid answer. Returns the seconds it took, without the waits for room in the inbox."""
+        source = self._source
+        assert source is not None  # noqa: S101 - `_look` opens it first
+        tally, started, waited = Tally(), time.monotonic(), 0.0
+        for relative in self.folder.scan(tally, entering=source.enter, failed=self._cannot_read):
+            before = time.monotonic()
+            if not self._inbox.put_scanned(self.folder, relative):
+                return 0.0
+            waited += time.monotonic() - before
+            tally.queued += 1
+            if self._stopping:
+                return 0.0
+        source.scanned()
+        took = time.monotonic() - started
+        self._trail.scanned(
+            self.folder.path,
+            cause=cause,
+            found=tally.found,
+            answered=tally.answered,
+            queued=tally.queued,
+            duration_ms=took * 1000,
+            routine=cause == "rescan",
+        )
+        return took - waited
+
+    def _cannot_read(self, relative: str, error: OSError) -> None:
+        """A directory can't be read or watched: said once for each, tried again at every scan."""
+        if not relative and error.errno in {errno.ENOENT, errno.ENOTDIR}:
+            self.root_changed()
+            return
+        shown = self.folder.shown(relative)
+        if shown not in self._failures and len(self._failures) < 1000:
+            self._failures.add(shown)
+            self._trail.watch_degraded(
+                self.folder.path, f"can't read {shown}: {_explained(error)}", instead="tried again at every scan"
+            )
+
+
+def _explained(error: OSError) -> str:
+    """The system's words, and for a lack of rights whose they are."""
+    reason = error.strerror or str(error)
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return f"{reason} (uid {os.geteuid()}, gid {os.getegid()} needs to read and enter it)"
+    if error.errno == errno.ENOENT:
+        return "it does not exist; benchd waits for it"
+    return reason
