@@ -22,6 +22,7 @@ from benchd.bench import bench_config, decision_id, error_report
 from benchd.files import (
     Vanished,
     discard,
+    explained,
     has_writer,
     look,
     publish,
@@ -250,13 +251,14 @@ class Answering:
         provenance = provenance_of(content)
         if provenance is None:
             reason = "the file there is not benchd's; move it away to get the answer"
-        elif provenance.audit != utf8(name):
+        elif provenance.audit != utf8(name) and config_name(provenance.audit) == utf8(config):
+            # `x` and `x.json` would take turns for ever. A copy or a renamed pair is no such quarrel.
             reason = f"it answers another audit, {provenance.audit}"
         elif not unbroken(content):
             reason = "it was edited after benchd wrote it; move it away to get the new answer"
         else:
             return None
-        work.folder.remember(work.relative, info)
+        work.folder.remember(work.relative, info, beside=config)
         shown = work.folder.shown(work.relative)
         self._trail.kept(shown, _trigger(work), config=os.path.join(os.path.dirname(shown), config), reason=reason)
         return Result(work, Outcome.KEPT)
@@ -281,7 +283,7 @@ class Answering:
             return self._unchanged(work, "rejected before, for the same reason", rejected=error.code)
         foreign = present is not None and not unbroken(present[0])
         if not folder.settings.bench.error_reports or foreign:
-            folder.remember(work.relative, info)
+            folder.remember(work.relative, info, beside=error_name(name) if foreign else None)
             self._trail.rejected(folder.shown(work.relative), _trigger(work), error)
             return Result(work, Outcome.REJECTED, error=error.message)
         return self._write(work, directory, name, info, report, error, started)
@@ -370,8 +372,8 @@ class Answering:
                 os.unlink(report, dir_fd=directory)
 
     def _write_failed(self, work: Work, error: OSError) -> Result:
-        wait, reason = _next_retry(work), error.strerror or str(error)
         path = work.folder.shown(work.relative)
+        wait, reason = _next_retry(work), explained(error, os.path.dirname(path), "write into")
         self._trail.write_failed(path, _trigger(work), error=reason, attempt=work.failures, retry_in_s=wait)
         return Result(work, Outcome.FAILED, error=f"can't write: {reason}", retry_in=wait)
 

@@ -198,7 +198,9 @@ def whole(value: object) -> int | None:
 def words(value: object, limit: int = 300) -> str:
     """`value` as one short printable line, for quoting in messages."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    text = "".join(character if character.isprintable() else " " for character in text[: limit * 4])
+    text = text[: limit * 4]
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else " " for character in text)
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -224,6 +226,9 @@ class Module(Struct, gc=False, frozen=True):
 
     rank: int | None
     scaling: float | None
+
+
+_UNTOLD: Final = Module(None, None)
 
 
 class Audit:
@@ -264,7 +269,7 @@ class Audit:
         named = len({layer.module for layer in self.candidates} | {layer.module for layer in self.flagged})
         distribution = self._analysis.distribution
         told = whole(distribution.total_layers) if distribution else None
-        return max(named, told or 0)
+        return max(named, told or 0) or whole(self._document.n_layers) or 0
 
     @property
     def is_flat(self) -> bool:
@@ -312,18 +317,20 @@ class Audit:
 
     @cached_property
     def modules(self) -> dict[str, Module]:
-        """Each module's own rank and scaling by the audit's name, from `per_module_gain` or a layer row."""
+        """Each module's own rank and scaling by the audit's name, from `per_module_gain`, else from a layer row."""
         document = self._document
         gains = document.per_module_gain if isinstance(document.per_module_gain, list) else []
         if document.per_module is not None:
             gains = gains + (document.per_module.gain or [])
+        told = [(gain.module, gain.r, gain.scaling) for gain in gains]
+        told.extend((row.name, row.r, row.adapter_scale) for row in self._rows)
         modules: dict[str, Module] = {}
-        for gain in gains:
-            if isinstance(gain.module, str):
-                modules.setdefault(gain.module, Module(whole(gain.r) or None, finite(gain.scaling)))
-        for row in self._rows:
-            if isinstance(row.name, str):
-                modules.setdefault(row.name, Module(whole(row.r) or None, finite(row.adapter_scale)))
+        for name, rank, scaling in told:
+            if isinstance(name, str):
+                known = modules.get(name, _UNTOLD)
+                modules[name] = Module(
+                    known.rank or whole(rank) or None, finite(scaling) if known.scaling is None else known.scaling
+                )
         return modules
 
     @cached_property
@@ -389,7 +396,7 @@ def _why_no_analysis(document: _Document) -> str | None:
     if document.probe_rank is not UNSET:
         return "the audit has no policy_disagreement_analysis; audits that Bench writes itself never have one"
     if whole(document.n_layers) == 0:
-        return "the audit has no policy_disagreement_analysis: Gradience could read no adapter layer"
+        return "the audit has no policy_disagreement_analysis: Gradience could use no adapter layer"
     return "the audit has no policy_disagreement_analysis"
 
 
@@ -419,12 +426,14 @@ def _issue_notes(issues: object) -> list[str]:
     listed = issues if isinstance(issues, list) else []
     notes = [f"Gradience: {words(issue)}" for issue in listed[:_MAX_ISSUES] if issue]
     if len(listed) > _MAX_ISSUES:
-        notes.append(f"Gradience: {len(listed) - _MAX_ISSUES} more issues")
+        more = len(listed) - _MAX_ISSUES
+        notes.append(f"Gradience: {more} more {'issue' if more == 1 else 'issues'}")
     return notes
 
 
 # --- reading --------------------------------------------------------------------------------------------
 
+_OBJECT_FIRST = re.compile(rb"[ \t\r\n]*\{")
 _OPENING_LINE = re.compile(rb"^\{[ \t]*\r?$|^\{\"", re.MULTILINE)
 _WARNING_LINE = re.compile(rb"^Warning: (Unknown policy [^\r\n]*)", re.MULTILINE)
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
@@ -455,7 +464,11 @@ def read_audit(data: bytes, *, name: str = "audit.json", sha256: str | None = No
     if not document.is_audit:
         raise NotAnAudit
     notes.extend(_warnings(text[:start]) + _warnings(text[end:]))
-    return Audit(document, name=name, sha256=digest, size=len(data), notes=notes)
+    try:
+        return Audit(document, name=name, sha256=digest, size=len(data), notes=notes)
+    except RecursionError:
+        # Quoting a value takes a little more stack than reading it took.
+        raise refusal("too_deep") from None
 
 
 def _utf8(data: bytes, notes: list[str]) -> bytes:
@@ -478,7 +491,7 @@ def _span(text: bytes) -> tuple[int, int]:
     A first look only: cheap, and right for what Gradience writes.
     """
     start = 0
-    if not text.startswith(b"{"):
+    if not _OBJECT_FIRST.match(text):
         start = text.find(b"\n{\n") + 1
         if start == 0:
             opening = _OPENING_LINE.search(text)
@@ -508,15 +521,20 @@ class _Tokens:
 
 def _read_tolerantly(raw: bytes, notes: list[str]) -> tuple[_Document, int, int]:
     """The way for what the fast one refused. Returns the document and where it lies in `raw`."""
+    first = _span(raw)[0]
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data" and _OBJECT_FIRST.match(raw, first):
+            # Cut off within a character: the end is what is wrong with it, not the encoding.
+            text = raw[: error.start].decode()
+            raise refusal("truncated", place=_place(text, len(text))) from None
         line = raw.count(b"\n", 0, error.start) + 1
         raise refusal("bad_encoding", place=f"line {line}, byte {error.start}", encoding="UTF-8") from None
-    if not text.strip("\0 \t\r\n"):
+    if not text.strip(_BLANK):
         raise refusal("empty")
     tokens = _Tokens()
-    start = len(raw[: _span(raw)[0]].decode())
+    start = len(raw[:first].decode())
     start += len(text[start:]) - len(text[start:].lstrip(" \t\r\n"))
     try:
         value, end = _parse(text, start, tokens)
@@ -551,24 +569,50 @@ def _kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
+#: A file system that lost its power can leave NUL bytes where content should be.
+_BLANK: Final = "\0 \t\r\n"
+
 _FAILURE = re.compile(r"^(?:Error: .*|Traceback \(most recent call last\):)", re.MULTILINE)
 _PROGRESS = re.compile(r"\s*(computing SVD and metrics for layer: |Warning: )")
+_PROGRESS_LINE: Final = "computing SVD and metrics for layer: "
+
+#: What the parser stumbles over when a text ends within a number or an escape.
+_CUT_NUMBER_OR_ESCAPE = re.compile(r"\.|[eE][+-]?|\\?u[0-9a-fA-F]{0,4}")
+_LITERALS: Final = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 
 
 def _explain(text: str, start: int, error: json.JSONDecodeError) -> AuditError:
     """What is wrong with a text that is no JSON, told by what Gradience leaves behind (field-notes, 1.2)."""
-    lines = [line for line in text.split("\n") if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip(_BLANK)]
+    end = len(text.rstrip(_BLANK))
     if not text.startswith("{", start):
         failure = _FAILURE.search(text)
         if failure:
             quote = failure[0] if failure[0].startswith("Error") else lines[-1]
             return refusal("audit_failed", quote=words(quote))
-        # The last line may itself be cut off.
-        if all(_PROGRESS.match(line) for line in lines[:-1] or lines):
-            return refusal("audit_interrupted", lines=len(lines))
-    elif error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
-        return refusal("truncated", place=_place(text, len(text.rstrip())))
+        if _is_progress(lines):
+            count = f"{len(lines)} {'line' if len(lines) == 1 else 'lines'}"
+            return refusal("audit_interrupted", lines=count)
+    elif error.msg.startswith("Unterminated string") or _is_cut_off(text[error.pos : error.pos + 20], end - error.pos):
+        return refusal("truncated", place=_place(text, end))
     return refusal("not_json", place=_place(text, error.pos), problem=error.msg, near=words(_line(text, error.pos), 80))
+
+
+def _is_progress(lines: list[str]) -> bool:
+    """Whether this is what Gradience prints before the JSON. The last line may itself be cut off."""
+    if not all(_PROGRESS.match(line) for line in lines[:-1]):
+        return False
+    return len(lines) > 1 or bool(_PROGRESS.match(lines[0])) or _PROGRESS_LINE.startswith(lines[0].strip(_BLANK))
+
+
+def _is_cut_off(rest: str, length: int) -> bool:
+    """Whether the parser stopped because the text does; `rest` is what it could not read, of `length` to the end."""
+    if length <= 0:
+        return True
+    rest = rest[:length]
+    if length > len(rest):
+        return False
+    return bool(_CUT_NUMBER_OR_ESCAPE.fullmatch(rest)) or any(literal.startswith(rest) for literal in _LITERALS)
 
 
 def _place(text: str, position: int) -> str:

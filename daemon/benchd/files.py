@@ -24,6 +24,7 @@ __all__ = [
     "TEMPORARY",
     "Vanished",
     "discard",
+    "explained",
     "has_writer",
     "look",
     "open_directory",
@@ -78,6 +79,19 @@ _KINDS: Final = {
     stat.S_IFBLK: "a block device",
 }
 _OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+def explained(error: OSError, path: str, access: str) -> str:
+    """What the system says of `path`, and for a lack of rights who lacks which, and what to do."""
+    reason = error.strerror or str(error)
+    who = f"uid {os.geteuid()}, gid {os.getegid()}"
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return f"{reason}: {who} needs to {access} {path}; chown, chgrp or chmod it"
+    if error.errno == errno.EROFS:
+        return f"{reason}: {path}; for a systemd service add ReadWritePaths={path}, else remount it writable"
+    if error.errno == errno.ENOSPC:
+        return f"{reason}: {path}; free some"
+    return reason
 
 
 def look(directory: int, name: str) -> os.stat_result:
@@ -215,7 +229,8 @@ def _keep_group(descriptor: int, directory: int) -> None:
     """Give the file the folder's group, so that who shares the folder can read the answer."""
     group = os.fstat(directory).st_gid
     if os.fstat(descriptor).st_gid != group:
-        with contextlib.suppress(PermissionError):  # only members of the group may give it away
+        # Only members of the group may give it away; and in a user namespace it may have no number at all.
+        with contextlib.suppress(OSError):
             os.fchown(descriptor, -1, group)
 
 

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from benchd.audit import utf8
 from benchd.files import TEMPORARY, open_directory, read_sidecar, remove_stale_temporary
 from benchd.selection import SELECTION_VERSION
 from benchd.settings import FolderSettings
@@ -51,8 +52,9 @@ class Tally:
         self.found = 0
         self.answered = 0
         self.queued = 0
-        #: The first of the answered audits whose answer is an error report.
-        self.rejected: list[str] = []
+        #: Of the answered ones those whose answer is an error report, and the first of their paths.
+        self.rejected = 0
+        self.rejected_paths: list[str] = []
 
 
 class _Sidecar(NamedTuple):
@@ -75,7 +77,7 @@ class Folder:
             **{f"selection.{key}": value for key, value in msgspec.structs.asdict(settings.selection).items()},
             "bench.uniform_rank": settings.bench.uniform_rank,
         }
-        self._remembered: dict[tuple[str, int, int], None] = {}
+        self._remembered: dict[tuple[str, int, int], str | None] = {}
         self._scanned_until_ns = 0
 
     # --- names ---------------------------------------------------------------------------------------------
@@ -122,7 +124,8 @@ class Folder:
         for sidecar, is_config in ((config_name(name), True), (error_name(name), False)):
             found = read_sidecar(directory, sidecar)
             provenance = provenance_of(found[0]) if found else None
-            if found and provenance:
+            # One that names another audit (a copy, or that of `x` beside `x.json`) was not written for this one.
+            if found and provenance and provenance.audit == utf8(name):
                 yield _Sidecar(provenance, found[1].st_mtime_ns, is_config)
 
     def _still_holds(self, provenance: Provenance, sidecar: _Sidecar, info: os.stat_result) -> bool:
@@ -139,15 +142,22 @@ class Folder:
             return False
         return all(self._shaping.get(key) == value for key, value in used.items())
 
-    def remember(self, name: str, info: os.stat_result) -> None:
-        """Note that this content needs no sidecar, so that the next scan passes it by."""
+    def remember(self, relative: str, info: os.stat_result, *, beside: str | None = None) -> None:
+        """Note that this content needs no sidecar, so that the next scan passes it by.
+
+        With `beside` only as long as a file of that name stands in the same directory: once a person has moved it
+        away, the answer is wanted.
+        """
         if len(self._remembered) >= _MAX_REMEMBERED:
             self._remembered.clear()
-        self._remembered[name, info.st_ino, info.st_ctime_ns] = None
+        self._remembered[relative, info.st_ino, info.st_ctime_ns] = beside
 
-    def remembers(self, name: str, info: os.stat_result) -> bool:
-        """Whether `remember` was told of this very content."""
-        return (name, info.st_ino, info.st_ctime_ns) in self._remembered
+    def _remembers(self, directory: int, relative: str, info: os.stat_result) -> bool:
+        key = (relative, info.st_ino, info.st_ctime_ns)
+        if key not in self._remembered:
+            return False
+        beside = self._remembered[key]
+        return beside is None or _exists(directory, beside)
 
     # --- scanning ------------------------------------------------------------------------------------------
 
@@ -222,13 +232,15 @@ class Folder:
             _exists(directory, sidecar) for sidecar in (config_name(name), error_name(name))
         ):
             return True
-        if self.remembers(path, info):
+        if self._remembers(directory, path, info):
             return True
         standing, provenance = self.standing(directory, name, info)
         if standing is not Standing.ANSWERED:
             return False
-        if provenance and provenance.code and len(tally.rejected) < _MAX_REJECTED:
-            tally.rejected.append(path)
+        if provenance and provenance.code:
+            tally.rejected += 1
+            if tally.rejected <= _MAX_REJECTED:
+                tally.rejected_paths.append(path)
         return True
 
     def forget_scans(self) -> None:

@@ -104,11 +104,12 @@ class Inbox:
         return not refused
 
     def put_scanned(self, folder: Folder, relative: str) -> bool:
-        """A scan's find: waits for room. False once the inbox is closed."""
+        """A scan's find: waits for room. Whether it is news: False if it waits here already, or the inbox is closed."""
         with self._changed:
             while len(self._work) >= self._capacity // 2 and not self._closed:
                 self._room.wait()
-            return not self._closed and self._put(folder, relative, "scan")
+            known = (id(folder), relative) in self._work
+            return not self._closed and self._put(folder, relative, "scan") and not known
 
     def _put(self, folder: Folder, relative: str, trigger: Trigger) -> bool:
         key = (id(folder), relative)
@@ -150,14 +151,16 @@ class Inbox:
         if self._waiting_takers and self._delayed[0][2] is work:
             self._changed.notify()
 
-    def take(self, most: int = 1, timeout: float | None = None) -> list[Work]:
-        """Up to `most` audits that are due; waits for the first. Empty once the inbox is closed, or after `timeout`.
+    def take(self, most: int = 1, timeout: float | None = None, *, unless: threading.Event | None = None) -> list[Work]:
+        """Up to `most` audits that are due; waits for the first.
+
+        Empty once the inbox is closed, after `timeout`, or when `unless` is set (and `wake` called).
 
         Whatever is taken must be given back through `done` or `again`.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
-            while not self._closed:
+            while not self._closed and not (unless and unless.is_set()):
                 self._wake_delayed()
                 taken = self._pop(most)
                 if taken:
@@ -203,7 +206,7 @@ class Inbox:
             del self._work[key]
             if trigger is not None and not self._closed:
                 self._put(work.folder, work.relative, trigger)
-            self._room.notify()
+            self._room.notify_all()
 
     def again(self, work: Work, seconds: float, trigger: Trigger = "retry") -> None:
         """Try `work` again in `seconds`; at once if it changed meanwhile. A full inbox leaves it to the next scan."""
@@ -237,11 +240,23 @@ class Inbox:
                     del self._work[key]
             self._room.notify_all()
 
+    def await_idle(self, folder: Folder, seconds: float) -> bool:
+        """Wait until there is nothing of `folder` here, waiting or in flight, at most `seconds`; whether that is so."""
+        with self._changed:
+            return self._room.wait_for(
+                lambda: not any(work.folder is folder for work in self._work.values()), timeout=seconds
+            )
+
     def counts(self) -> tuple[int, int]:
         """How many audits are ready or in flight, and how many wait for a later moment."""
         with self._changed:
             delayed = sum(1 for work in self._work.values() if work.state == _DELAYED)
             return len(self._work) - delayed, delayed
+
+    def wake(self) -> None:
+        """Make every taker look around."""
+        with self._changed:
+            self._changed.notify_all()
 
     @property
     def closed(self) -> bool:

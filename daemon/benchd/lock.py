@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from benchd.files import open_directory
+from benchd.files import explained, open_directory
 
 __all__ = ["LOCK_NAME", "FolderLock", "Occupied"]
 
@@ -109,11 +109,11 @@ class FolderLock:
         try:
             return self._claim(directory)
         except OSError as error:
-            return f"can't write {LOCK_NAME}: {error.strerror or error}"
+            return f"can't write {LOCK_NAME}: {explained(error, self._path, 'write into')}"
         finally:
             os.close(directory)
 
-    def _claim(self, directory: int) -> str | None:
+    def _claim(self, directory: int, *, again: bool = False) -> str | None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             descriptor = os.open(LOCK_NAME, flags, 0o666, dir_fd=directory)
@@ -127,6 +127,10 @@ class FolderLock:
                 return f"{LOCK_NAME} is not a regular file"
             if not _lock(descriptor):
                 return f"{LOCK_NAME} is held by a process that is not benchd"
+            if os.fstat(descriptor).st_nlink == 0 and not again:
+                # Its holder has given it up while we waited: nobody would see our claim. Once only: a file system may
+                # not count links at all.
+                return self._claim(directory, again=True)
             me = _holder(os.getpid())
             present = _read(descriptor)
             if present is not None and present != me and _runs(present):

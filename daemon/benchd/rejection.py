@@ -23,7 +23,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "keep stdout for `gradience audit --json` alone; name other files in `ignore`",
     ),
     "bad_encoding": (
-        "not {encoding} at {place}",
+        "not valid {encoding} at {place}",
         "save the audit as UTF-8 (UTF-16 with a byte order mark is fine too)",
     ),
     "not_an_object": (
@@ -55,11 +55,11 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "the file was edited or made by another tool; " + _AGAIN,
     ),
     "audit_failed": (
-        "gradience failed: {quote}",
+        "gradience says: {quote}",
         "mend the cause that gradience names, then " + _AGAIN,
     ),
     "audit_interrupted": (
-        "gradience was interrupted: {lines} progress line(s), no JSON",
+        "gradience was interrupted: {lines} of progress, no JSON",
         _AGAIN,
     ),
 }

@@ -1,33 +1,39 @@
-"""The life of the daemon: start, ready, stop. Owns the process: its signals, its threads, its exit.
+"""The life of the daemon: start, ready, reload, stop. Owns the process: its signals, its threads, its exit.
 
-Everything else is owned elsewhere; this module only connects the rooms and waits.
+Everything else is owned elsewhere; this module only connects the rooms, waits for signals, and tells systemd.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
 from benchd import __version__
-from benchd.answering import Answering, Outcome
+from benchd.answering import Answering
 from benchd.folder import Folder
 from benchd.inbox import Inbox
-from benchd.settings import FolderSettings, Settings
-from benchd.trail import Trail
+from benchd.notify import notify, reloading, watchdog_seconds
+from benchd.settings import FolderSettings, Settings, SettingsError
+from benchd.trail import Render, Trail
 from benchd.watching import Watcher, open_reader
-from benchd.workers import Workers
+from benchd.workers import Counts, Workers
 
 __all__ = ["Service", "block_signals", "changed_settings"]
 
-_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 #: What is in flight gets this long to end after a signal.
 _GRACE_SECONDS: Final = 0.8
+
+#: And this long before a changed folder is watched with its new settings.
+_HANDOVER_SECONDS: Final = 10.0
 
 
 def block_signals() -> None:
@@ -48,36 +54,55 @@ def changed_settings(settings: Settings) -> dict[str, Any]:
 
 
 class Service:
-    """One daemon over any number of folders."""
+    """One daemon over any number of folders.
 
-    def __init__(self, settings: Settings, trail: Trail) -> None:
+    `reread` gives the settings anew, or raises `SettingsError`; it is called on SIGHUP, on the main thread.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        trail: Trail,
+        *,
+        reread: Callable[[], Settings] | None = None,
+        console: Render | None = None,
+    ) -> None:
         self._settings = settings
         self._trail = trail
+        self._reread = reread or (lambda: settings)
+        self._console = console
         self._started = time.monotonic()
         self._failure: str | None = None
+        self._complaint = ""
         self._inbox = Inbox(on_refused=self._rescan)
+        self._counts = Counts()
+        self._health = _Health(self._inbox, self._counts)
         try:
             self._reader = open_reader()
         except OSError as error:
             self._reader = None
             reason = f"no inotify: {error.strerror}; raise it: sysctl fs.inotify.max_user_instances"
             trail.watch_degraded("", reason, instead="polling")
-        self._answering = Answering(trail, settle=settings.watching.settle)
-        self._workers = Workers(
+        self._workers = self._make_workers()
+        self._watchers = {folder.path: self._make_watcher(folder) for folder in settings.watch}
+
+    def _make_workers(self) -> Workers:
+        settings = self._settings
+        return Workers(
             self._inbox,
-            self._answering,
-            trail,
+            Answering(self._trail, settle=settings.watching.settle),
+            self._trail,
+            self._counts,
             count=settings.watching.workers,
             durable=any(folder.bench.durable for folder in settings.watch),
         )
-        self._watchers = [self._watcher(folder) for folder in settings.watch]
 
-    def _watcher(self, settings: FolderSettings) -> Watcher:
-        prefix = os.path.join(settings.path, "")
-        nested = frozenset(
-            other.path.removeprefix(prefix) for other in self._settings.watch if other.path.startswith(prefix)
+    def _make_watcher(self, settings: FolderSettings) -> Watcher:
+        folder = Folder(
+            settings,
+            max_bytes=self._settings.watching.max_bytes,
+            nested=_nested(settings.path, self._settings),
         )
-        folder = Folder(settings, max_bytes=self._settings.watching.max_bytes, nested=nested)
         return Watcher(
             folder,
             self._inbox,
@@ -88,8 +113,10 @@ class Service:
 
     def claim(self) -> None:
         """Take all folders. Raises `Occupied` if another benchd has one."""
-        for watcher in self._watchers:
+        for watcher in self._watchers.values():
             watcher.claim()
+
+    # --- the main thread -----------------------------------------------------------------------------------
 
     def run(self) -> int:
         """Watch and answer until a signal comes. Returns the exit code: 0, or 1 after a failure of our own."""
@@ -98,43 +125,116 @@ class Service:
         if self._reader is not None:
             self._reader.start()
         self._workers.start()
-        for watcher in self._watchers:
+        for watcher in self._watchers.values():
             watcher.start()
-        for watcher in self._watchers:
+        for watcher in self._watchers.values():
             watcher.watched.wait()
-        self._trail.ready(
-            roots=[watcher.folder.path for watcher in self._watchers if watcher.present],
-            duration_ms=(time.monotonic() - self._started) * 1000,
-        )
-        received = signal.sigwait(_SIGNALS)
+        roots = [path for path, watcher in self._watchers.items() if watcher.present]
+        self._trail.ready(roots=roots, duration_ms=(time.monotonic() - self._started) * 1000)
+        notify(READY="1", STATUS=self._status())
+        while (received := self._await_signal()) == signal.SIGHUP:
+            self._reload()
         self._stop(signal.Signals(received).name)
         return 1 if self._failure else 0
 
+    def _await_signal(self) -> int:
+        """The next signal. Meanwhile systemd's watchdog, if there is one, hears from us while all is well."""
+        interval = watchdog_seconds()
+        if interval is None or not hasattr(signal, "sigtimedwait"):
+            return signal.sigwait(_SIGNALS)
+        while True:
+            received = signal.sigtimedwait(_SIGNALS, interval / 3)
+            if received is not None:
+                return received.si_signo
+            trouble = self._health.trouble(self._workers, list(self._watchers.values()), limit=interval)
+            if trouble is None:
+                notify(WATCHDOG="1", STATUS=self._status())
+            else:
+                notify(STATUS=f"{trouble}; no longer telling the watchdog that all is well")
+
+    def _status(self) -> str:
+        """What matters, in one line."""
+        missing = [path for path, watcher in self._watchers.items() if not watcher.present]
+        ready, delayed = self._inbox.counts()
+        parts = [
+            f"{len(self._watchers)} folder{'' if len(self._watchers) == 1 else 's'}",
+            *(f"waiting for {path}" for path in missing),
+            f"{self._counts.answered} answered",
+            f"{self._counts.rejected} rejected",
+            f"{ready + delayed} waiting",
+        ]
+        if self._counts.last_answer:
+            parts.append(f"last: {self._counts.last_answer}")
+        if self._complaint:
+            parts.append(self._complaint)
+        return ", ".join(parts)
+
+    def _reload(self) -> None:
+        reloading()
+        try:
+            settings = self._reread()
+        except SettingsError as error:
+            self._complaint = f"reload failed: {error.problems[0]}"
+            self._trail.reload_failed(error.problems)
+        else:
+            self._complaint = ""
+            self._apply(settings)
+            self._trail.reloaded(settings=changed_settings(settings))
+        notify(READY="1", STATUS=self._status())
+
+    def _apply(self, settings: Settings) -> None:
+        """Put new settings in force. No drop is lost: what happens meanwhile, the new watchers' first scan finds."""
+        before, self._settings = self._settings, settings
+        self._trail.reopen(settings.trail, console=self._console)
+        kept = {
+            path: watcher
+            for path, watcher in self._watchers.items()
+            if before.watching == settings.watching
+            and _nested(path, before) == _nested(path, settings)
+            and watcher.folder.settings in settings.watch
+        }
+        retired = [watcher for path, watcher in self._watchers.items() if path not in kept]
+        workers, self._workers = self._workers, self._make_workers()
+        for watcher in retired:
+            watcher.stop()
+        workers.retire()
+        self._workers.start()
+        for watcher in retired:
+            watcher.thread.join(_HANDOVER_SECONDS)
+            # An answer by the old settings must not come after one by the new.
+            self._inbox.drop_folder(watcher.folder)
+            self._inbox.await_idle(watcher.folder, _HANDOVER_SECONDS)
+        self._watchers = {folder.path: kept.get(folder.path) or self._make_watcher(folder) for folder in settings.watch}
+        fresh = [watcher for path, watcher in self._watchers.items() if path not in kept]
+        for watcher in fresh:
+            watcher.start()
+        for watcher in fresh:
+            watcher.watched.wait()
+
     def _stop(self, cause: str) -> None:
+        notify(STOPPING="1")
         self._trail.stopping(signal=self._failure or cause)
         deadline = time.monotonic() + _GRACE_SECONDS
-        waiting = len(self._inbox)
         self._inbox.close()
-        for watcher in self._watchers:
+        for watcher in self._watchers.values():
             watcher.stop()
         self._workers.join(_GRACE_SECONDS)
-        for watcher in self._watchers:
+        for watcher in self._watchers.values():
             watcher.thread.join(max(0.05, deadline - time.monotonic()))
         if self._reader is not None:
             self._reader.stop()
-        counts = self._workers.counts
-        self._trail.stopped(
-            answered=counts[Outcome.SELECTED],
-            rejected=counts[Outcome.REJECTED],
-            waiting=max(0, waiting - sum(1 for since in self._workers.busy_since.values() if since is not None)),
-        )
+        counts = self._counts
+        self._trail.stopped(answered=counts.answered, rejected=counts.rejected, waiting=len(self._inbox))
+        sys.stdout.flush()
+
+    # --- other threads -------------------------------------------------------------------------------------
 
     def _rescan(self, folder: Folder) -> None:
         """The inbox had to drop something of `folder`: only a full scan finds it again."""
         folder.forget_scans()
-        for watcher in self._watchers:
-            if watcher.folder is folder:
-                watcher.request_scan("inbox full")
+        watcher = self._watchers.get(folder.path)
+        if watcher is not None and watcher.folder is folder:
+            watcher.request_scan("inbox full")
 
     def _thread_died(self, arguments: threading.ExceptHookArgs) -> None:
         """A thread of ours or of a library ended by an exception: record it, and end the process so that all see it."""
@@ -142,3 +242,35 @@ class Service:
         self._failure = f"thread {name} died of {arguments.exc_type.__name__}: {arguments.exc_value}"
         self._trail.thread_failed(name, self._failure, recovery="benchd stops, to be started again")
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _nested(path: str, settings: Settings) -> frozenset[str]:
+    """The watched folders inside `path`, relative to it: each belongs to its own watcher alone."""
+    prefix = os.path.join(path, "")
+    return frozenset(other.path.removeprefix(prefix) for other in settings.watch if other.path.startswith(prefix))
+
+
+class _Health:
+    """Whether the threads live and work moves. Looked at by the main thread alone."""
+
+    def __init__(self, inbox: Inbox, counts: Counts) -> None:
+        self._inbox = inbox
+        self._counts = counts
+        self._moved = (0, time.monotonic())
+
+    def trouble(self, workers: Workers, watchers: list[Watcher], *, limit: float) -> str | None:
+        """What is wrong, or None. Work that does not move for `limit` seconds is stuck."""
+        now = time.monotonic()
+        threads = workers.threads + [watcher.thread for watcher in watchers]
+        dead = [thread.name for thread in threads if not thread.is_alive()]
+        if dead:
+            return f"thread {dead[0]} is dead"
+        stuck = [index for index, since in workers.busy_since.items() if since is not None and now - since > limit]
+        if stuck:
+            return f"worker {stuck[0]} is stuck"
+        ready, _ = self._inbox.counts()
+        if not ready or self._counts.total != self._moved[0]:
+            self._moved = (self._counts.total, now)
+        elif now - self._moved[1] > limit:
+            return f"{ready} audits wait and none is answered"
+        return None

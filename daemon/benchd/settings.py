@@ -230,7 +230,7 @@ _SELECTION = {
     "low_priority": _NUMBER,
 }
 _BENCH = {
-    "uniform_rank": _Rule('an integer >= 1, "audit_median" or "audit_p90"', _uniform_rank),
+    "uniform_rank": _Rule('an integer from 1 to 65536, "audit_median" or "audit_p90"', _uniform_rank),
     "error_reports": _BOOLEAN,
     "durable": _BOOLEAN,
 }
@@ -304,7 +304,10 @@ class _Reader:
 
 def _shown(value: object) -> str:
     """A wrong value as its writer wrote it, near enough, and never long."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except ValueError:
+        return "an integer of thousands of digits"  # Python refuses to write it out
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -317,7 +320,8 @@ def parse_settings(text: str, *, source: str = "config.toml", base: str = "") ->
     reader = _Reader(source)
     try:
         document = tomli.loads(text)
-    except tomli.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # TOMLDecodeError is a ValueError; integers of thousands of digits and deep nesting raise their own.
         raise SettingsError([f"{source}: not valid TOML: {error}"]) from None
     known = ["watch", *_SECTIONS]
     for key in document:
@@ -375,7 +379,7 @@ def _folders(
             name: reader.values(reader.table(table.get(name, {}), f"{where}.{name}"), rules, f"{where}.{name}")
             for name, rules in (("selection", _SELECTION), ("bench", _BENCH))
         }
-        if "path" not in table:
+        if "path" not in table and isinstance(value, dict):
             reader.problem(f"{where}.path", "missing; every [[watch]] table names its folder")
         if "path" not in values:
             continue

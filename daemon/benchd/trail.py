@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
@@ -36,12 +37,32 @@ Render = Callable[[Mapping[str, Any]], bytes]
 _encode = msgspec.json.Encoder().encode
 
 
+#: The journal cuts lines at 48 KiB (LineMax=); a record that would be longer is clipped to stay whole.
+_MAX_LINE: Final = 46 * 1024
+_MAX_TEXT: Final = 2000
+_MAX_ITEMS: Final = 5
+
+
 def json_line(record: Mapping[str, Any]) -> bytes:
-    """`record` as one line of JSON, whatever is in it."""
+    """`record` as one line of JSON, whatever is in it, and never longer than the journal takes in one piece."""
     try:
-        return _encode(record) + b"\n"
+        line = _encode(record)
     except (UnicodeEncodeError, OverflowError, TypeError, ValueError):
-        return _encode(_printable(record)) + b"\n"
+        record = _printable(record)
+        line = _encode(record)
+    if len(line) > _MAX_LINE:
+        line = _encode({**_clipped(msgspec.to_builtins(record)), "clipped": True})
+    return line + b"\n"
+
+
+def _clipped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= _MAX_TEXT else value[: _MAX_TEXT - 1] + "…"
+    if isinstance(value, dict):
+        return {key: _clipped(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clipped(item) for item in value[:_MAX_ITEMS]]
+    return value
 
 
 def _printable(value: Any) -> Any:
@@ -74,6 +95,15 @@ class TrailStream:
 
     def close(self) -> None:
         """Nothing to close: the stream is not ours."""
+
+
+def _is_journal(descriptor: int) -> bool:
+    """Whether systemd has connected the stream to its journal (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        info = os.fstat(descriptor)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{info.st_dev}:{info.st_ino}"
 
 
 class TrailFile:
@@ -109,7 +139,16 @@ class TrailFile:
         self._descriptor = os.open(self._path, flags, 0o640)
         opened = os.fstat(self._descriptor)
         self._identity = (opened.st_dev, opened.st_ino)
-        self._torn = False
+        self._torn = stat.S_ISREG(opened.st_mode) and opened.st_size > 0 and self._ends_torn()
+
+    def _ends_torn(self) -> bool:
+        """Whether the file ends in the middle of a line: a disk that was full, or a power cut, under an earlier run."""
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(-1, os.SEEK_END)
+                return file.read(1) != b"\n"
+        except OSError:
+            return False
 
     def flush_to_disk(self) -> None:
         """Wait until what was written is on the disk."""
@@ -154,6 +193,11 @@ class _Sink:
 
     debug = info = warning = error = msg
 
+    def replace(self, target: TrailFile | TrailStream, name: str) -> None:
+        with self._lock:
+            self.target.close()
+            self.target, self.name, self._failing = target, name, False
+
     def _fall_back(self, line: bytes, error: OSError) -> None:
         complaint = b""
         if not self._failing:
@@ -169,6 +213,25 @@ def _head(level: str, event: str) -> dict[str, str]:
     return {"ts": f"{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond:06d}Z", "level": level, "event": event}
 
 
+_PRIORITIES: Final = {"debug": b"<7>", "info": b"<6>", "warning": b"<4>", "error": b"<3>"}
+
+
+def journal_line(record: Mapping[str, Any]) -> bytes:
+    """`record` as one line for the journal, with its priority in front; the journal takes that off again."""
+    return _PRIORITIES[record["level"]] + json_line(record)
+
+
+def _target(settings: TrailSettings, console: Render | None) -> tuple[TrailFile | TrailStream, Render]:
+    if settings.file:
+        people = settings.format == "console"
+        return TrailFile(settings.file), console if people and console is not None else json_line
+    stdout = sys.stdout.fileno()
+    if _is_journal(stdout):
+        return TrailStream(stdout), journal_line
+    people = settings.format == "console" or (settings.format == "auto" and sys.stdout.isatty())
+    return TrailStream(stdout), console if people and console is not None else json_line
+
+
 def _add_head(_: Any, level: str, record: Record) -> Record:
     return {**_head(level, record.pop("event")), **record}
 
@@ -180,6 +243,9 @@ class Trail:
         self, target: TrailFile | TrailStream, *, level: str = "info", render: Render = json_line, name: str = ""
     ) -> None:
         self._sink = _Sink(target, name)
+        self._wrap(level, render)
+
+    def _wrap(self, level: str, render: Render) -> None:
         self._log: Any = structlog.wrap_logger(
             self._sink,
             processors=[_add_head, lambda _logger, _level, record: render(record)],
@@ -190,12 +256,14 @@ class Trail:
     @classmethod
     def open(cls, settings: TrailSettings, *, console: Render | None = None) -> Trail:
         """The trail that the settings describe; `console` renders for people where the format asks for it."""
-        target = TrailFile(settings.file) if settings.file else TrailStream(sys.stdout.fileno())
-        for_people = settings.format == "console" or (
-            settings.format == "auto" and not settings.file and sys.stdout.isatty()
-        )
-        render = console if for_people and console is not None else json_line
+        target, render = _target(settings, console)
         return cls(target, level=settings.level, render=render, name=settings.file or "standard output")
+
+    def reopen(self, settings: TrailSettings, *, console: Render | None = None) -> None:
+        """Go on as other settings describe; a file is opened anew in any case."""
+        target, render = _target(settings, console)
+        self._sink.replace(target, settings.file or "standard output")
+        self._wrap(settings.level, render)
 
     def flush_to_disk(self) -> None:
         """Wait until all records are on the disk, where there is one."""

@@ -12,7 +12,7 @@ from benchd.answering import Answering, Outcome, Result, give_back
 from benchd.inbox import Inbox, Work
 from benchd.trail import Trail
 
-__all__ = ["Workers"]
+__all__ = ["Counts", "Workers"]
 
 #: More threads than this wait for each other rather than for the disk.
 _MOST_AUTO: Final = 4
@@ -21,20 +21,57 @@ _MOST_AUTO: Final = 4
 _BATCH: Final = 32
 
 
+class Counts:
+    """What has become of the audits of this process. Survives a change of workers."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._outcomes: Counter[Outcome] = Counter()
+        self.last_answer: str | None = None
+
+    def add(self, result: Result) -> None:
+        """Count one result."""
+        with self._lock:
+            self._outcomes[result.outcome] += 1
+            if result.outcome in {Outcome.SELECTED, Outcome.REJECTED}:
+                self.last_answer = result.work.folder.shown(result.work.relative)
+
+    @property
+    def answered(self) -> int:
+        """How many configs were written."""
+        return self._outcomes[Outcome.SELECTED]
+
+    @property
+    def rejected(self) -> int:
+        """How many files were rejected."""
+        return self._outcomes[Outcome.REJECTED]
+
+    @property
+    def total(self) -> int:
+        """How many results there were, of any kind: it grows while work moves."""
+        return self._outcomes.total()
+
+
 class Workers:
-    """A fixed number of answering threads over one inbox. Counts the outcomes."""
+    """A fixed number of answering threads over one inbox."""
 
     def __init__(
-        self, inbox: Inbox, answering: Answering, trail: Trail, *, count: int | Literal["auto"], durable: bool
+        self,
+        inbox: Inbox,
+        answering: Answering,
+        trail: Trail,
+        counts: Counts,
+        *,
+        count: int | Literal["auto"],
+        durable: bool,
     ) -> None:
         self._inbox = inbox
         self._answering = answering
         self._trail = trail
         self._batch = _BATCH if durable else 1
         number = min(_MOST_AUTO, os.cpu_count() or 1) if count == "auto" else count
-        self._lock = threading.Lock()
-        self.counts: Counter[Outcome] = Counter()
-        self.last_answer: str | None = None
+        self._retired = threading.Event()
+        self._counts = counts
         #: Since when (monotonic) each thread has been busy with the same batch; None while it waits.
         self.busy_since: dict[int, float | None] = dict.fromkeys(range(number))
         self.threads = [
@@ -47,16 +84,24 @@ class Workers:
         for thread in self.threads:
             thread.start()
 
+    def retire(self) -> None:
+        """Ask all threads to end after the batch they are at. Returns at once; `join` waits."""
+        self._retired.set()
+        self._inbox.wake()
+
     def join(self, seconds: float) -> bool:
-        """Wait until all threads have ended, at most `seconds`; whether they have. The inbox must be closed."""
+        """Wait until all threads have ended, at most `seconds`; whether they have.
+
+        Retire them, or close the inbox, first.
+        """
         deadline = time.monotonic() + seconds
         for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self.threads)
 
     def _run(self, index: int) -> None:
-        while not self._inbox.closed:
-            batch = self._inbox.take(self._batch)
+        while not self._inbox.closed and not self._retired.is_set():
+            batch = self._inbox.take(self._batch, unless=self._retired)
             self.busy_since[index] = time.monotonic()
             self._answer(batch)
             self.busy_since[index] = None
@@ -66,16 +111,10 @@ class Workers:
         try:
             for result in self._answering.answer(batch):
                 del waiting[id(result.work)]
-                self._count(result)
+                self._counts.add(result)
                 give_back(self._inbox, result)
         except Exception as error:  # noqa: BLE001 - a worker survives anything, and says so
             name = threading.current_thread().name
             self._trail.thread_failed(name, f"{type(error).__name__}: {error}", recovery="its audits are tried again")
             for work in waiting.values():
                 self._inbox.again(work, 1.0)
-
-    def _count(self, result: Result) -> None:
-        with self._lock:
-            self.counts[result.outcome] += 1
-            if result.outcome in {Outcome.SELECTED, Outcome.REJECTED}:
-                self.last_answer = result.work.folder.shown(result.work.relative)

@@ -85,6 +85,10 @@ def _ready(record: Mapping[str, Any]) -> list[str]:
     return [f"ready in {record['duration_ms']:.0f} ms; Ctrl-C stops"]
 
 
+def _stopping(record: Mapping[str, Any]) -> list[str]:
+    return [f"stopping: {record['signal']}"]
+
+
 def _stopped(record: Mapping[str, Any]) -> list[str]:
     return [
         f"stopped: {record['answered']} answered, {record['rejected']} rejected, {record['waiting']} left for next time"
@@ -114,6 +118,7 @@ _TEXTS: Final = {
     "config.write_failed": _write_failed,
     "service.started": _started,
     "service.ready": _ready,
+    "service.stopping": _stopping,
     "service.stopped": _stopped,
     "watch.started": _watching,
     "watch.root_lost": _lost,

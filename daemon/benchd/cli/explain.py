@@ -25,8 +25,8 @@ __all__ = ["command"]
 _BAR: Final = 20
 _COLOURS: Final = {"HIGH": "red", "MEDIUM": "yellow", "LOW": "cyan", "SKIP": "bright_black"}
 _ADVICE: Final = {
-    "HIGH": "validate with its own rank",
-    "MEDIUM": "validate with its own rank",
+    "HIGH": "validate per layer",
+    "MEDIUM": "validate per layer",
     "LOW": "validate with a focused uniform rank",
     "SKIP": "the uniform baseline is enough",
 }

@@ -13,7 +13,7 @@ import msgspec
 
 from benchd.settings import Settings, SettingsError, folder_for, parse_settings
 
-__all__ = ["config_option", "fail", "load_settings", "read_settings", "with_folders"]
+__all__ = ["config_option", "fail", "find_settings", "load_settings", "read_settings", "with_folders"]
 
 ENVIRONMENT = "BENCHD_CONFIG"
 
@@ -44,13 +44,16 @@ def read_settings(path: str) -> Settings:
     return parse_settings(text, source=path, base=os.path.dirname(os.path.abspath(path)))
 
 
-def load_settings(config: str | None) -> Settings:
-    """The settings of `--config`, else of the environment's file, else the defaults."""
+def find_settings(config: str | None) -> Settings:
+    """The settings of `--config`, else of the environment's file, else the defaults. Raises `SettingsError`."""
     path = config or os.environ.get(ENVIRONMENT)
-    if not path:
-        return Settings()
+    return read_settings(path) if path else Settings()
+
+
+def load_settings(config: str | None) -> Settings:
+    """`find_settings`, or the end of the command."""
     try:
-        return read_settings(path)
+        return find_settings(config)
     except SettingsError as error:
         fail(*error.problems)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import stat
 import sys
 import time
 from collections import Counter
@@ -42,6 +41,7 @@ class _Summary:
         self.strategies: Counter[str] = Counter()
         self.problems: list[tuple[str, str]] = []
         self.before = 0
+        self.rejected_before = 0
 
     def add(self, result: Result) -> None:
         self.outcomes[result.outcome] += 1
@@ -62,6 +62,7 @@ class _Summary:
             "by_strategy": {name: self.strategies[name] for name in _STRATEGIES},
             "unchanged": outcomes[Outcome.UNCHANGED] + self.before,
             "rejected": outcomes[Outcome.REJECTED],
+            "rejected_before": self.rejected_before,
             "failed": outcomes[Outcome.FAILED],
             "unfinished": outcomes[Outcome.DEFERRED],
             "kept": outcomes[Outcome.KEPT],
@@ -119,11 +120,11 @@ class _Finder:
     def add(self, path: str) -> None:
         absolute = os.path.abspath(path)
         try:
-            is_directory = stat.S_ISDIR(os.stat(absolute, follow_symlinks=path.endswith("/")).st_mode)
+            os.lstat(absolute)
         except OSError as error:
             self.mistakes.append(f"benchd run: {path}: {error.strerror}")
             return
-        if is_directory:
+        if os.path.isdir(absolute):  # a link to a folder, named by the user, is that folder
             self._add_folder(self._folder(absolute))
         elif is_sidecar(absolute):
             self.mistakes.append(f"benchd run: {path}: written by benchd, not an audit")
@@ -143,8 +144,9 @@ class _Finder:
         tally = Tally()
         for relative in folder.scan(tally, entering=lambda *_: None, failed=failed, force=self._force):
             self._add(folder, relative)
-        self._summary.before += tally.answered
-        for relative in tally.rejected:
+        self._summary.before += tally.answered - tally.rejected
+        self._summary.rejected_before += tally.rejected
+        for relative in tally.rejected_paths:
             self._summary.problems.append((folder.shown(relative), "rejected before; the report beside it says why"))
 
     def _add(self, folder: Folder, relative: str) -> None:
@@ -212,6 +214,7 @@ def _print(summary: _Summary, *, dry_run: bool) -> None:
         ("kept", "kept: a person edited the config"),
         ("ignored", "ignored: not audits"),
         ("rejected", f"{would}rejected"),
+        ("rejected_before", "rejected before, and unchanged"),
         ("unfinished", "unfinished: still being written"),
         ("failed", "failed"),
     ):

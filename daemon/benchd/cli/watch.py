@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 import click
 
 from benchd.cli.console import console_line
-from benchd.cli.loading import config_option, fail, load_settings, with_folders
+from benchd.cli.loading import config_option, fail, find_settings, with_folders
 from benchd.lock import Occupied
+from benchd.notify import notify
 from benchd.service import Service, block_signals
+from benchd.settings import Settings, SettingsError
 from benchd.trail import Trail
 
 __all__ = ["command"]
@@ -23,19 +26,38 @@ def command(paths: tuple[str, ...], config: str | None) -> None:
     """Answer every audit in the folders PATH, and every one that arrives, until SIGTERM or SIGINT.
 
     Without PATH the folders of the settings file are watched. Standard output carries the audit trail.
+    SIGHUP reads the settings file again.
     """
     block_signals()
-    settings = load_settings(config)
-    if paths:
-        settings = with_folders(settings, paths)
-    if not settings.watch:
-        fail("benchd watch: no folder to watch: name one (benchd watch DIR), or a settings file with a [[watch]] table")
+
+    def read() -> Settings:
+        settings = find_settings(config)
+        if paths:
+            settings = with_folders(settings, paths)
+        if not settings.watch:
+            raise SettingsError(
+                ["benchd watch: no folder to watch: name one (benchd watch DIR), or a file with a [[watch]] table"]
+            )
+        return settings
+
+    try:
+        settings = read()
+    except SettingsError as error:
+        _refuse(*error.problems)
     for folder in settings.watch:
         if os.path.exists(folder.path) and not os.path.isdir(folder.path):
-            fail(f"benchd watch: {folder.path}: not a folder; `benchd run` answers single files")
-    service = Service(settings, Trail.open(settings.trail, console=console_line))
+            _refuse(f"benchd watch: {folder.path}: not a folder; `benchd run` answers single files")
+    trail = Trail.open(settings.trail, console=console_line)
+    service = Service(settings, trail, reread=read, console=console_line)
     try:
         service.claim()
     except Occupied as error:
-        fail(f"benchd watch: {error}")
+        _refuse(f"benchd watch: {error}")
     sys.exit(service.run())
+
+
+def _refuse(*lines: str) -> NoReturn:
+    """End as a mistake of the user, and let `systemctl status` say which."""
+    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+    notify(STATUS=lines[0] + more)
+    fail(*lines)

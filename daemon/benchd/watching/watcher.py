@@ -12,6 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from benchd.files import explained
 from benchd.folder import Folder, Tally
 from benchd.inbox import Inbox, Trigger
 from benchd.lock import FolderLock, Occupied
@@ -49,7 +50,8 @@ class Watcher:
         self._root_in_question = False
         self._source: Source | None = None
         self._identity: tuple[int, int] | None = None
-        self._lost = False
+        #: Why the folder is not watched, as the trail has been told; None while it is.
+        self._lost: str | None = None
         self._degraded = False
         self._failures: set[str] = set()
         #: Set once the folder is watched, or known to be missing: the service is ready when all are.
@@ -138,9 +140,7 @@ class Watcher:
         reason = self._check_root()
         if reason is not None:
             self._drop_source()
-            if not self._lost:
-                self._lost = True
-                self._trail.root_lost(self.folder.path, reason)
+            self._lose(reason)
             self.watched.set()
             return _LOOK_FOR_ROOT
         if self._source is not None and not self._source.alive:
@@ -167,12 +167,13 @@ class Watcher:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            return _explained(error)
+            if error.errno == errno.ENOENT:
+                return "it does not exist; benchd waits for it"
+            return explained(error, self.folder.path, "read and enter")
         identity = (info.st_dev, info.st_ino)
         if self._source is not None and identity != self._identity:
             self._drop_source()
-            self._lost = True
-            self._trail.root_lost(self.folder.path, "another folder stands in its place")
+            self._lose("another folder stands in its place")
         self._identity = identity
         return None
 
@@ -181,9 +182,7 @@ class Watcher:
         try:
             unlocked = self._lock.acquire()
         except Occupied as error:
-            if not self._lost:
-                self._lost = True
-                self._trail.root_lost(self.folder.path, f"{error}; waiting for it to end")
+            self._lose(f"{error}; waiting for it to end")
             return False
         if unlocked is not None:
             self._trail.watch_degraded(self.folder.path, unlocked, instead="watching without a lock")
@@ -194,20 +193,26 @@ class Watcher:
             if source.backend != "inotify":
                 raise
             self._trail.watch_degraded(
-                self.folder.path, f"inotify refused: {_explained(error)}", instead="polling at poll_interval"
+                self.folder.path, f"inotify refused: {error.strerror}", instead="polling at poll_interval"
             )
             source = polling_source(self.folder.settings, self)
             source.start(self.folder)
         self._source = source
         self._degraded = False
-        if self._lost:
-            self._lost = False
+        if self._lost is not None:
+            self._lost = None
             self._trail.root_restored(self.folder.path)
         self._trail.watch_started(self.folder.path, backend=source.backend, recursive=self.folder.settings.recursive)
         self.folder.forget_scans()
         with self._wake:
             self._cause = self._cause or "restored"
         return True
+
+    def _lose(self, reason: str) -> None:
+        """Say why the folder is not watched, once for each reason."""
+        if self._lost != reason:
+            self._lost = reason
+            self._trail.root_lost(self.folder.path, reason)
 
     def _drop_source(self) -> None:
         source, self._source = self._source, None
@@ -221,11 +226,9 @@ class Watcher:
         tally, started, waited = Tally(), time.monotonic(), 0.0
         for relative in self.folder.scan(tally, entering=source.enter, failed=self._cannot_read):
             before = time.monotonic()
-            if not self._inbox.put_scanned(self.folder, relative):
-                return 0.0
+            tally.queued += self._inbox.put_scanned(self.folder, relative)
             waited += time.monotonic() - before
-            tally.queued += 1
-            if self._stopping:
+            if self._stopping or self._inbox.closed:
                 return 0.0
         source.scanned()
         took = time.monotonic() - started
@@ -249,15 +252,7 @@ class Watcher:
         if shown not in self._failures and len(self._failures) < 1000:
             self._failures.add(shown)
             self._trail.watch_degraded(
-                self.folder.path, f"can't read {shown}: {_explained(error)}", instead="tried again at every scan"
+                self.folder.path,
+                f"can't read {shown}: {explained(error, shown, 'read and enter')}",
+                instead="tried again at every scan",
             )
-
-
-def _explained(error: OSError) -> str:
-    """The system's words, and for a lack of rights whose they are."""
-    reason = error.strerror or str(error)
-    if error.errno in {errno.EACCES, errno.EPERM}:
-        return f"{reason} (uid {os.geteuid()}, gid {os.getegid()} needs to read and enter it)"
-    if error.errno == errno.ENOENT:
-        return "it does not exist; benchd waits for it"
-    return reason
