@@ -1,0 +1,30 @@
+"""Fixtures that tests of several rooms share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon import Daemon
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Starts daemons over `tmp_path / "inbox"`; what still runs at the end must stop cleanly."""
+    running: list[Daemon] = []
+
+    def start_one(**options: Any) -> Daemon:
+        running.append(Daemon(tmp_path, **options).start())
+        return running[-1]
+
+    yield start_one
+    try:
+        for daemon in running:
+            if daemon.running:
+                daemon.stop()
+    finally:
+        for daemon in running:
+            daemon.kill()

@@ -1,0 +1,200 @@
+"""A real `benchd watch` over a folder of its own, and what tests ask of it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+Found = TypeVar("Found")
+
+AUDITS = Path(__file__).parent / "audits"
+DESIGN = AUDITS / "from-the-design"
+
+_FLAGGED = json.loads((DESIGN / "sample_audit_for_explain.json").read_text(encoding="utf-8"))
+_FLAT = json.loads((DESIGN / "fallback_scenario_audit.json").read_text(encoding="utf-8"))
+
+
+def audit(number: int = 0, *, flagged: bool = True) -> bytes:
+    """A small audit; `number` makes its content its own, at the same size for numbers of the same length."""
+    document = copy.copy(_FLAGGED if flagged else _FLAT)
+    return json.dumps({**document, "number": f"{number:06d}"}).encode()
+
+
+def until(condition: Callable[[], Found], deadline: float = 10.0, what: str = "") -> Found:
+    """The first true value of `condition`, or a failure after `deadline` seconds."""
+    end = time.monotonic() + deadline
+    while not (found := condition()):
+        assert time.monotonic() < end, f"not within {deadline:g} s: {what or condition}"
+        time.sleep(0.005)
+    return found
+
+
+def config_of(path: Path) -> Path:
+    """Where the config of the audit `path` stands."""
+    return path.with_name(path.name.removesuffix(".json") + ".bench.json")
+
+
+def report_of(path: Path) -> Path:
+    """Where the error report about `path` stands."""
+    return path.with_name(path.name.removesuffix(".json") + ".bench-error.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in the file `path`."""
+    content = json.loads(path.read_bytes())
+    assert isinstance(content, dict)
+    return content
+
+
+def answers(path: Path) -> bool:
+    """Whether the config beside the audit `path` is there and belongs to its present content."""
+    try:
+        provenance = read_json(config_of(path))["provenance"]
+    except FileNotFoundError:
+        return False
+    return bool(provenance["audit_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def reports(path: Path, code: str) -> bool:
+    """Whether an error report with `code` stands beside `path`."""
+    try:
+        return bool(read_json(report_of(path))["code"] == code)
+    except FileNotFoundError:
+        return False
+
+
+def temporary_files(folder: Path) -> list[Path]:
+    """Unfinished files of benchd's."""
+    return [path for path in folder.rglob(".benchd-*") if path.suffix == ".tmp"]
+
+
+class Daemon:
+    """One `benchd watch`: its folder, its settings file and its trail live in `home`."""
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        settings: str = "",
+        settle: str = "300ms",
+        watch: str = "",
+        watching: str = "",
+        level: str = "debug",
+        trail: Path | None = None,
+        folder: Path | None = None,
+        durable: bool = False,
+        make: bool = True,
+    ) -> None:
+        self.home = home
+        self.folder = folder or home / "inbox"
+        self.trail = trail or home / "trail.jsonl"
+        self.config = home / "config.toml"
+        self._stderr = home / "stderr"
+        self._ready = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        if make:
+            self.folder.mkdir(exist_ok=True)
+        self.config.write_text(
+            f"""
+[[watch]]
+path = {json.dumps(str(self.folder))}
+{watch}
+[watching]
+settle = "{settle}"
+{watching}
+[bench]
+durable = {str(durable).lower()}
+[trail]
+file = {json.dumps(str(self.trail))}
+level = "{level}"
+{settings}
+""",
+            encoding="utf-8",
+        )
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def stderr(self) -> str:
+        """All that came out on standard error."""
+        return self._stderr.read_text(encoding="utf-8")
+
+    def start(self, *, wait: bool = True) -> Daemon:
+        """Start the process, and wait until it is ready."""
+        before = len(self.records("service.ready"))
+        with self._stderr.open("wb") as stderr:
+            command = [sys.executable, "-m", "benchd", "watch", "--config", str(self.config)]
+            environment = {key: value for key, value in os.environ.items() if key != "BENCHD_CONFIG"}
+            self._process = subprocess.Popen(command, stderr=stderr, stdout=subprocess.DEVNULL, env=environment)
+        if wait:
+            until(lambda: not self.running or len(self.records("service.ready")) > before, 20, "service.ready")
+            assert self.running, self.stderr
+        return self
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 5.0) -> None:
+        """Stop it as a service manager does; it must end in time, with 0, and without a complaint."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        assert self._process.wait(within) == 0
+        assert self.stderr == ""
+
+    def kill(self) -> None:
+        """Give it no chance."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def records(self, event: str | None = None, **fields: Any) -> list[dict[str, Any]]:
+        """The records in the trail, of one event, with these fields."""
+        try:
+            content = self.trail.read_bytes()
+        except FileNotFoundError:
+            return []
+        lines = content[: content.rfind(b"\n") + 1].splitlines()
+        found = (json.loads(line) for line in lines if event is None or event.encode() in line)
+        return [
+            record
+            for record in found
+            if (event is None or record["event"] == event)
+            and all(record.get(key) == value for key, value in fields.items())
+        ]
+
+    def about(self, path: Path, event: str | None = None, **fields: Any) -> list[dict[str, Any]]:
+        """The records about the audit `path`."""
+        return self.records(event, audit=str(path), **fields)
+
+    def selections(self) -> Counter[tuple[str, str]]:
+        """How often each content of each audit was answered."""
+        return Counter((record["audit"], record["audit_sha256"]) for record in self.records("audit.selected"))
+
+    def drop(self, name: str, content: bytes | None = None) -> Path:
+        """Write a whole file beside the folder and move it in."""
+        path = self.folder / name
+        whole = self.home / f"whole-{os.path.basename(name)}"
+        whole.write_bytes(audit() if content is None else content)
+        os.rename(whole, path)
+        return path
+
+    def mark(self) -> None:
+        """Drop one more audit and wait for its answer: the events before it have been seen by then."""
+        path = self.drop(f"mark-{time.monotonic_ns()}.json", audit(time.monotonic_ns() % 10**6))
+        until(lambda: answers(path), what="the mark is answered")

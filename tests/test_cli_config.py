@@ -1,0 +1,94 @@
+"""`benchd config`: the settings in force, each with where it came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from benchd.cli import main
+
+
+def config(*arguments: str | Path, environment: str = "") -> Result:
+    """`benchd config`, in this process."""
+    return CliRunner().invoke(main, ["config", *map(str, arguments)], env={"BENCHD_CONFIG": environment})
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A settings file with a folder of its own settings."""
+    file = tmp_path / "config.toml"
+    file.write_text(
+        '[selection]\ntop_n = 5\n[[watch]]\npath = "inbox"\nbackend = "polling"\n[watch.bench]\nuniform_rank = 4\n',
+        encoding="utf-8",
+    )
+    return file
+
+
+def line(result: Result, key: str) -> str:
+    """The line about `key`, with its blanks reduced."""
+    [found] = [text for text in result.output.splitlines() if text.startswith(f"{key} = ")]
+    return " ".join(found.split())
+
+
+def test_defaults():
+    """Without a file every setting is its default, and is said to be."""
+    result = config()
+    assert result.exit_code == 0
+    assert line(result, "selection.top_n") == "selection.top_n = 3 # default"
+    assert line(result, "trail.file") == 'trail.file = "" # default'
+    assert all(text.endswith("# default") for text in result.output.splitlines())
+
+
+def test_origins(file: Path, tmp_path: Path):
+    """Each setting says which file it came from; a folder shows only what is its own."""
+    result = config("--config", file)
+    assert line(result, "selection.top_n") == f"selection.top_n = 5 # {file}"
+    assert line(result, "selection.low_priority") == "selection.low_priority = 1.0 # default"
+    assert line(result, "watch[0].path") == f'watch[0].path = "{tmp_path / "inbox"}" # {file}'
+    assert line(result, "watch[0].backend") == f'watch[0].backend = "polling" # {file}'
+    assert line(result, "watch[0].recursive") == "watch[0].recursive = true # default"
+    assert line(result, "watch[0].bench.uniform_rank") == f"watch[0].bench.uniform_rank = 4 # {file}"
+    assert "watch[0].bench.durable" not in result.output
+
+
+def test_environment(file: Path):
+    """`BENCHD_CONFIG` names the file, unless the option does."""
+    assert line(config(environment=str(file)), "selection.top_n").startswith("selection.top_n = 5")
+    other = file.with_name("other.toml")
+    other.write_text("", encoding="utf-8")
+    assert line(config("--config", other, environment=str(file)), "selection.top_n").startswith("selection.top_n = 3")
+
+
+def test_check(file: Path):
+    """A good file is said to have no mistakes."""
+    result = config("--check", file)
+    assert (result.exit_code, result.output) == (0, f"{file}: no mistakes\n")
+
+
+def test_check_finds_all(file: Path):
+    """Every mistake is named at once, on stderr, with exit code 2."""
+    file.write_text('[selection]\ntop_n = "three"\n[trail]\nlevel = "loud"\n[nonsense]\n', encoding="utf-8")
+    result = config("--check", file)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 3
+    for text in result.stderr.splitlines():
+        assert text.startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(None, "can't be read: No such file"), (b"\xff", "not UTF-8 at byte 0"), (b"[", "not valid TOML")],
+)
+@pytest.mark.parametrize("option", ["--check", "--config"])
+def test_unusable_file(tmp_path: Path, option: str, content: bytes | None, expected: str):
+    """A file that can't be read at all is one mistake, and no traceback."""
+    file = tmp_path / "broken.toml"
+    if content is not None:
+        file.write_bytes(content)
+    result = config(option, file)
+    assert result.exit_code == 2
+    assert expected in result.stderr
+    assert len(result.stderr.splitlines()) == 1

@@ -1,0 +1,157 @@
+"""`benchd explain` and what the command line has in common."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from benchd import __version__
+from benchd.cli import main
+from daemon import AUDITS, DESIGN, audit
+
+
+def benchd(*arguments: str | Path) -> Result:
+    """The command, in this process."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], env={"BENCHD_CONFIG": ""})
+
+
+def explain(*arguments: str | Path) -> str:
+    result = benchd("explain", *arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+class TestExplain:
+    def test_flagged(self):
+        """The plan says which rung fired, each layer against its thresholds, and what to do."""
+        text = explain(DESIGN / "sample_audit_for_explain.json")
+        assert "✓ flagged (high confidence)" in " ".join(text.split())
+        assert "not tried" in text
+        assert "HIGH" in text
+        assert "validate per layer" in text
+        assert "k_values" in text
+
+    def test_fallback(self):
+        """In a flat distribution it says why the first rung did not fire."""
+        text = explain(DESIGN / "fallback_scenario_audit.json")
+        assert "priority_score (medium confidence)" in text
+        assert "0 of 4 layers are flagged" in text
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "mistral4_flat__default.json",
+            "llama2_zero__default.json",
+            "llama4_many__gatenan.json",
+            "llama4_many__gateinf.json",
+            "llama4_many__full.json",
+            "r1_nan__default.json",
+            "trained_llama8__default.json",
+            "unicode__default.json",
+            "multi_raw__default.json",
+        ],
+    )
+    def test_real_audits(self, name: str):
+        """Every kind of real audit can be explained: its rungs, and the layers of the rung that fired."""
+        text = explain(AUDITS / name)
+        for rung in ("flagged", "priority_score", "disagreement", "none"):
+            assert rung in text
+        assert "Recommendations" in text
+
+    def test_nothing_selected(self):
+        """Where no layer is selected the ladder says why, and there is no table of layers."""
+        text = explain(AUDITS / "llama4_many__pol_empty.json")
+        assert "no_disagreements" in text
+        assert "Recommendations" not in text
+
+    def test_many_layers(self, tmp_path: Path):
+        """Of many layers with one priority some are named, and the rest counted."""
+        document = json.loads(audit(1))
+        analysis = document["policy_disagreement_analysis"]
+        entry = analysis["flagged_layers"][0]
+        analysis["flagged_layers"] = [{**entry, "layer_name": f"model.layers.{number}"} for number in range(12)]
+        (tmp_path / "a.json").write_text(json.dumps(document), encoding="utf-8")
+        assert "and 4 more" in explain(tmp_path / "a.json")
+
+    def test_notes(self):
+        """What was odd about the audit is said."""
+        assert "note: " in explain(AUDITS / "llama4_many__gatenan.json")
+
+    def test_json(self):
+        """As JSON it is one object, and holds what the config would."""
+        found = json.loads(explain(DESIGN / "fallback_scenario_audit.json", "--json"))
+        assert found["strategy"] == "priority_score"
+        assert [rung["strategy"] for rung in found["ladder"]] == ["flagged", "priority_score"]
+        assert {name for group in found["recommendations"] for name in group["layers"]} == {
+            layer["layer_name"] for layer in found["layers"]
+        }
+        assert found["compression_strategies"][0]["variant"] == "uniform"
+
+    def test_settings(self, tmp_path: Path):
+        """The settings shape the plan, those of the watched folder first."""
+        config = tmp_path / "config.toml"
+        config.write_text(
+            '[selection]\ntop_n = 2\n[[watch]]\npath = "inbox"\n[watch.selection]\ntop_n = 1\n', encoding="utf-8"
+        )
+        (tmp_path / "inbox").mkdir()
+        for path in (tmp_path / "a.json", tmp_path / "inbox" / "a.json"):
+            path.write_bytes(audit(1, flagged=False))
+        count = [
+            len(json.loads(explain(path, "--json", "--config", config))["layers"])
+            for path in (tmp_path / "a.json", tmp_path / "inbox" / "a.json")
+        ]
+        assert count == [2, 1]
+
+    def test_writes_nothing(self, tmp_path: Path):
+        """The folder stays as it is."""
+        (tmp_path / "a.json").write_bytes(audit(1))
+        explain(tmp_path / "a.json")
+        assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+    def test_rejected(self, tmp_path: Path):
+        """A file that can't be used is exit code 1, with message, code and hint."""
+        (tmp_path / "a.json").write_bytes(b"Error: Audit failed: no adapter\n")
+        result = benchd("explain", tmp_path / "a.json")
+        assert result.exit_code == 1
+        assert "no adapter [audit_failed]" in result.stderr
+        assert len(result.stderr.splitlines()) == 2
+
+    def test_no_audit(self, tmp_path: Path):
+        """Other JSON is no audit."""
+        (tmp_path / "a.json").write_bytes(b'{"peft_type": "LORA"}')
+        result = benchd("explain", tmp_path / "a.json")
+        assert result.exit_code == 1
+        assert "not an audit" in result.stderr
+
+    @pytest.mark.parametrize("name", ["missing.json", "missing/a.json", "a.json/b.json"])
+    def test_missing(self, tmp_path: Path, name: str):
+        """A file that is not there is a mistake in the call."""
+        (tmp_path / "a.json").touch()
+        result = benchd("explain", tmp_path / name)
+        assert result.exit_code == 2
+        assert result.stderr.startswith("benchd explain: ")
+        assert len(result.stderr.splitlines()) == 1
+
+
+class TestCommands:
+    def test_help(self):
+        """Without a command it shows all there are, each in a line."""
+        for arguments in (["--help"], ["-h"]):
+            result = benchd(*arguments)
+            assert result.exit_code == 0
+            for name in ("watch", "run", "explain", "config"):
+                assert f"  {name} " in result.output
+                assert benchd(name, "--help").exit_code == 0
+
+    def test_version(self):
+        """`--version` says name and version."""
+        assert benchd("--version").output == f"benchd {__version__}\n"
+
+    def test_unknown_command(self):
+        """A command that isn't one is a mistake in the call."""
+        result = benchd("wach")
+        assert result.exit_code == 2
+        assert "No such command" in result.stderr

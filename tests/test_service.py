@@ -1,0 +1,193 @@
+"""The life of the daemon: reload, notifications, health. The units themselves: tests/system/."""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from benchd.answering import Answering
+from benchd.folder import Folder
+from benchd.inbox import Inbox
+from benchd.service import _Health, changed_settings
+from benchd.settings import FolderSettings, parse_settings
+from benchd.trail import Trail, TrailFile
+from benchd.workers import Counts, Workers
+from daemon import Daemon, answers, audit, config_of, read_json, until
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path):
+    running = Daemon(tmp_path)
+    yield running
+    running.kill()
+
+
+def test_sighup_answers_anew_what_the_new_settings_change(daemon):
+    """Another top_n: the fallback audit gets another answer, the flagged one keeps its config untouched."""
+    daemon.start()
+    fallback, flagged = daemon.drop("fallback.json", audit(1, flagged=False)), daemon.drop("flagged.json", audit(2))
+    until(lambda: answers(fallback) and answers(flagged))
+    before = config_of(flagged).stat().st_ino
+    daemon.config.write_text(daemon.config.read_text() + "\n[selection]\ntop_n = 1\n")
+    os.kill(daemon.pid, signal.SIGHUP)
+    until(lambda: len(read_json(config_of(fallback))["selection"]["layers"]) == 1)
+    (reloaded,) = until(lambda: daemon.records("service.reloaded"))
+    assert reloaded["settings"]["selection.top_n"] == 1
+    daemon.mark()
+    assert config_of(flagged).stat().st_ino == before
+    daemon.stop()
+
+
+def test_a_bad_file_keeps_the_old_settings(daemon):
+    """One record says every mistake; drops are answered as before."""
+    daemon.start()
+    daemon.config.write_text(daemon.config.read_text() + '\n[selection]\ntop_n = "many"\nlow_prio = 1\n')
+    os.kill(daemon.pid, signal.SIGHUP)
+    (failed,) = until(lambda: daemon.records("service.reload_failed"))
+    assert [problem.split(": ", 1)[1] for problem in failed["problems"]] == [
+        'selection.top_n: expected an integer >= 0, got "many"',
+        'selection.low_prio: unknown key; did you mean "low_priority"?',
+    ]
+    until(lambda: answers(daemon.drop("a.json")))
+    daemon.stop()
+
+
+def test_folders_come_and_go_with_a_reload_and_no_drop_is_lost(daemon, tmp_path):
+    """A new folder is watched, a dropped one is not, and what arrives in a kept one meanwhile is answered."""
+    daemon.start()
+    other = tmp_path / "other"
+    other.mkdir()
+    text = daemon.config.read_text()
+    daemon.config.write_text(f'[[watch]]\npath = "{other}"\n' + text)
+    os.kill(daemon.pid, signal.SIGHUP)
+    paths = [daemon.drop(f"{number}.json", audit(number)) for number in range(100)]
+    until(lambda: all(answers(path) for path in paths))
+    (other / "a.json").write_bytes(audit())
+    until(lambda: answers(other / "a.json"))
+    daemon.config.write_text(text)
+    os.kill(daemon.pid, signal.SIGHUP)
+    until(lambda: len(daemon.records("service.reloaded")) == 2)
+    (other / "b.json").write_bytes(audit())
+    daemon.mark()
+    assert not config_of(other / "b.json").exists()
+    assert max(daemon.selections().values()) == 1
+    assert not (other / ".benchd.lock").exists()
+    daemon.stop()
+
+
+def test_the_trail_moves_with_a_reload(daemon, tmp_path):
+    """Another file in the settings: the next record is in it."""
+    daemon.start()
+    moved = tmp_path / "moved.jsonl"
+    daemon.config.write_text(daemon.config.read_text().replace(str(daemon.trail), str(moved)))
+    os.kill(daemon.pid, signal.SIGHUP)
+    daemon.trail = moved
+    until(lambda: daemon.records("service.reloaded"))
+    until(lambda: answers(daemon.drop("a.json")))
+    assert daemon.records("audit.selected")
+    daemon.stop()
+
+
+def test_systemd_hears_ready_reloading_watchdog_and_stopping(daemon, tmp_path, monkeypatch):
+    """The states come in their order; the status names what matters; pings come while all is well."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "notify"))
+        receiver.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "300000")
+        monkeypatch.delenv("WATCHDOG_PID", raising=False)
+        daemon.start(wait=False)
+
+        def hear(wanted: str) -> dict[str, str]:
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                states = dict(line.split("=", 1) for line in receiver.recv(4096).decode().split("\n"))
+                if wanted in states:
+                    return states
+            raise AssertionError(wanted)
+
+        assert hear("READY")["STATUS"] == "1 folder, 0 answered, 0 rejected, 0 waiting"
+        hear("WATCHDOG")
+        path = daemon.drop("a.json")
+        until(lambda: answers(path))
+        until(lambda: f"1 answered, 0 rejected, 0 waiting, last: {path}" in hear("WATCHDOG")["STATUS"])
+        os.kill(daemon.pid, signal.SIGHUP)
+        assert "MONOTONIC_USEC" in hear("RELOADING")
+        hear("READY")
+        daemon.stop()
+        hear("STOPPING")
+
+
+def test_a_mistake_at_the_start_is_the_status(daemon, tmp_path, monkeypatch):
+    """Exit code 2, the first mistake in `STATUS=`, all of them on stderr."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "notify"))
+        receiver.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        daemon.config.write_text("[selection]\ntop_n = -1\nlow = 1\n")
+        daemon.start(wait=False)
+        status = receiver.recv(4096).decode()
+    assert status == f"STATUS={daemon.config}: selection.top_n: expected an integer >= 0, got -1 (and 1 more)"
+    until(lambda: not daemon.running)
+    assert daemon._process.returncode == 2
+    assert len(daemon.stderr.splitlines()) == 2
+
+
+class _Blocked(Answering):
+    """An answering that hangs, as on a dead file server."""
+
+    def __init__(self, trail: Trail) -> None:
+        super().__init__(trail, settle=0)
+        self.release = threading.Event()
+
+    def answer(self, batch):
+        self.release.wait(30)
+        return super().answer(batch)
+
+
+def test_a_stuck_worker_and_a_dead_thread_are_trouble(tmp_path):
+    """The watchdog hears nothing while a worker is at one batch for longer than its limit, or a thread has died."""
+    trail = Trail(TrailFile(str(tmp_path / "trail")))
+    inbox, counts, answering = Inbox(), Counts(), _Blocked(trail)
+    workers = Workers(inbox, answering, trail, counts, count=1, durable=False)
+    health = _Health(inbox, counts)
+    workers.start()
+    assert health.trouble(workers, [], limit=0.2) is None
+    (tmp_path / "a.json").write_bytes(audit())
+    folder = Folder(FolderSettings(path=str(tmp_path)), max_bytes=2**20)
+    inbox.put(folder, "a.json", "closed")
+    inbox.put(folder, "b.json", "closed")
+    until(lambda: health.trouble(workers, [], limit=0.2) == "worker 0 is stuck")
+    assert health.trouble(workers, [], limit=60) is None
+    answering.release.set()
+    until(lambda: counts.total == 2)
+    assert health.trouble(workers, [], limit=0.2) is None
+    inbox.close()
+    assert workers.join(5)
+    assert health.trouble(workers, [], limit=0.2) == "thread benchd-worker-0 is dead"
+
+
+def test_work_that_nobody_takes_is_trouble(tmp_path):
+    """Audits that wait while no worker answers any: work does not move."""
+    trail = Trail(TrailFile(str(tmp_path / "trail")))
+    inbox, counts = Inbox(), Counts()
+    workers = Workers(inbox, Answering(trail, settle=0), trail, counts, count=1, durable=False)
+    workers.threads.clear()
+    health = _Health(inbox, counts)
+    inbox.put(Folder(FolderSettings(path=str(tmp_path)), max_bytes=1), "a.json", "closed")
+    assert health.trouble(workers, [], limit=0.05) is None
+    until(lambda: health.trouble(workers, [], limit=0.05) == "1 audits wait and none is answered")
+
+
+def test_the_started_record_has_the_settings_that_differ():
+    """Folders, and every setting that is not the default."""
+    settings = parse_settings('[[watch]]\npath = "/a"\n[selection]\ntop_n = 5\n[watching]\nsettle = "2s"\n')
+    assert changed_settings(settings) == {"watch": ["/a"], "selection.top_n": 5}
+    assert json.dumps(changed_settings(settings))

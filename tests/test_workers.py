@@ -1,0 +1,142 @@
+"""The threads that answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchd.answering import Answering, Outcome, Result
+from benchd.folder import Folder
+from benchd.inbox import Inbox, Work
+from benchd.settings import FolderSettings
+from benchd.trail import Trail, TrailFile
+from benchd.workers import Counts, Workers
+from daemon import answers, audit, until
+
+
+class Desk:
+    """An inbox over a folder, with workers that may be given another way of answering."""
+
+    def __init__(self, home: Path) -> None:
+        self.path = home / "inbox"
+        self.path.mkdir()
+        self.trail_path = home / "trail.jsonl"
+        self.trail = Trail(TrailFile(str(self.trail_path)), level="debug")
+        self.inbox = Inbox()
+        self.folder = Folder(FolderSettings(path=str(self.path)), max_bytes=10**6)
+        self.counts = Counts()
+        self.answering = Answering(self.trail, settle=0.0)
+
+    def workers(self, count: int = 2, *, durable: bool = True) -> Workers:
+        return Workers(self.inbox, self.answering, self.trail, self.counts, count=count, durable=durable)
+
+    def drop(self, name: str, content: bytes) -> Path:
+        path = self.path / name
+        path.write_bytes(content)
+        self.inbox.put(self.folder, name, "closed")
+        return path
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path)
+    yield desk
+    desk.inbox.close()
+
+
+def test_answer_and_count(desk: Desk):
+    """All that is in the inbox is answered, and counted by what became of it."""
+    workers = desk.workers()
+    workers.start()
+    good = [desk.drop(f"{number}.json", audit(number)) for number in range(40)]
+    desk.drop("bad.json", b"{")
+    until(lambda: len(desk.inbox) == 0)
+    assert all(answers(path) for path in good)
+    assert (desk.counts.answered, desk.counts.rejected, desk.counts.total) == (40, 1, 41)
+    last = desk.counts.last_answer
+    assert last is not None
+    assert last.startswith(str(desk.path))
+    desk.inbox.close()
+    assert workers.join(5)
+
+
+@pytest.mark.parametrize(("durable", "most"), [(True, 32), (False, 1)])
+def test_batches(desk: Desk, durable: bool, most: int):
+    """Durable answers share their waits for the disk; others are published one by one."""
+    sizes: list[int] = []
+
+    def answer(batch: list[Work]) -> list[Result]:
+        sizes.append(len(batch))
+        return [Result(work, Outcome.SELECTED) for work in batch]
+
+    desk.answering.answer = answer  # type: ignore[method-assign]
+    for number in range(50):
+        desk.inbox.put(desk.folder, str(number), "closed")
+    desk.workers(1, durable=durable).start()
+    until(lambda: len(desk.inbox) == 0)
+    assert max(sizes) == most
+    assert sum(sizes) >= 50
+
+
+def test_survives_anything(desk: Desk):
+    """A bug in answering is recorded; the thread lives on and tries its audits again."""
+    real: Callable[..., Any] = desk.answering.answer
+    bugs = [ValueError("a bug")]
+
+    def answer(batch: list[Work]) -> list[Result]:
+        if batch and bugs:
+            raise bugs.pop()
+        return real(batch)
+
+    desk.answering.answer = answer  # type: ignore[method-assign]
+    workers = desk.workers(1)
+    workers.start()
+    path = desk.drop("a.json", audit(1))
+    until(lambda: answers(path))
+    assert all(thread.is_alive() for thread in workers.threads)
+    content = desk.trail_path.read_text(encoding="utf-8")
+    assert '"service.thread_failed"' in content
+    assert "ValueError: a bug" in content
+
+
+def test_tells_what_hangs(desk: Desk):
+    """A thread that is stuck in a batch is busy since then, and is not waited for too long."""
+    release = threading.Event()
+
+    def answer(batch: list[Work]) -> list[Result]:
+        release.wait(10)
+        return [Result(work, Outcome.GONE) for work in batch]
+
+    desk.answering.answer = answer  # type: ignore[method-assign]
+    workers = desk.workers(1)
+    assert list(workers.busy_since.values()) == [None]
+    workers.start()
+    desk.inbox.put(desk.folder, "a", "closed")
+    until(lambda: workers.busy_since[0] is not None)
+    desk.inbox.close()
+    assert not workers.join(0.01)
+    release.set()
+    assert workers.join(5)
+    assert workers.busy_since[0] is None
+
+
+def test_retire(desk: Desk):
+    """Retired workers end though the inbox stays open; the work is left to others."""
+    workers = desk.workers()
+    workers.start()
+    until(lambda: desk.inbox._waiting_takers == 2)
+    workers.retire()
+    assert workers.join(5)
+    path = desk.drop("a.json", audit(1))
+    desk.workers().start()
+    until(lambda: answers(path))
+
+
+def test_auto(desk: Desk):
+    """`auto` is a few threads, and never none."""
+    workers = Workers(desk.inbox, desk.answering, desk.trail, desk.counts, count="auto", durable=True)
+    assert 1 <= len(workers.threads) <= 4
