@@ -1,0 +1,73 @@
+# benchd: `make help` lists the targets. All of them set up what they need in $(VENV).
+.DEFAULT_GOAL := help
+.PHONY: help run test check build clean install install-user uninstall
+
+PYTHON ?= python3
+VENV ?= .venv
+SAMPLE ?= sample
+BIN := $(VENV)/bin
+PURE := daemon/benchd/audit.py,daemon/benchd/rejection.py,daemon/benchd/selection.py,daemon/benchd/sidecar.py,daemon/benchd/bench.py
+# Commands of users and tests must never ask, and never say what a developer does not need to read.
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "benchd needs Python 3.11 or newer; this is $$($(PYTHON) --version). Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "No venv could be made; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml
+	@echo "setting up $(VENV) ..."
+	@$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.made pyproject.toml
+	@echo "setting up $(VENV) with the tools of the developers ..."
+	@$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+run: $(VENV)/.installed ## watch a sample folder into which real audits are dropped
+	@BENCHD=$(BIN)/benchd sh tests/sample.sh $(SAMPLE)
+
+test: $(VENV)/.installed-dev ## all tests, with coverage
+	@rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest --cov --cov-report= $(PYTEST_ARGS)
+	@$(BIN)/coverage report --fail-under=95
+	@$(BIN)/coverage report --include='$(PURE)' --fail-under=100 >/dev/null || { echo "the pure rooms must be covered wholly" >&2; exit 1; }
+
+check: $(VENV)/.installed-dev ## ruff, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+build: $(VENV)/.installed-dev ## the wheel and the source archive, in dist/
+	@rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
+# --- as a system service: systemd/README.md -----------------------------------------------------------------
+PREFIX ?= /opt/benchd
+UNITDIR ?= /usr/local/lib/systemd/system
+USERUNITDIR ?= /usr/local/lib/systemd/user
+SYSUSERSDIR ?= /usr/local/lib/sysusers.d
+TMPFILESDIR ?= /usr/local/lib/tmpfiles.d
+CONFDIR ?= /etc/benchd
+# The service's user must be able to enter the folder that this Python lives in.
+SYSTEM_PYTHON ?= $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
+PIP_INSTALL_ARGS ?=
+
+install: $(VENV)/.made ## as a system service, below $(DESTDIR)
+	@PIP="$(BIN)/pip" PYTHON="$(SYSTEM_PYTHON)" PIP_INSTALL_ARGS="$(PIP_INSTALL_ARGS)" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" UNITDIR="$(UNITDIR)" \
+	  USERUNITDIR="$(USERUNITDIR)" SYSUSERSDIR="$(SYSUSERSDIR)" TMPFILESDIR="$(TMPFILESDIR)" CONFDIR="$(CONFDIR)" sh systemd/install.sh
+
+install-user: $(VENV)/.made ## as a service of your own, without root
+	@PIP="$(BIN)/pip" PYTHON="$(PYTHON)" PIP_INSTALL_ARGS="$(PIP_INSTALL_ARGS)" DESTDIR="$(DESTDIR)" PREFIX="$$HOME/.local/share/benchd" FOR_USER=1 \
+	  USERUNITDIR="$$HOME/.config/systemd/user" CONFDIR="$$HOME/.config/benchd" sh systemd/install.sh
+
+uninstall: ## the reverse; audits, configs and settings stay
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" UNITDIR="$(UNITDIR)" USERUNITDIR="$(USERUNITDIR)" \
+	  SYSUSERSDIR="$(SYSUSERSDIR)" TMPFILESDIR="$(TMPFILESDIR)" CONFDIR="$(CONFDIR)" sh systemd/uninstall.sh
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) $(SAMPLE) dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
