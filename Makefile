@@ -1,6 +1,6 @@
 # benchd: `make help` lists the targets. All of them set up what they need in $(VENV).
 .DEFAULT_GOAL := help
-.PHONY: help run test check build clean install install-user uninstall
+.PHONY: help run test check bench build clean install install-user uninstall
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -41,6 +41,9 @@ check: $(VENV)/.installed-dev ## ruff, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev ## measure latency, throughput, start and memory (minutes)
+	@for script in latency throughput startup memory; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 build: $(VENV)/.installed-dev ## the wheel and the source archive, in dist/
 	@rm -rf dist

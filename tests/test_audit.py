@@ -300,7 +300,7 @@ def test_no_focus_message(message: Any) -> None:
 def test_modules(top: dict[str, Any], module: Module | None) -> None:
     """A module's own rank and scaling are found in `per_module_gain`, and what is missing there in a layer row."""
     for data in (encoded(document(**top)), tolerantly(encoded(document(**top)))):
-        assert read_audit(data).modules.get("a") == module
+        assert read_audit(data).module("a") == module
 
 
 @pytest.mark.parametrize(

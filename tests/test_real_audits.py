@@ -35,7 +35,7 @@ def facts(audit: Audit) -> dict[str, Any]:
     """All that the selection and the config can ask of an audit."""
     names = {layer.name for layer in audit.candidates} | {layer.name for layer in audit.flagged}
     attributes = (
-        "flagged candidates no_analysis total_layers is_flat max_uniform_mult flat_threshold focus_message modules "
+        "flagged candidates no_analysis total_layers is_flat max_uniform_mult flat_threshold focus_message _told "
         "row_ranks policy_ranks suggested_median suggested_p90 gradience_version"
     )
     return {
@@ -93,7 +93,7 @@ def test_ranks(sample: Sample) -> None:
     """Ranks are integers from 1 to the module's own; keys have lost PEFT's prefix; alpha keeps the scaling."""
     audit = read_audit(sample.content)
     config = answer(sample.content)
-    own = {name.removeprefix(PEFT_PREFIX): module for name, module in audit.modules.items()}
+    own = {name.removeprefix(PEFT_PREFIX): audit.module(name) for name in audit._told}
     for strategy in config["compression_strategies"][1:]:
         for key, rank in strategy["rank_pattern"].items():
             assert not key.startswith(PEFT_PREFIX)

@@ -178,13 +178,15 @@ _decode = msgspec.json.Decoder(_Document).decode
 
 def finite(value: object) -> float | None:
     """`value` as a finite number, or None for anything else (null, NaN, a string, a bool)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    kind = type(value)  # exact types are what parsers make; and a bool is no number here
+    if kind is float:
+        return value if math.isfinite(value) else None  # type: ignore[arg-type,return-value]
+    if kind is not int:
         return None
     try:
-        number = float(value)
+        return float(value)  # type: ignore[arg-type]
     except OverflowError:
         return None
-    return number if math.isfinite(number) else None
 
 
 def whole(value: object) -> int | None:
@@ -226,9 +228,6 @@ class Module(Struct, gc=False, frozen=True):
 
     rank: int | None
     scaling: float | None
-
-
-_UNTOLD: Final = Module(None, None)
 
 
 class Audit:
@@ -315,23 +314,31 @@ class Audit:
         """`suggested_r_global_90`, likewise."""
         return whole(self._document.suggested_r_global_90) or None
 
+    def module(self, name: str) -> Module | None:
+        """A module's own rank and scaling, from `per_module_gain`, else from a layer row; None if neither names it."""
+        told = self._told.get(name)
+        if told is None:
+            return None
+        ranks = (whole(rank) for rank, _ in told)
+        scalings = (finite(scaling) for _, scaling in told)
+        return Module(
+            next((rank for rank in ranks if rank), None),
+            next((scaling for scaling in scalings if scaling is not None), None),
+        )
+
     @cached_property
-    def modules(self) -> dict[str, Module]:
-        """Each module's own rank and scaling by the audit's name, from `per_module_gain`, else from a layer row."""
+    def _told(self) -> dict[str, list[tuple[object, object]]]:
         document = self._document
         gains = document.per_module_gain if isinstance(document.per_module_gain, list) else []
         if document.per_module is not None:
             gains = gains + (document.per_module.gain or [])
-        told = [(gain.module, gain.r, gain.scaling) for gain in gains]
-        told.extend((row.name, row.r, row.adapter_scale) for row in self._rows)
-        modules: dict[str, Module] = {}
-        for name, rank, scaling in told:
+        entries = [(gain.module, gain.r, gain.scaling) for gain in gains]
+        entries.extend((row.name, row.r, row.adapter_scale) for row in self._rows)
+        told: dict[str, list[tuple[object, object]]] = {}
+        for name, rank, scaling in entries:
             if isinstance(name, str):
-                known = modules.get(name, _UNTOLD)
-                modules[name] = Module(
-                    known.rank or whole(rank) or None, finite(scaling) if known.scaling is None else known.scaling
-                )
-        return modules
+                told.setdefault(name, []).append((rank, scaling))
+        return told
 
     @cached_property
     def row_ranks(self) -> dict[str, int]:

@@ -168,7 +168,7 @@ class _Climb:
         score = _score(layer)
         priority = self._priority(layer, score, flagged=flagged)
         rank, source = _rank(self.audit, layer) if _VALIDATION[priority] == "per_layer" else (None, None)
-        module = self.audit.modules.get(layer.name) if rank else None
+        module = self.audit.module(layer.name) if rank else None
         if rank and module and module.rank:
             rank = min(rank, module.rank)
         return SelectedLayer(
