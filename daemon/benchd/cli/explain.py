@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
 
 import click
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +24,12 @@ from benchd.settings import FolderSettings, SelectionSettings, folder_for
 __all__ = ["command"]
 
 _BAR: Final = 20
+
+#: Below this width a table of layers is a heap of fragments.
+_WIDE: Final = 118
+
+#: So many layers are shown to people.
+_MOST: Final = 50
 _COLOURS: Final = {"HIGH": "red", "MEDIUM": "yellow", "LOW": "cyan", "SKIP": "bright_black"}
 _ADVICE: Final = {
     "HIGH": "validate per layer",
@@ -32,10 +39,11 @@ _ADVICE: Final = {
 }
 _REASONS: Final = {
     "insufficient_spread": "spread too small",
-    "below_quantile_threshold": "importance below the quantile",
-    "below_uniform_mult_threshold": "importance below the uniform multiple",
+    "below_quantile_threshold": "share below the quantile",
+    "below_uniform_mult_threshold": "uniform mult too small",
     "flat_distribution": "flat distribution",
 }
+_PLAIN: Final[dict[str, Any]] = {"title_justify": "left", "title_style": "bold", "box": None, "pad_edge": False}
 _RUNGS: Final = ("flagged", "priority_score", "disagreement", "none")
 
 
@@ -107,7 +115,7 @@ def _show(audit: Audit, selection: Selection, settings: SelectionSettings) -> No
     console.print(_ladder(selection))
     if selection.layers:
         console.print()
-        console.print(_layers(selection, settings))
+        console.print(_layers(selection, settings, console.width))
         console.print()
         console.print(_recommendations(selection))
     for note in selection.notes:
@@ -116,7 +124,7 @@ def _show(audit: Audit, selection: Selection, settings: SelectionSettings) -> No
 
 def _ladder(selection: Selection) -> Table:
     tried = {rung.strategy: rung for rung in selection.ladder}
-    table = Table("", "rung", "why", title="Ladder", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table("", "rung", "why", show_header=False, title="Ladder", **_PLAIN)
     for name in _RUNGS:
         rung = tried.get(name)
         if rung is None:
@@ -129,34 +137,70 @@ def _ladder(selection: Selection) -> Table:
     return table
 
 
-def _layers(selection: Selection, settings: SelectionSettings) -> Table:
+class _Row(NamedTuple):
+    """What is shown of one layer."""
+
+    number: str
+    name: Text
+    priority: Text
+    score: Text
+    spread: Text
+    uniform_mult: Text
+    share: Text
+    rank: Text
+    failed: Text
+
+
+def _rows(selection: Selection, settings: SelectionSettings) -> list[_Row]:
     medium, low = settings.medium_priority, settings.low_priority
-    table = Table(title="Layers", title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for header, justify in (
-        ("#", "right"), ("layer", "left"), ("priority", "left"), (f"score (low {low:g} ┆ medium {medium:g} │)", "left"),
-        ("spread", "left"), ("uniform mult", "left"), ("share", "right"), ("rank", "left"), ("failed", "left"),
-    ):  # fmt: skip
-        table.add_column(header, justify=justify, overflow="fold")  # type: ignore[arg-type]
     top = max([layer.priority_score or 0.0 for layer in selection.layers] + [medium * 1.25])
-    for number, layer in enumerate(selection.layers, 1):
-        failed = ", ".join(_REASONS.get(reason, reason) for reason in layer.failed_reasons)
-        table.add_row(
-            str(number),
-            Text(layer.module),
-            Text(layer.priority, _COLOURS[layer.priority]),
-            _bar(layer, top, low, medium),
-            _against(layer.spread, layer.spread_threshold, "g", failed="insufficient_spread" in layer.failed_reasons),
-            _against(
+    rows = []
+    for number, layer in enumerate(selection.layers[:_MOST], 1):
+        reasons = layer.failed_reasons
+        row = _Row(
+            number=str(number),
+            name=Text(layer.module),
+            priority=Text(layer.priority, _COLOURS[layer.priority]),
+            score=_bar(layer, top, low, medium),
+            spread=_against(layer.spread, layer.spread_threshold, "g", failed="insufficient_spread" in reasons),
+            uniform_mult=_against(
                 layer.uniform_mult,
                 layer.uniform_mult_threshold,
                 ".2f",
-                failed="below_uniform_mult_threshold" in layer.failed_reasons,
+                failed="below_uniform_mult_threshold" in reasons,
             ),
-            "–" if layer.importance_share is None else f"{layer.importance_share:.1%}",
-            _rank(layer),
-            Text(failed or "–", "dim"),
+            share=Text("–" if layer.importance_share is None else f"{layer.importance_share:.1%}"),
+            rank=_rank(layer),
+            failed=Text(", ".join(_REASONS.get(reason, reason) for reason in reasons) or "–", "dim"),
         )
-    return table
+        rows.append(row)
+    return rows
+
+
+def _layers(selection: Selection, settings: SelectionSettings, width: int) -> RenderableType:
+    """A table, or on a narrow terminal a few lines for each layer."""
+    thresholds = f"low {settings.low_priority:g} ┆ medium {settings.medium_priority:g} │"
+    rows = _rows(selection, settings)
+    left = len(selection.layers) - len(rows)
+    more = [Text(f"… and {left} more; --json has them all", "dim")] if left else []
+    if width < _WIDE:
+        head = Text.assemble(("Layers", "bold"), (f"   score: {thresholds}", "dim"))
+        return Group(head, *(line for row in rows for line in _block(row)), *more)
+    table = Table(title="Layers", **_PLAIN)
+    score = f"score ({thresholds})"
+    for header in ("#", "layer", "priority", score, "spread", "uniform mult", "share", "rank", "failed"):
+        table.add_column(header, justify="right" if header in {"#", "share"} else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return Group(table, *more)
+
+
+def _block(row: _Row) -> Iterator[Text]:
+    yield Text.assemble(f"{row.number:>2}  ", (row.name.plain, "bold"))
+    yield Text.assemble("    ", row.priority, "  score ", row.score, "  rank ", row.rank)
+    yield Text.assemble("    spread ", row.spread, "   uniform mult ", row.uniform_mult, "   share ", row.share)
+    if row.failed.plain != "–":
+        yield Text.assemble(("    failed: ", "dim"), row.failed)
 
 
 def _bar(layer: SelectedLayer, top: float, low: float, medium: float) -> Text:
@@ -190,9 +234,7 @@ def _rank(layer: SelectedLayer) -> Text:
 
 
 def _recommendations(selection: Selection) -> Table:
-    table = Table(
-        title="Recommendations", title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
-    )
+    table = Table(title="Recommendations", show_header=False, **_PLAIN)
     for priority, layers in _by_priority(selection):
         names = ", ".join(layer.module for layer in layers[:8])
         more = f" and {len(layers) - 8} more" if len(layers) > 8 else ""
