@@ -1,6 +1,6 @@
 # benchd: `make help` lists the targets. All of them set up what they need in $(VENV).
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench build clean install install-user uninstall
+.PHONY: help run test check bench build clean install install-user uninstall uninstall-user
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -67,6 +67,10 @@ install: $(VENV)/.made ## as a system service, below $(DESTDIR)
 install-user: $(VENV)/.made ## as a service of your own, without root
 	@PIP="$(BIN)/pip" PYTHON="$(PYTHON)" PIP_INSTALL_ARGS="$(PIP_INSTALL_ARGS)" DESTDIR="$(DESTDIR)" PREFIX="$$HOME/.local/share/benchd" FOR_USER=1 \
 	  USERUNITDIR="$$HOME/.config/systemd/user" CONFDIR="$$HOME/.config/benchd" sh systemd/install.sh
+
+uninstall-user: ## the reverse of install-user
+	@DESTDIR="$(DESTDIR)" PREFIX="$$HOME/.local/share/benchd" FOR_USER=1 \
+	  USERUNITDIR="$$HOME/.config/systemd/user" CONFDIR="$$HOME/.config/benchd" sh systemd/uninstall.sh
 
 uninstall: ## the reverse; audits, configs and settings stay
 	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" UNITDIR="$(UNITDIR)" USERUNITDIR="$(USERUNITDIR)" \

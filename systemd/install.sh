@@ -19,6 +19,10 @@ while [ -z "${FOR_USER:-}" ] && [ "$folder" != / ]; do
     folder=$(dirname "$folder")
 done
 
+# A folder that is not ours is not ours to replace: PREFIX=/usr/local would be a disaster.
+if [ -e "$target" ] && [ ! -e "$target/share/benchd/installed" ]; then
+    complain "$target is there and was not made by this; PREFIX names a folder for benchd alone, such as /opt/benchd"
+fi
 mkdir -p "$(dirname "$target")" || complain "can't write to $target; as root, or with DESTDIR="
 # Made anew at every install, beside the old one, so that an upgrade that fails half-way leaves the old one.
 rm -rf "$target.new"
@@ -28,12 +32,14 @@ rm -rf "$target.new"
 for file in "$target.new/bin/benchd" "$target.new/pyvenv.cfg"; do
     sed -i "s#$target.new#$PREFIX#g" "$file"
 done
+mkdir -p "$target.new/share/benchd"
+: > "$target.new/share/benchd/installed"
 rm -rf "$target.old"
 [ ! -e "$target" ] || mv "$target" "$target.old"
 mv "$target.new" "$target"
 rm -rf "$target.old"
 
-fill() { sed "s#@PREFIX@#$PREFIX#g" "$1" > "$2" && chmod 644 "$2"; }
+fill() { sed -e "s#@PREFIX@#$PREFIX#g" -e "s#@CONFDIR@#$CONFDIR#g" "$1" > "$2" && chmod 644 "$2"; }
 settle() { # the settings, with the inbox in its place; those that are there are kept
     install -d "$DESTDIR$CONFDIR" "$target/share/benchd"
     sed "s#^path = \"inbox\"#path = \"$1\"#" "$root/config.toml" > "$target/share/benchd/config.toml"
@@ -61,7 +67,7 @@ fill "$units/user/benchd.service" "$DESTDIR$USERUNITDIR/benchd.service"
 install -m 644 "$units/benchd.sysusers" "$DESTDIR$SYSUSERSDIR/benchd.conf"
 install -m 644 "$units/benchd.tmpfiles" "$DESTDIR$TMPFILESDIR/benchd.conf"
 settle /var/lib/benchd/inbox
-install -m 644 "$units/benchd.logrotate" "$units/watch-folder.conf.example" "$target/share/benchd/"
+install -m 644 "$units/README.md" "$units/benchd.logrotate" "$units/watch-folder.conf.example" "$target/share/benchd/"
 
 if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
     systemd-sysusers "$SYSUSERSDIR/benchd.conf"

@@ -1,6 +1,16 @@
 #!/bin/sh
 # `make uninstall`: removes what `make install` made. Audits, configs, settings and the account stay.
 set -eu
+if [ -e "$DESTDIR$PREFIX" ] && [ ! -e "$DESTDIR$PREFIX/share/benchd/installed" ]; then
+    echo "make uninstall: $DESTDIR$PREFIX was not made by make install" >&2
+    exit 1
+fi
+if [ -n "${FOR_USER:-}" ]; then
+    systemctl --user disable --now benchd.service 2>/dev/null || :
+    rm -rf "$DESTDIR$PREFIX" "$DESTDIR$USERUNITDIR/benchd.service"
+    echo "removed; left as they are: $CONFDIR and your audits"
+    exit
+fi
 if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
     systemctl disable --now benchd.service 2>/dev/null || :
     systemctl stop 'benchd@*.service' 2>/dev/null || :

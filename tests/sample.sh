@@ -13,12 +13,19 @@ done
 cat <<EOF
 benchd watches $inbox; real audits are being dropped into it. While it runs, try in another terminal:
 
-  cp $audits/llama4_one__default.json $inbox/mine.json   a drop of your own: $inbox/mine.bench.json appears
-  $BENCHD explain $inbox/llama4_many__default.json      the same decision, explained
-  echo '{"oops": ' > $inbox/broken.json                   a broken audit: a report appears, the rest goes on
-  rm -r $inbox                                            take the folder away, and make it again
+  # a drop of your own: $inbox/mine.bench.json appears
+  cp $audits/llama4_one__default.json $inbox/mine.json
 
-Ctrl-C stops it.
+  # the same decision, explained
+  $BENCHD explain $inbox/llama4_many__default.json
+
+  # a broken audit: a report appears beside it, the rest goes on
+  echo '{"oops": ' > $inbox/broken.json
+
+  # take the folder away, and make it again
+  rm -r $inbox; mkdir $inbox
+
+Ctrl-C stops it (make then says "Interrupt", and means no harm).
 
 EOF
 

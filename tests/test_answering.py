@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from benchd import answering as module
 from benchd.answering import Answering, Outcome, Result, give_back
 from benchd.folder import Folder, Tally
 from benchd.inbox import Inbox, Trigger, Work
+from benchd.rejection import refusal
 from benchd.settings import BenchSettings, FolderSettings
 from benchd.sidecar import unbroken
 from benchd.trail import Trail, TrailFile
@@ -159,7 +161,8 @@ class TestSelected:
 
         monkeypatch.setattr(module, "write_temporary", write)
         result = desk.answer(path.name)
-        assert (result.outcome, result.retry_in) == (Outcome.DEFERRED, 0.0)
+        assert result.outcome is Outcome.DEFERRED
+        assert 0 < result.retry_in < 0.1
         assert desk.events() == []
         assert not config_of(path).exists()
         assert not temporary_files(desk.path)
@@ -211,12 +214,31 @@ class TestUnchanged:
         assert result.outcome is Outcome.SELECTED
         assert config_of(path).read_bytes() == before
 
+    def test_a_stale_report_goes(self, desk: Desk, path: Path):
+        """Good, bad, the same good again: the config answers it, and the report about the bad one is gone."""
+        good = path.read_bytes()
+        desk.answer(path.name)
+        path.write_bytes(b"rubbish")
+        assert desk.answer(path.name).outcome is Outcome.REJECTED
+        path.write_bytes(good)
+        assert desk.answer(path.name).outcome is Outcome.UNCHANGED
+        assert not report_of(path).exists()
+        path.write_bytes(b"rubbish")
+        desk.answer(path.name)
+        config_of(path).write_bytes(b"mine")
+        path.write_bytes(good)
+        assert desk.answer(path.name).outcome is Outcome.KEPT
+        assert not report_of(path).exists()
+
     def test_rejected_before(self, desk: Desk, path: Path):
         """A second look at the same bad content is no second rejection, but still an error for a summary."""
         path.write_bytes(b"rubbish")
         desk.answer(path.name)
         result = desk.answer(path.name)
-        assert (result.outcome, result.error) == (Outcome.UNCHANGED, "rejected before: not_json")
+        assert (result.outcome, result.error) == (
+            Outcome.UNCHANGED,
+            "not JSON at line 1, column 1: Expecting value; near: rubbish [not_json]",
+        )
         assert desk.events().count("audit.rejected") == 1
 
     def test_same_report_again(self, desk: Desk, path: Path):
@@ -427,17 +449,52 @@ class TestTrouble:
 
     def test_publishing_fails(self, desk: Desk, path: Path, monkeypatch: pytest.MonkeyPatch):
         """A rename that fails leaves no temporary file, and is tried again."""
-        real = module._changed
 
-        def changed(*arguments: Any) -> bool:
-            config_of(path).mkdir()  # after the last look at the config's place
-            return real(*arguments)
+        def fail(*_: Any, **__: Any) -> None:
+            raise OSError(errno.EIO, "Input/output error")
 
-        monkeypatch.setattr(module, "_changed", changed)
+        monkeypatch.setattr(os, "rename", fail)
         result = desk.answer(path.name)
         assert (result.outcome, result.retry_in) == (Outcome.FAILED, 1.0)
         assert desk.events() == ["audit.selected", "config.write_failed"]
         assert not temporary_files(desk.path)
+
+    @pytest.mark.parametrize("before", [False, True])
+    def test_a_person_is_quicker(self, desk: Desk, path: Path, monkeypatch: pytest.MonkeyPatch, before: bool):
+        """What a person saves in the config's place between the decision and its publication is not overwritten."""
+        if before:
+            desk.answer(path.name)
+            path.write_bytes(audit(12345678))
+        real = module._changed
+
+        def changed(*arguments: Any) -> bool:
+            config_of(path).write_bytes(b"mine")  # after the last look at the config's place
+            return real(*arguments)
+
+        monkeypatch.setattr(module, "_changed", changed)
+        assert desk.answer(path.name).outcome is Outcome.DEFERRED
+        monkeypatch.undo()
+        assert desk.answer(path.name).outcome is Outcome.KEPT
+        assert config_of(path).read_bytes() == b"mine"
+        assert not temporary_files(desk.path)
+
+    def test_directory_that_knows_no_flush(self, desk: Desk, path: Path, monkeypatch: pytest.MonkeyPatch):
+        """Some file systems refuse to flush a directory: that is no failed write."""
+
+        def refuse(_: int) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+        monkeypatch.setattr(os, "fsync", refuse)
+        assert desk.answer(path.name).outcome is Outcome.SELECTED
+
+    def test_changing_all_the_time(self, desk: Desk, path: Path, monkeypatch: pytest.MonkeyPatch):
+        """A file that changes faster than it can be answered is looked at less and less often."""
+        monkeypatch.setattr(module, "_changed", lambda *_: True)
+        work = desk.work(path.name)
+        answering = Answering(desk.trail, settle=0)
+        waits = [answering.answer([work])[0].retry_in or 0.0 for _ in range(12)]
+        assert waits == sorted(waits)
+        assert waits[-1] == 1.0
 
     def test_flush_fails(self, desk: Desk, path: Path, monkeypatch: pytest.MonkeyPatch):
         """A directory that can't be flushed is a failed write: the answer may not last."""
@@ -531,3 +588,49 @@ def test_names_that_are_not_utf8(desk: Desk):
     path.write_bytes(b"{")
     assert desk.answer(path.name).outcome is Outcome.REJECTED
     assert reports(path, "truncated")
+
+
+class TestWriters:
+    def test_a_second_writer_counts_anew(self, tmp_path: Path):
+        """Closed and empty, then opened again by a second run: the file has a writer, and is not rejected."""
+        desk = Desk(tmp_path)
+        path = desk.path / "audit.json"
+        path.touch()
+        work = desk.work(path.name, "closed")
+        answering = Answering(desk.trail, settle=0.05)
+        assert answering.answer([work])[0].outcome is Outcome.DEFERRED
+        with path.open("wb") as writer:
+            os.utime(path)  # as a truncation would
+            work.trigger = "retry"
+            limit = time.monotonic() + 0.3
+            while time.monotonic() < limit:
+                assert answering.answer([work])[0].outcome is Outcome.DEFERRED
+            writer.write(audit(1))
+        assert answering.answer([work])[0].outcome is Outcome.SELECTED
+
+    def test_the_clock_of_a_file_server(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """Where nobody tells of writers, a file that seems old is not rejected at its first look: clocks differ."""
+        desk = Desk(tmp_path, settle=10.0)
+        path = desk.path / "audit.json"
+        path.write_bytes(b'{"half": ')
+        monkeypatch.setattr(module, "has_writer", lambda *_: None)
+        now = time.time() + 3600
+        monkeypatch.setattr(time, "time", lambda: now)
+        answering = Answering(desk.trail, settle=10.0)
+        assert answering.answer([desk.work(path.name, "scan")])[0].outcome is Outcome.DEFERRED
+        assert answering.answer([desk.work(path.name, "closed")])[0].outcome is Outcome.REJECTED
+
+    def test_unreadable_is_tried_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """That a file could not be read says nothing of its content: the next look reads it."""
+        desk = Desk(tmp_path, settle=10.0)
+        path = desk.path / "audit.json"
+        path.write_bytes(audit(1))
+
+        def refuse(*_: Any) -> None:
+            raise refusal("unreadable", error="Input/output error", who="me")
+
+        monkeypatch.setattr(module, "read_regular", refuse)
+        work, answering = desk.work(path.name), Answering(desk.trail, settle=10.0)
+        assert answering.answer([work])[0].outcome is Outcome.DEFERRED
+        monkeypatch.undo()
+        assert answering.answer([work])[0].outcome is Outcome.SELECTED

@@ -678,3 +678,29 @@ def test_real_file_with_every_trouble() -> None:
     clean = content("llama4_many__default.json")
     dirty = b"\xef\xbb\xbf    computing SVD and metrics for layer: a\n" + tolerantly(clean) + b"bye\n"
     assert read_audit(dirty.replace(b"\n", b"\r\n")).flagged == read_audit(clean).flagged
+
+
+@pytest.mark.parametrize(
+    "before",
+    [b'{"level":"info"}\n', b"{progress}\n", b"caf\xe9\n", b"[INFO] x\n", b" {\n", b"{ }\n"],
+)
+@pytest.mark.parametrize("number", [b"1.5", b"NaN"])
+def test_any_text_may_stand_before(before: bytes, number: bytes) -> None:
+    """The JSON starts at the first line that is exactly `{`, whatever stands before and in whatever encoding."""
+    data = PLAIN.replace(b'"policy', b'"some_number": ' + number + b', "policy', 1)
+    assert read_audit(data).flagged
+    if before.strip() not in {b"{", b"{ }"}:
+        assert read_audit(before + data).flagged == read_audit(data).flagged
+
+
+def test_issues_beyond_measure() -> None:
+    """A megabyte of issues is counted as such, not taken apart."""
+    data = PLAIN.replace(b'"policy', b'"issues": [' + b"[]," * 400_000 + b'[]], "policy', 1)
+    assert read_audit(data).notes[-1] == "Gradience: more issues than can be shown here"
+
+
+def test_a_long_text_is_told_by_its_ends() -> None:
+    """Megabytes of progress, or a failure at the end of them, are told without taking them apart."""
+    progress = b"    computing SVD and metrics for layer: a\n" * 10_000
+    assert refused(progress).message == "gradience was interrupted: 10000 lines of progress, no JSON"
+    assert refused(progress + b"Error: Audit failed: x\n").code == "audit_failed"

@@ -280,7 +280,14 @@ def test_error_report() -> None:
     error = refusal("not_an_object", found="a list")
     report = checked(error_report("a.json", error, sha256="0" * 64, size=5), "error-report")
     assert list(report) == ["schema_version", "code", "message", "hint", "provenance"]
-    assert list(report["provenance"]) == ["audit", "audit_sha256", "audit_bytes", "code", "config_sha256"]
+    assert list(report["provenance"]) == [
+        "audit",
+        "audit_sha256",
+        "audit_bytes",
+        "selection_version",
+        "code",
+        "config_sha256",
+    ]
     assert (report["code"], report["message"], report["hint"]) == (error.code, error.message, error.hint)
     assert report["provenance"]["audit_bytes"] == 5
 

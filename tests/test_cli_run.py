@@ -51,7 +51,7 @@ def test_answers_all(home: Path):
     assert answers(home / "inbox" / "sub" / "b.json")
     assert "2 answered" in result.stderr
     assert "flagged" in result.stderr
-    assert "1 ignored" in result.stderr
+    assert "1 left alone: JSON, but no audit" in result.stderr
     assert [record["trigger"] for record in json_lines(result.stdout)] == ["command", "command"]
 
 
@@ -73,6 +73,55 @@ def test_link_to_a_folder(home: Path):
     assert run("link", cwd=home).returncode == 0
     assert answers(home / "inbox" / "a.json")
     assert not (home / "link.bench-error.json").exists()
+
+
+def test_a_pattern_of_the_shell(home: Path):
+    """`benchd run *.json` names configs too, from the second time on: they are passed by."""
+    run("inbox/a.json", cwd=home)
+    (home / "inbox" / "c.json").write_bytes(audit(3))
+    names = ["inbox/a.json", "inbox/a.bench.json", "inbox/c.json"]
+    assert run(*names, cwd=home).returncode == 0
+    assert answers(home / "inbox" / "c.json")
+    alone = run("inbox/a.bench.json", cwd=home)
+    assert (alone.returncode, alone.stderr) == (
+        2,
+        "benchd run: inbox/a.bench.json: written by benchd, not an audit\n",
+    )
+
+
+def test_nothing_found(home: Path):
+    """A folder without audits is no failure, but it is said."""
+    (home / "empty").mkdir()
+    result = run("empty", cwd=home)
+    assert (result.returncode, "no audits found" in result.stderr) == (0, True)
+
+
+def test_a_name_without_room(home: Path):
+    """A name to which no ending fits any more is rejected once, and hides nothing behind it."""
+    (home / "inbox" / ("x" * 247 + ".json")).write_bytes(audit(3))
+    result = run("inbox", cwd=home)
+    assert result.returncode == 1
+    assert "[name_too_long]" in result.stderr
+    assert answers(home / "inbox" / "a.json")
+    assert answers(home / "inbox" / "sub" / "b.json")
+
+
+def test_the_terminal_is_safe(home: Path):
+    """Names in the summary can't play with the terminal."""
+    (home / "inbox" / "a\x1b[31m\n.json").write_bytes(b"[]")
+    stderr = run("inbox", cwd=home).stderr
+    assert "\x1b" not in stderr
+    assert "a�[31m�.json" in stderr
+
+
+def test_a_working_directory_that_is_gone(home: Path):
+    """One line, no traceback."""
+    gone = home / "gone"
+    gone.mkdir()
+    code = f"import os, sys; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); "
+    code += "from benchd.cli import main; main(['run', '.'])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
 
 
 def test_single_files(home: Path):
@@ -104,7 +153,7 @@ def test_rejected(home: Path):
 def test_rejected_file_that_is_named(home: Path):
     """So it is for a file that is named itself."""
     (home / "bad.json").write_bytes(b"{]")
-    for expected in ("1 rejected", "rejected before: not_json"):
+    for expected in ("1 rejected", "[not_json]"):
         result = run("bad.json", cwd=home)
         assert result.returncode == 1
         assert expected in result.stderr
@@ -126,7 +175,7 @@ def test_dry_run(home: Path):
     assert result.returncode == 1
     assert "2 would be answered" in result.stderr
     assert "1 would be rejected" in result.stderr
-    assert result.stdout == ""
+    assert sorted(result.stdout.splitlines()) == ["inbox/a.json: flagged", "inbox/sub/b.json: priority_score"]
     assert sorted(path.name for path in (home / "inbox").rglob("*")) == before
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,20 @@ SELECTED = {
     "strategy": "flagged",
     "confidence": "high",
     "reason": "1 of 28 layers is flagged",
+    "layers": [{"rank": 8}],
+    "layers_total": 1,
     "notes": ["a note"],
 }
+
+
+@pytest.fixture(autouse=True)
+def greenwich(monkeypatch: pytest.MonkeyPatch):
+    """The clock on the wall shows UTC."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 def shown(**record: Any) -> str:
@@ -36,6 +49,7 @@ def shown(**record: Any) -> str:
             (
                 "03:04:05 ✓ /in/a.json → a.bench.json\n"
                 "           flagged (high confidence): 1 of 28 layers is flagged\n"
+                "           for Bench: a rank of its own for 1 layer\n"
                 "           note: a note\n"
             ),
         ),
@@ -91,12 +105,43 @@ def shown(**record: Any) -> str:
         ),
         ({"event": "service.stopping", "signal": "SIGTERM"}, "03:04:05 · stopping: SIGTERM\n"),
         ({"event": "new", "level": "odd"}, "03:04:05 · new\n"),
+        ({"event": "watch.root_restored", "root": "/in"}, "03:04:05 · /in is back\n"),
+        (
+            {"event": "service.reloaded", "settings": {"watch": ["/in"], "selection.top_n": 1}},
+            "03:04:05 · new settings: watching /in\n           selection.top_n = 1\n",
+        ),
+        (
+            {"event": "service.reload_failed", "level": "error", "problems": ["a", "b"]},
+            "03:04:05 ✗ the settings can't be used; the old ones stay\n           a\n           b\n",
+        ),
     ],
     ids=lambda value: value["event"] if isinstance(value, dict) else "",
 )
 def test_lines(record: dict[str, Any], expected: str):
     """Each kind of record in the words of people; an unknown one with all that it holds."""
     assert shown(**record) == expected
+
+
+def test_local_time(monkeypatch: pytest.MonkeyPatch):
+    """People see the time of their own clock; the record itself is in UTC."""
+    monkeypatch.setenv("TZ", "XXX-02:00")
+    time.tzset()
+    assert shown(event="new").startswith("05:04:05 ")
+
+
+@pytest.mark.parametrize(
+    ("layers", "total", "expected"),
+    [
+        ([], 0, ""),
+        ([{"rank": None}], 1, "for Bench: the uniform baseline alone"),
+        ([{"rank": 1}, {"rank": None}, {"rank": 2}], 3, "for Bench: a rank of its own for 2 layers"),
+        ([{"rank": 1}], 30, "for Bench: a rank of its own for 1 or more layers"),
+    ],
+)
+def test_what_bench_gets(layers: list[Any], total: int, expected: str):
+    """The line about a selection ends with what the config asks of Bench."""
+    lines = shown(**{**SELECTED, "layers": layers, "layers_total": total, "notes": []}).splitlines()
+    assert [line.strip() for line in lines[2:]] == ([expected] if expected else [])
 
 
 def test_paths_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -19,6 +19,7 @@ from benchd.settings import FolderSettings, Settings, parse_settings
 HERE = Path(__file__).parent
 TOP = HERE.parent
 PAGES = sorted([*TOP.glob("*.md"), *TOP.glob("docs/*.md"), *TOP.glob("systemd/*.md"), *TOP.glob("benchmarks/*.md")])
+CONTRACT = TOP / "docs" / "spec.md"  # says what is to come, too
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)")
 
@@ -28,6 +29,7 @@ def examples(language, *pages):
     return [
         pytest.param(code, id=f"{page.relative_to(TOP)}-{number}")
         for page in pages or PAGES
+        if page != CONTRACT
         for number, (kind, code) in enumerate(FENCE.findall(page.read_text(encoding="utf-8")), 1)
         if kind == language
     ]

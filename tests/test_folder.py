@@ -248,8 +248,50 @@ class TestScan:
         clearly_later(good)
         found, tally = scan(make())
         assert found == []
-        assert (tally.found, tally.answered, tally.rejected, tally.rejected_paths) == (2, 2, 1, ["bad.json"])
+        assert (tally.found, tally.answered, tally.rejected) == (2, 2, 1)
+        assert tally.rejections == [("bad.json", "the file has no content [empty]")]
         assert scan(make(), force=True)[0] == ["bad.json", "good.json"]
+
+    def test_one_bad_entry_hides_no_other(self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """A sidecar that can't be read (a failing disk) costs its audit a closer look, and the others nothing."""
+        for name in "abc":
+            (tmp_path / f"{name}.json").write_bytes(audit())
+        folder, failures = make(), []
+        real = folder.standing
+
+        def fail(directory: int, name: str, info: os.stat_result) -> Any:
+            if name == "b.json":
+                raise OSError(5, "Input/output error")
+            return real(directory, name, info)
+
+        monkeypatch.setattr(folder, "standing", fail)
+        found = list(folder.scan(Tally(), entering=lambda *_: None, failed=lambda path, _: failures.append(path)))
+        assert sorted(found) == ["a.json", "b.json", "c.json"]
+        assert failures == ["b.json"]
+
+    def test_forgetting_during_a_scan_lasts(self, make: Make, tmp_path: Path):
+        """`forget_scans` in the middle of a scan: the next one looks at every sidecar again."""
+        path = tmp_path / "a.json"
+        path.write_bytes(audit())
+        answer(path)
+        clearly_later(path)
+        (tmp_path / "b.json").write_bytes(audit())
+        folder = make()
+        for _ in folder.scan(Tally(), entering=lambda *_: None, failed=lambda *_: None):
+            folder.forget_scans()
+        assert folder._scanned_until_ns == 0
+
+    def test_orphaned_reports_go(self, make: Make, tmp_path: Path):
+        """A report of ours about a file that is gone is removed by the next scan; another's is not."""
+        for name in ("gone.json", "gone", "here.json"):
+            report_of(tmp_path / name).write_bytes(error_report(name, refusal("empty"), sha256=None, size=0))
+        (tmp_path / "here.json").touch()
+        (tmp_path / "other.bench-error.json").write_bytes(b"{}")
+        scan(make())
+        assert sorted(path.name for path in tmp_path.glob("*.bench-error.json")) == [
+            "here.bench-error.json",
+            "other.bench-error.json",
+        ]
 
     def test_second_scan_sees_a_deleted_sidecar(self, make: Make, tmp_path: Path):
         """The next scan is cheap, and still notices that a sidecar is gone."""

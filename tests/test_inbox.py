@@ -263,6 +263,20 @@ class TestClose:
         assert refused == []
 
 
+def test_in_flight_of_a_dropped_folder(inbox: Inbox, folder: Folder):
+    """What was in flight when its folder was dropped does not come back, neither for a retry nor for a change."""
+    for name in ("a", "b", "c"):
+        inbox.put(folder, name, "closed")
+    first, second, third = inbox.take(3)
+    inbox.drop_folder(folder)
+    inbox.put(folder, "c", "closed")
+    inbox.again(first, 0.0)
+    inbox.done(second)
+    assert not inbox.await_idle(folder, 0.0)
+    inbox.done(third)
+    assert inbox.await_idle(folder, 0.0)
+
+
 def test_drop_folder(inbox: Inbox, folder: Folder):
     """All that waits for a folder is forgotten, that of others stays, and what is in flight may still be given back."""
     other = Folder(folder.settings, max_bytes=1)

@@ -210,3 +210,24 @@ def test_system_that_tells_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(module.os, "readlink", refuse)
     assert module._namespace() == ""
     assert module._text(str(tmp_path / "missing")) == ""
+
+
+def test_nobody_can_keep_benchd_out(tmp_path: Path):
+    """A lock file of one user that names a living process of another says nothing: anybody could have written it."""
+    if os.geteuid() != 0:
+        pytest.skip("needs another user")
+    init = msgspec.structs.asdict(module._holder(1))
+    (tmp_path / LOCK_NAME).write_bytes(msgspec.json.encode(init))
+    os.chown(tmp_path / LOCK_NAME, 65534, 65534)
+    assert FolderLock(str(tmp_path)).acquire() is None
+
+
+def test_a_number_that_another_user_has_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A process that our own user's lock names and that we may not signal is not the one that wrote it."""
+
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    write(tmp_path, pid=os.getppid(), started=module._started(os.getppid()))
+    monkeypatch.setattr(os, "kill", refuse)
+    assert FolderLock(str(tmp_path)).acquire() is None

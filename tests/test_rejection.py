@@ -15,6 +15,7 @@ PARTS = {
     "too_large": {"size": 11, "limit": 10},
     "not_a_regular_file": {"found": "a folder"},
     "unreadable": {"error": "Permission denied", "who": "uid 5"},
+    "name_too_long": {"sidecar": ".bench.json", "size": 260},
     "bad_schema": {"where": "$.x", "expected": "a list", "found": "a string"},
     "audit_failed": {"quote": "Error: x"},
     "audit_interrupted": {"lines": 3},
@@ -42,16 +43,17 @@ def test_a_part_that_is_missing_is_a_mistake(code: str) -> None:
 
 
 def test_the_codes_of_the_contract() -> None:
-    """The codes are those of the contract, no more and no less."""
+    """The codes are those of the contract and one more, for a name that leaves no room for the config's."""
     assert set(CODES) == {
         "empty", "truncated", "not_json", "bad_encoding", "not_an_object", "too_large", "too_deep",
-        "not_a_regular_file", "symlink", "unreadable", "bad_schema", "audit_failed", "audit_interrupted",
+        "not_a_regular_file", "symlink", "unreadable", "name_too_long", "bad_schema", "audit_failed",
+        "audit_interrupted",
     }  # fmt: skip
 
 
 def test_what_no_writer_will_mend() -> None:
     """A verdict about the kind of file does not wait for a writer; every verdict about its content does."""
-    assert set(CODES) - MAYBE_UNFINISHED == {"too_large", "not_a_regular_file", "symlink"}
+    assert set(CODES) - MAYBE_UNFINISHED == {"too_large", "not_a_regular_file", "symlink", "name_too_long"}
 
 
 def test_not_an_audit_is_not_a_rejection() -> None:

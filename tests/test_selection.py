@@ -139,7 +139,7 @@ def test_on_flat() -> None:
     assert tried(selection) == [("flagged", False), ("none", True)]
     assert selection.reason == 'uniform only: the energy distribution is flat and selection.on_flat is "uniform_only"'
     assert selection.ladder[0].reason == (
-        "0 of 1 layer are flagged: the energy distribution is flat (max 1.10x < 1.50x)"
+        "0 of 1 layer is flagged: the energy distribution is flat (max 1.10x < 1.50x)"
     )
 
 

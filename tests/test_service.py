@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -191,3 +193,52 @@ def test_the_started_record_has_the_settings_that_differ():
     settings = parse_settings('[[watch]]\npath = "/a"\n[selection]\ntop_n = 5\n[watching]\nsettle = "2s"\n')
     assert changed_settings(settings) == {"watch": ["/a"], "selection.top_n": 5}
     assert json.dumps(changed_settings(settings))
+
+
+def test_the_started_record_has_the_folders_own_settings():
+    """What a folder has of its own is named as `benchd config` names it."""
+    text = '[[watch]]\npath = "/a"\nignore = ["x"]\n[watch.selection]\ntop_n = 5\n[watch.bench]\nuniform_rank = 4\n'
+    assert changed_settings(parse_settings(text)) == {
+        "watch": ["/a"],
+        "watch[0].ignore": ("x",),
+        "watch[0].selection.top_n": 5,
+        "watch[0].bench.uniform_rank": 4,
+    }
+
+
+def test_a_stop_while_a_folder_is_slow_to_open(tmp_path):
+    """A signal counts also before every folder is watched."""
+    code = (
+        "import sys, time; from benchd.lock import FolderLock; "
+        "FolderLock.acquire = lambda self: sys.stderr.write('slow') and sys.stderr.flush() or time.sleep(30); "
+        "from benchd.service import Service; Service.claim = lambda self: None; "
+        "from benchd.cli import main; main(['watch', sys.argv[1]])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr.read(4) == b"slow"
+        process.terminate()
+        assert process.wait(5) == 0
+
+
+def test_folders_are_given_back_when_one_is_taken(daemon, tmp_path):
+    """A daemon that can't have all its folders leaves none claimed."""
+    daemon.start()
+    free = tmp_path / "free"
+    free.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchd", "watch", str(free), str(daemon.folder)], capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert not (free / ".benchd.lock").exists()
+    daemon.stop()
+
+
+def test_without_standard_output(tmp_path):
+    """A caller that has closed standard output gets the trail on standard error, and no traceback."""
+    (tmp_path / "a.json").write_bytes(audit())
+    command = f"exec {sys.executable} -m benchd run {tmp_path} >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert '"event":"audit.selected"' in done.stderr

@@ -304,7 +304,6 @@ def test_all_mistakes_at_once() -> None:
     ("text", "where", "low", "medium"),
     [
         ("[selection]\nmedium_priority = 1\nlow_priority = 1.5", "selection", "1.5", "1"),
-        ("[selection]\nlow_priority = 5", "selection", "5", "2"),
         ("[[watch]]\npath='x'\n[watch.selection]\nmedium_priority = 0.5", "watch[0].selection", "1", "0.5"),
     ],
 )
@@ -312,6 +311,13 @@ def test_priorities_in_order(text: str, where: str, low: str, medium: str) -> No
     """MEDIUM can't begin below LOW, also where only one of the two is set."""
     assert problems(text) == [
         f"config.toml: {where}.medium_priority: expected a number >= {where}.low_priority ({low}), got {medium}"
+    ]
+
+
+def test_the_key_in_the_file_is_blamed() -> None:
+    """Where only `low_priority` is set, that is the one to mend."""
+    assert problems("[selection]\nlow_priority = 5") == [
+        "config.toml: selection.low_priority: expected a number <= selection.medium_priority (2), got 5"
     ]
 
 

@@ -32,16 +32,22 @@ from benchd.files import (
 )
 from benchd.folder import Standing
 from benchd.inbox import Inbox, Work
-from benchd.rejection import MAYBE_UNFINISHED
+from benchd.rejection import MAYBE_UNFINISHED, refusal
 from benchd.selection import Selection, select
-from benchd.sidecar import config_name, error_name, provenance_of, unbroken
+from benchd.sidecar import CONFIG_SUFFIX, Provenance, config_name, error_name, provenance_of, unbroken
 from benchd.trail import Trail
 
 __all__ = ["Answering", "Outcome", "Result"]
 
+#: What file systems allow a name, in bytes.
+_NAME_MAX: Final = 255
+
 #: Waits for a file that may be unfinished: the first, and the longest.
 _FIRST_WAIT: Final = 0.05
 _LONGEST_WAIT: Final = 30.0
+
+#: The longest wait for a file that changes faster than it can be answered.
+_LONGEST_CHASE: Final = 1.0
 
 #: Waits after a failed write.
 _FIRST_RETRY: Final = 1.0
@@ -72,6 +78,8 @@ class Result(NamedTuple):
     strategy: str | None = None
     error: str | None = None
     retry_in: float | None = None
+    #: Why there is no answer, where that is no trouble.
+    reason: str | None = None
 
 
 class _Decision(NamedTuple):
@@ -89,6 +97,8 @@ class _Prepared(NamedTuple):
     temporary: str
     answer: _Decision | AuditError
     started: float
+    #: What stood in the config's place when it was looked at; see `_identity`.
+    replaces: tuple[int, int, int] | None
 
 
 class _Published(NamedTuple):
@@ -177,15 +187,16 @@ class Answering:
         info = look(directory, name)
         standing, provenance = folder.standing(directory, name, info)
         if standing is Standing.ANSWERED and provenance and not self._force:
-            return self._unchanged(work, "answered before", rejected=provenance.code)
+            return self._unchanged(work, "answered before", provenance)
         digest: str | None = None
         try:
-            if work.verdict is not None and work.seen == _state(info):
+            _check_name(name)
+            if work.verdict is not None and work.seen == _state(info) and work.verdict.code != "unreadable":
                 raise work.verdict  # still the content that was looked at before; only its writer may have gone
             content, info = read_regular(directory, name, info, folder.max_bytes)
             digest = hashlib.sha256(content).hexdigest()
             if standing is Standing.IN_DOUBT and provenance and provenance.audit_sha256 == digest and not self._force:
-                return self._settle_doubt(work, directory, name, info, rejected=provenance.code)
+                return self._settle_doubt(work, directory, name, info, provenance)
             audit = read_audit(content, name=name, sha256=digest)
         except NotAnAudit as error:
             folder.remember(work.relative, info)
@@ -195,25 +206,30 @@ class Answering:
             digest = digest or work.digest
             waiting = self._maybe_unfinished(work, directory, name, info, error, digest)
             return waiting or self._reject(work, directory, name, info, error, digest, started)
+        replaces = _identity(directory, config_name(name))
         selection = select(audit, folder.settings.selection)
         config = bench_config(audit, selection, folder.settings.bench)
         kept = self._kept(work, directory, name, info)
-        return kept or self._write(work, directory, name, info, config, _Decision(audit, selection), started)
+        decision = _Decision(audit, selection)
+        return kept or self._write(work, directory, name, info, config, decision, started, replaces)
 
-    def _unchanged(self, work: Work, reason: str, *, rejected: str | None) -> Result:
+    def _unchanged(self, work: Work, reason: str, answer: Provenance | AuditError) -> Result:
+        """Nothing to write. `answer` is what stands beside the audit; where that is a rejection, the result says so."""
         self._trail.unchanged(work.folder.shown(work.relative), _trigger(work), reason)
-        return Result(work, Outcome.UNCHANGED, error=f"rejected before: {rejected}" if rejected else None)
+        return Result(work, Outcome.UNCHANGED, error=_shown(answer) if answer.code else None)
 
-    def _settle_doubt(
-        self, work: Work, directory: int, name: str, info: os.stat_result, *, rejected: str | None
-    ) -> Result:
+    def _settle_doubt(self, work: Work, directory: int, name: str, info: os.stat_result, answer: Provenance) -> Result:
         """The hash has decided: date the sidecar after the audit, so that no later scan need hash it again."""
-        sidecar = error_name(name) if rejected else config_name(name)
+        sidecar = error_name(name) if answer.code else config_name(name)
+        if self._dry_run:
+            return self._unchanged(work, "same content, same answer", answer)
         with contextlib.suppress(OSError):  # another owner's sidecar: the next scan asks again
             os.utime(sidecar, dir_fd=directory, follow_symlinks=False)
             if _changed(directory, name, info):
                 os.utime(sidecar, ns=(0, 0), dir_fd=directory, follow_symlinks=False)
-        return self._unchanged(work, "same content, same answer", rejected=rejected)
+        if not answer.code:
+            self._remove_report(directory, name)
+        return self._unchanged(work, "same content, same answer", answer)
 
     def _maybe_unfinished(
         self, work: Work, directory: int, name: str, info: os.stat_result, error: AuditError, digest: str | None
@@ -222,14 +238,18 @@ class Answering:
         if error.code not in MAYBE_UNFINISHED:
             return None
         now = time.monotonic()
+        if work.seen is not None and work.seen != _state(info):
+            # Another writer is at it: that the last one has closed it says nothing any more.
+            work.closed = work.trigger in {"closed", "moved"}
+        writer = None if work.closed else has_writer(directory, name)
         if work.seen != _state(info):
-            # By the wall clock it may be long unchanged; where the clocks disagree, our own decides.
-            age = time.time() - info.st_ctime
-            work.seen, work.settles_from, work.attempts = _state(info), now - max(0.0, age), 0
+            # The wall clock tells how long it has been unchanged, if it is the clock of who wrote it: on a file server
+            # it may not be, and nobody can tell whether there is a writer. Then the time from our first look counts.
+            age = max(0.0, time.time() - info.st_ctime) if work.closed or writer is False else 0.0
+            work.seen, work.settles_from, work.attempts = _state(info), now - age, 0
             work.verdict, work.digest = error, digest
         work.attempts += 1
         unchanged = now - work.settles_from
-        writer = None if work.closed else has_writer(directory, name)
         known_closed = work.closed or writer is False
         if unchanged >= self._settle and (known_closed or not _benefit_of_doubt(error, unchanged, writer=writer)):
             return None
@@ -258,10 +278,12 @@ class Answering:
             reason = "it was edited after benchd wrote it; move it away to get the new answer"
         else:
             return None
+        if not self._dry_run:
+            self._remove_report(directory, name)
         work.folder.remember(work.relative, info, beside=config)
         shown = work.folder.shown(work.relative)
         self._trail.kept(shown, _trigger(work), config=os.path.join(os.path.dirname(shown), config), reason=reason)
-        return Result(work, Outcome.KEPT)
+        return Result(work, Outcome.KEPT, reason=f"{config}: {reason}")
 
     def _reject(
         self,
@@ -279,13 +301,15 @@ class Answering:
         present = read_sidecar(directory, error_name(name))
         if present is not None and present[0] == report and not self._force:
             with contextlib.suppress(OSError):
-                os.utime(error_name(name), dir_fd=directory, follow_symlinks=False)
-            return self._unchanged(work, "rejected before, for the same reason", rejected=error.code)
-        foreign = present is not None and not unbroken(present[0])
+                if not self._dry_run:
+                    os.utime(error_name(name), dir_fd=directory, follow_symlinks=False)
+            return self._unchanged(work, "rejected before, for the same reason", error)
+        no_room = len(os.fsencode(error_name(name))) > _NAME_MAX
+        foreign = no_room or (present is not None and not unbroken(present[0]))
         if not folder.settings.bench.error_reports or foreign:
-            folder.remember(work.relative, info, beside=error_name(name) if foreign else None)
+            folder.remember(work.relative, info, beside=error_name(name) if foreign and not no_room else None)
             self._trail.rejected(folder.shown(work.relative), _trigger(work), error)
-            return Result(work, Outcome.REJECTED, error=error.message)
+            return Result(work, Outcome.REJECTED, error=_shown(error))
         return self._write(work, directory, name, info, report, error, started)
 
     def _write(
@@ -297,16 +321,17 @@ class Answering:
         content: bytes,
         answer: _Decision | AuditError,
         started: float,
+        replaces: tuple[int, int, int] | None = None,
     ) -> _Prepared | Result:
         if self._dry_run:
             if isinstance(answer, AuditError):
-                return Result(work, Outcome.REJECTED, error=answer.message)
+                return Result(work, Outcome.REJECTED, error=_shown(answer))
             return Result(work, Outcome.SELECTED, strategy=answer.selection.strategy)
         try:
             temporary = write_temporary(directory, content, durable=work.folder.settings.bench.durable)
         except OSError as error:
             return self._write_failed(work, error)
-        return _Prepared(work, directory, name, info, temporary, answer, started)
+        return _Prepared(work, directory, name, info, temporary, answer, started, replaces)
 
     # --- second half ---------------------------------------------------------------------------------------
 
@@ -315,7 +340,9 @@ class Answering:
         work, answer = item.work, item.answer
         if _changed(item.directory, item.name, item.info):
             discard(item.directory, item.temporary)
-            return Result(work, Outcome.DEFERRED, error="it changed while it was being answered", retry_in=0.0)
+            work.attempts += 1
+            wait = min(_FIRST_WAIT * 2.0 ** min(work.attempts, 20) / 8, _LONGEST_CHASE)
+            return Result(work, Outcome.DEFERRED, error="it changed while it was being answered", retry_in=wait)
         path = work.folder.shown(work.relative)
         if isinstance(answer, AuditError):
             self._trail.rejected(path, _trigger(work), answer)
@@ -336,9 +363,13 @@ class Answering:
         try:
             if isinstance(item.answer, AuditError):
                 publish(directory, item.temporary, error_name(name))
-                return _Published(work, directory, Result(work, Outcome.REJECTED, error=item.answer.message))
+                return _Published(work, directory, Result(work, Outcome.REJECTED, error=_shown(item.answer)))
             # The report goes first: a crash in between leaves an unanswered audit, not one with two answers.
             self._remove_report(directory, name)
+            if _identity(directory, config_name(name)) != item.replaces:
+                # A person was quicker: what stands there now has not been looked at.
+                discard(directory, item.temporary)
+                return Result(work, Outcome.DEFERRED, error="its config changed meanwhile", retry_in=_FIRST_WAIT)
             publish(directory, item.temporary, config_name(name))
         except OSError as error:
             return self._write_failed(work, error)
@@ -352,7 +383,9 @@ class Answering:
             try:
                 os.fsync(directory)
             except OSError as error:
-                failed[directory] = error
+                # Some file systems have no such thing for directories: their names are as lasting as they get.
+                if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+                    failed[directory] = error
         results = []
         for step in steps:
             if isinstance(step, _Published):
@@ -390,6 +423,27 @@ def _benefit_of_doubt(error: AuditError, unchanged: float, *, writer: bool | Non
         return True
     # Nobody can tell. What a redirect of gradience looks like for minutes is waited for.
     return error.code in {"empty", "audit_interrupted"} and unchanged < _ABANDONED
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that leaves no room for the config's."""
+    sidecar = config_name(name)
+    size = len(os.fsencode(sidecar))
+    if size > _NAME_MAX:
+        raise refusal("name_too_long", sidecar=CONFIG_SUFFIX, size=size)
+
+
+def _identity(directory: int, name: str) -> tuple[int, int, int] | None:
+    """What tells one file in a place from another, or from an edit of it; None where there is none."""
+    try:
+        info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return (info.st_ino, info.st_size, info.st_mtime_ns)
+
+
+def _shown(rejection: Provenance | AuditError) -> str:
+    return f"{rejection.message} [{rejection.code}]"
 
 
 def _next_retry(work: Work) -> float:

@@ -8,6 +8,7 @@ use raises `AuditError`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -35,6 +36,7 @@ MAX_NAME: Final = 255
 MAX_RANK: Final = 65536
 
 _MAX_ISSUES: Final = 20
+_MAX_ISSUES_BYTES: Final = 2**20
 
 
 class Rationale(Struct, gc=False):
@@ -150,7 +152,7 @@ class _Document(Struct, gc=False):
     rank_suggestions: _Suggestions | None = None
     per_layer_suggestions: _Suggestions | None = None
     policies: _Policies | None = None
-    issues: object = None
+    issues: msgspec.Raw = msgspec.Raw()
     suggested_r_global_median: object = UNSET
     suggested_r_global_90: object = None
     total_lora_params: object = UNSET
@@ -430,6 +432,11 @@ def _layers(entries: list[_Entry] | None, where: str, notes: list[str]) -> tuple
 
 
 def _issue_notes(issues: object) -> list[str]:
+    if isinstance(issues, msgspec.Raw):
+        # As text it takes no more than its size; taken apart it could take a hundred times as much.
+        if len(issues) > _MAX_ISSUES_BYTES:
+            return ["Gradience: more issues than can be shown here"]
+        issues = msgspec.json.decode(issues) if issues else None
     listed = issues if isinstance(issues, list) else []
     notes = [f"Gradience: {words(issue)}" for issue in listed[:_MAX_ISSUES] if issue]
     if len(listed) > _MAX_ISSUES:
@@ -441,6 +448,7 @@ def _issue_notes(issues: object) -> list[str]:
 # --- reading --------------------------------------------------------------------------------------------
 
 _OBJECT_FIRST = re.compile(rb"[ \t\r\n]*\{")
+_BARE_OBJECT = re.compile(rb"[ \t\r\n]*\{[ \t]*(?:\r?\n|\})")
 _OPENING_LINE = re.compile(rb"^\{[ \t]*\r?$|^\{\"", re.MULTILINE)
 _WARNING_LINE = re.compile(rb"^Warning: (Unknown policy [^\r\n]*)", re.MULTILINE)
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
@@ -456,16 +464,7 @@ def read_audit(data: bytes, *, name: str = "audit.json", sha256: str | None = No
     digest = sha256 or hashlib.sha256(data).hexdigest()
     notes: list[str] = []
     text = _utf8(data, notes)
-    start, end = _span(text)
-    try:
-        document = _decode(memoryview(text)[start:end])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        # `from None` and leaving the handler: the tolerant way is not part of the failure of the fast one.
-        document = None
-    except RecursionError:
-        raise refusal("too_deep") from None
-    if document is None:
-        document, start, end = _read_tolerantly(text, notes)
+    document, start, end = _read_fast(text) or _read_tolerantly(text, notes)
     if document.error == "unexpected_audit_result_type":
         raise refusal("audit_failed", quote="unexpected_audit_result_type")
     if not document.is_audit:
@@ -492,23 +491,44 @@ def _utf8(data: bytes, notes: list[str]) -> bytes:
     return data
 
 
-def _span(text: bytes) -> tuple[int, int]:
-    """Where the JSON is: from the first line that is `{` to the last that is `}` (field-notes, section 1.1).
+def _starts(text: bytes) -> list[int]:
+    """Where the JSON may begin, the likeliest first: the first line that is exactly `{` (spec, section 2).
 
-    A first look only: cheap, and right for what Gradience writes.
+    A document that begins with more than that on its first line (a compact one) comes second; and where there is
+    neither, the text is looked at from its beginning.
     """
-    start = 0
-    if not _OBJECT_FIRST.match(text):
-        start = text.find(b"\n{\n") + 1
-        if start == 0:
-            opening = _OPENING_LINE.search(text)
-            start = opening.start() if opening else 0
-    end = len(text)
-    if not text.endswith((b"}\n", b"}", b"}\r\n")):
-        closing = max(text.rfind(b"\n}\n"), text.rfind(b"\n}\r\n"))
-        if closing > start:
-            end = closing + 2
-    return start, end
+    if _BARE_OBJECT.match(text):
+        return [0]
+    start = text.find(b"\n{\n") + 1
+    if start == 0:
+        opening = _OPENING_LINE.search(text)
+        start = opening.start() if opening else 0
+    return [start, 0] if start and _OBJECT_FIRST.match(text) else [start]
+
+
+def _end(text: bytes, start: int) -> int:
+    """Where the JSON ends, as Gradience writes it: with the text, or with the last line that is exactly `}`."""
+    if text.endswith((b"}\n", b"}", b"}\r\n")):
+        return len(text)
+    closing = max(text.rfind(b"\n}\n"), text.rfind(b"\n}\r\n"))
+    return closing + 2 if closing > start else len(text)
+
+
+def _read_fast(text: bytes) -> tuple[_Document, int, int] | None:
+    """The way for nearly every file: typed, from the bytes. None for what it can't take."""
+    found: tuple[_Document, int, int] | None = None
+    for start in _starts(text):
+        end = _end(text, start)
+        try:
+            document = _decode(memoryview(text)[start:end])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+        except RecursionError:
+            raise refusal("too_deep") from None
+        if document.is_audit:
+            return document, start, end
+        found = found or (document, start, end)
+    return found
 
 
 def _warnings(text: bytes) -> list[str]:
@@ -528,36 +548,47 @@ class _Tokens:
 
 def _read_tolerantly(raw: bytes, notes: list[str]) -> tuple[_Document, int, int]:
     """The way for what the fast one refused. Returns the document and where it lies in `raw`."""
-    first = _span(raw)[0]
+    first, *others = _starts(raw)
     try:
-        text = raw.decode()
+        return _read_tolerantly_from(raw, first, notes)
+    except AuditError:
+        for start in others:
+            with contextlib.suppress(AuditError):
+                return _read_tolerantly_from(raw, start, notes)
+        raise
+
+
+def _read_tolerantly_from(raw: bytes, start: int, notes: list[str]) -> tuple[_Document, int, int]:
+    # What stands before the JSON is never decoded: it is the terminal's, in whatever encoding that has.
+    before = raw.count(b"\n", 0, start)
+    try:
+        text = raw[start:].decode()
     except UnicodeDecodeError as error:
-        if error.reason == "unexpected end of data" and _OBJECT_FIRST.match(raw, first):
+        if error.reason == "unexpected end of data" and _OBJECT_FIRST.match(raw, start):
             # Cut off within a character: the end is what is wrong with it, not the encoding.
-            text = raw[: error.start].decode()
-            raise refusal("truncated", place=_place(text, len(text))) from None
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise refusal("bad_encoding", place=f"line {line}, byte {error.start}", encoding="UTF-8") from None
+            text = raw[start : start + error.start].decode()
+            raise refusal("truncated", place=_place(text, len(text), before)) from None
+        line = raw.count(b"\n", 0, start + error.start) + 1
+        raise refusal("bad_encoding", place=f"line {line}, byte {start + error.start}", encoding="UTF-8") from None
     if not text.strip(_BLANK):
         raise refusal("empty")
     tokens = _Tokens()
-    start = len(raw[:first].decode())
-    start += len(text[start:]) - len(text[start:].lstrip(" \t\r\n"))
+    blank = len(text) - len(text.lstrip(" \t\r\n"))
     try:
-        value, end = _parse(text, start, tokens)
+        value, end = _parse(text, blank, tokens)
     except RecursionError:
         raise refusal("too_deep") from None
     except json.JSONDecodeError as error:
-        raise _explain(text, start, error) from None
+        raise _explain(text, blank, error, before) from None
     if not isinstance(value, dict):
         if text[end:].strip():
-            raise _explain(text, start, json.JSONDecodeError("Extra data", text, end))
+            raise _explain(text, blank, json.JSONDecodeError("Extra data", text, end), before)
         raise refusal("not_an_object", found=_kind(value))
     _check_schema(value)
     if tokens.non_finite:
         times = "once" if tokens.non_finite == 1 else f"{tokens.non_finite} times"
         notes.append(f"NaN or Infinity stands {times} where a number should; such a score ranks no layer")
-    return _fit(_Document, value), len(text[:start].encode()), len(text[:end].encode())
+    return _fit(_Document, value), start, start + len(text[:end].encode())
 
 
 def _parse(text: str, start: int, tokens: _Tokens) -> tuple[Any, int]:
@@ -588,21 +619,29 @@ _CUT_NUMBER_OR_ESCAPE = re.compile(r"\.|[eE][+-]?|\\?u[0-9a-fA-F]{0,4}")
 _LITERALS: Final = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 
 
-def _explain(text: str, start: int, error: json.JSONDecodeError) -> AuditError:
+#: So much of a text's beginning and of its end is looked at to tell what it is.
+_WINDOW: Final = 64 * 1024
+
+
+def _explain(text: str, start: int, error: json.JSONDecodeError, before: int) -> AuditError:
     """What is wrong with a text that is no JSON, told by what Gradience leaves behind (field-notes, 1.2)."""
-    lines = [line for line in text.split("\n") if line.strip(_BLANK)]
     end = len(text.rstrip(_BLANK))
     if not text.startswith("{", start):
-        failure = _FAILURE.search(text)
+        shown = text
+        if len(text) > 2 * _WINDOW:  # whole lines from both ends
+            shown = text[:_WINDOW].rpartition("\n")[0] + "\n" + text[-_WINDOW:].partition("\n")[2]
+        lines = [line for line in shown.split("\n") if line.strip(_BLANK)]
+        failure = _FAILURE.search(shown)
         if failure:
             quote = failure[0] if failure[0].startswith("Error") else lines[-1]
             return refusal("audit_failed", quote=words(quote))
         if _is_progress(lines):
-            count = f"{len(lines)} {'line' if len(lines) == 1 else 'lines'}"
-            return refusal("audit_interrupted", lines=count)
+            number = len(lines) if shown is text else text.count("\n")
+            return refusal("audit_interrupted", lines=f"{number} {'line' if number == 1 else 'lines'}")
     elif error.msg.startswith("Unterminated string") or _is_cut_off(text[error.pos : error.pos + 20], end - error.pos):
-        return refusal("truncated", place=_place(text, end))
-    return refusal("not_json", place=_place(text, error.pos), problem=error.msg, near=words(_line(text, error.pos), 80))
+        return refusal("truncated", place=_place(text, end, before))
+    near = words(_line(text, error.pos), 80)
+    return refusal("not_json", place=_place(text, error.pos, before), problem=error.msg, near=near)
 
 
 def _is_progress(lines: list[str]) -> bool:
@@ -622,8 +661,8 @@ def _is_cut_off(rest: str, length: int) -> bool:
     return bool(_CUT_NUMBER_OR_ESCAPE.fullmatch(rest)) or any(literal.startswith(rest) for literal in _LITERALS)
 
 
-def _place(text: str, position: int) -> str:
-    line = text.count("\n", 0, position) + 1
+def _place(text: str, position: int, before: int) -> str:
+    line = before + text.count("\n", 0, position) + 1
     column = position - (text.rfind("\n", 0, position) + 1) + 1
     return f"line {line}, column {column}"
 
@@ -662,7 +701,7 @@ def _field_types(shape: Any) -> list[tuple[str, Any]]:
 
 
 def _fit_field(shape: Any, value: Any) -> Any:
-    if shape is object:
+    if shape in {object, msgspec.Raw}:
         return value
     if get_origin(shape) is list:
         item = get_args(shape)[0]

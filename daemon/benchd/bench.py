@@ -74,6 +74,7 @@ def error_report(name: str, error: AuditError, *, sha256: str | None, size: int 
                 "audit": utf8(name),
                 "audit_sha256": sha256,
                 "audit_bytes": size,
+                "selection_version": SELECTION_VERSION,
                 "code": error.code,
             },
         }

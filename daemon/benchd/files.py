@@ -138,7 +138,8 @@ def _check(info: os.stat_result, max_bytes: int) -> None:
 
 
 def _unreadable(error: OSError) -> AuditError | OSError:
-    if error.errno in _OURS:
+    # EAGAIN: somebody holds a lease on it, as Samba does for a client that writes; it is a matter of time.
+    if error.errno in _OURS or error.errno == errno.EAGAIN:
         return error
     who = f"uid {os.geteuid()}, gid {os.getegid()}"
     return refusal("unreadable", error=error.strerror or str(error), who=who)
@@ -164,6 +165,8 @@ def read_sidecar(directory: int, name: str) -> tuple[bytes, os.stat_result] | No
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None  # no file can have that name
         if error.errno in _OURS:
             raise
         try:

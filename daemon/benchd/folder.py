@@ -6,6 +6,8 @@ size, and changed clearly before the sidecar was written; in doubt, the hash dec
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fnmatch
 import os
 import re
@@ -20,7 +22,7 @@ from benchd.audit import utf8
 from benchd.files import TEMPORARY, open_directory, read_sidecar, remove_stale_temporary
 from benchd.selection import SELECTION_VERSION
 from benchd.settings import FolderSettings
-from benchd.sidecar import Provenance, config_name, error_name, is_sidecar, provenance_of
+from benchd.sidecar import ERROR_SUFFIX, Provenance, config_name, error_name, is_sidecar, provenance_of, unbroken
 
 __all__ = ["Folder", "Standing", "Tally"]
 
@@ -52,9 +54,11 @@ class Tally:
         self.found = 0
         self.answered = 0
         self.queued = 0
-        #: Of the answered ones those whose answer is an error report, and the first of their paths.
+        #: Of the ones to look at those that seem answered, which only their hash can tell.
+        self.in_doubt = 0
+        #: Of the answered ones those whose answer is an error report, and what the first of them say.
         self.rejected = 0
-        self.rejected_paths: list[str] = []
+        self.rejections: list[tuple[str, str]] = []
 
 
 class _Sidecar(NamedTuple):
@@ -79,6 +83,8 @@ class Folder:
         }
         self._remembered: dict[tuple[str, int, int], str | None] = {}
         self._scanned_until_ns = 0
+        #: Counts the calls of `forget_scans`: one that comes during a scan must outlast it.
+        self._generation = 0
 
     # --- names ---------------------------------------------------------------------------------------------
 
@@ -129,6 +135,8 @@ class Folder:
                 yield _Sidecar(provenance, found[1].st_mtime_ns, is_config)
 
     def _still_holds(self, provenance: Provenance, sidecar: _Sidecar, info: os.stat_result) -> bool:
+        if provenance.selection_version != SELECTION_VERSION:
+            return False
         if sidecar.is_config and not self.same_settings(provenance):
             return False
         if provenance.code in _LOOK_AGAIN or (provenance.code == "too_large" and info.st_size <= self.max_bytes):
@@ -136,11 +144,9 @@ class Folder:
         return provenance.audit_bytes is None or provenance.audit_bytes == info.st_size
 
     def same_settings(self, provenance: Provenance) -> bool:
-        """Whether the settings that shaped a config, and the way of selecting, are still the present ones."""
+        """Whether the settings that shaped a config are still the present ones."""
         used = provenance.settings
-        if used is None or provenance.selection_version != SELECTION_VERSION:
-            return False
-        return all(self._shaping.get(key) == value for key, value in used.items())
+        return used is not None and all(self._shaping.get(key) == value for key, value in used.items())
 
     def remember(self, relative: str, info: os.stat_result, *, beside: str | None = None) -> None:
         """Note that this content needs no sidecar, so that the next scan passes it by.
@@ -175,7 +181,7 @@ class Folder:
         `entering` is called with each directory and its open descriptor before it is listed: watch first,
         then look. `failed` is told of directories that can't be read. Memory does not grow with the files.
         """
-        started_ns = time.time_ns()
+        started_ns, generation = time.time_ns(), self._generation
         pending = [below]
         complete = True
         while pending:
@@ -193,66 +199,102 @@ class Folder:
                 continue
             try:
                 entering(relative, descriptor)
-                yield from self._list(descriptor, relative, pending, tally, force=force)
+                yield from self._list(descriptor, relative, pending, tally, failed, force=force)
             except OSError as error:
                 complete = False
                 failed(relative, error)
             finally:
                 os.close(descriptor)
-        if complete and not below:
+        if complete and not below and generation == self._generation:
             # What had not changed for a while when this scan began, it has dealt with; the next one need only see
             # that the sidecars are still there.
             self._scanned_until_ns = started_ns - _CLEARLY_NS
 
-    def _list(self, directory: int, relative: str, pending: list[str], tally: Tally, *, force: bool) -> Iterator[str]:
+    def _list(
+        self,
+        directory: int,
+        relative: str,
+        pending: list[str],
+        tally: Tally,
+        failed: Callable[[str, OSError], None],
+        *,
+        force: bool,
+    ) -> Iterator[str]:
         prefix = f"{relative}/" if relative else ""
         with os.scandir(directory) as entries:
             for entry in entries:
-                name = entry.name
-                path = prefix + name
-                if name.startswith("."):
-                    if TEMPORARY.fullmatch(name):
-                        remove_stale_temporary(directory, name, time.time())
-                elif entry.is_dir(follow_symlinks=False):
-                    if self.enters(path):
-                        pending.append(path)
-                elif self.wants(path):
-                    try:
-                        info = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-                    tally.found += 1
-                    if not force and self._is_answered(directory, path, name, info, tally):
-                        tally.answered += 1
-                    else:
-                        yield path
+                path = prefix + entry.name
+                try:
+                    wanted = self._look(directory, entry, path, pending, tally, force=force)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    # One entry that can't be looked at must not hide those behind it; who answers it says more.
+                    failed(path, error)
+                    wanted = self.wants(path)
+                if wanted:
+                    yield path
+
+    def _look(
+        self, directory: int, entry: os.DirEntry[str], path: str, pending: list[str], tally: Tally, *, force: bool
+    ) -> bool:
+        """Deal with one entry of a directory: whether it is an audit without a valid answer."""
+        name = entry.name
+        if name.startswith("."):
+            if TEMPORARY.fullmatch(name):
+                remove_stale_temporary(directory, name, time.time())
+        elif entry.is_dir(follow_symlinks=False):
+            if self.enters(path):
+                pending.append(path)
+        elif name.endswith(ERROR_SUFFIX):
+            self._drop_orphan(directory, name)
+        elif self.wants(path):
+            info = entry.stat(follow_symlinks=False)
+            tally.found += 1
+            if force or not self._is_answered(directory, path, name, info, tally):
+                return True
+            tally.answered += 1
+        return False
 
     def _is_answered(self, directory: int, path: str, name: str, info: os.stat_result, tally: Tally) -> bool:
-        if info.st_ctime_ns < self._scanned_until_ns and any(
-            _exists(directory, sidecar) for sidecar in (config_name(name), error_name(name))
-        ):
+        if info.st_ctime_ns < self._scanned_until_ns and _exists(directory, config_name(name)):
             return True
         if self._remembers(directory, path, info):
             return True
         standing, provenance = self.standing(directory, name, info)
         if standing is not Standing.ANSWERED:
+            tally.in_doubt += standing is Standing.IN_DOUBT
             return False
         if provenance and provenance.code:
             tally.rejected += 1
             if tally.rejected <= _MAX_REJECTED:
-                tally.rejected_paths.append(path)
+                tally.rejections.append((path, f"{provenance.message} [{provenance.code}]"))
         return True
+
+    @staticmethod
+    def _drop_orphan(directory: int, name: str) -> None:
+        """Remove an error report of ours whose file is gone: there is nothing left to mend."""
+        stem = name.removesuffix(ERROR_SUFFIX)
+        if _exists(directory, f"{stem}.json") or _exists(directory, stem):
+            return
+        found = read_sidecar(directory, name)
+        if found is not None and unbroken(found[0]):
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=directory)
 
     def forget_scans(self) -> None:
         """Make the next scan look at every sidecar again."""
+        self._generation += 1
         self._scanned_until_ns = 0
 
 
 def _exists(directory: int, name: str) -> bool:
     try:
         os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENAMETOOLONG}:
+            return False
+        raise
     return True
 
 

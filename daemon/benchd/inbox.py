@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from benchd.folder import Folder
@@ -91,6 +92,8 @@ class Inbox:
         self._numbers = itertools.count()
         self._waiting_takers = 0
         self._closed = False
+        #: Folders that are not watched any more: what of theirs was in flight does not come back.
+        self._dropped: WeakSet[Folder] = WeakSet()
 
     def __len__(self) -> int:
         return len(self._work)
@@ -204,13 +207,17 @@ class Inbox:
             key = (id(work.folder), work.relative)
             trigger = work.wanted_again
             del self._work[key]
-            if trigger is not None and not self._closed:
+            if trigger is not None and not self._closed and work.folder not in self._dropped:
                 self._put(work.folder, work.relative, trigger)
             self._room.notify_all()
 
     def again(self, work: Work, seconds: float, trigger: Trigger = "retry") -> None:
         """Try `work` again in `seconds`; at once if it changed meanwhile. A full inbox leaves it to the next scan."""
         with self._changed:
+            if work.folder in self._dropped:
+                del self._work[id(work.folder), work.relative]
+                self._room.notify_all()
+                return
             if work.wanted_again is not None:
                 work.closed = work.wanted_again in {"closed", "moved"}
                 work.trigger, work.wanted_again = work.wanted_again, None
@@ -229,6 +236,7 @@ class Inbox:
     def drop_folder(self, folder: Folder) -> None:
         """Forget what waits for `folder`, which is not watched any more."""
         with self._changed:
+            self._dropped.add(folder)
             for queue in (self._fresh, self._backlog):
                 kept = [work for work in queue if work.folder is not folder]
                 queue.clear()

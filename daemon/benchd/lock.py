@@ -71,8 +71,12 @@ def _started(pid: int) -> str:
     return fields[19] if len(fields) > 19 and fields[0] not in {"Z", "X"} else ""
 
 
-def _runs(holder: _Holder) -> bool:
-    """Whether the process that wrote `holder` still runs, as far as can be told from here."""
+def _runs(holder: _Holder, owner: int) -> bool:
+    """Whether the process that wrote `holder`, into a file that belongs to the user `owner`, still runs.
+
+    Only what can be checked counts: who may write into the folder could otherwise name any process, and keep benchd
+    from starting.
+    """
     me = _holder(os.getpid())
     if (holder.boot, holder.namespace, holder.host) != (me.boot, me.namespace, me.host):
         return False  # another system, or another boot of this one: nothing to be known, nothing to be said
@@ -81,12 +85,13 @@ def _runs(holder: _Holder) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        pass  # it runs, under another user
-    if not os.path.exists("/proc/self/stat"):  # pragma: no cover - not Linux
-        return True
-    started = _started(holder.pid)
-    hidden = not os.path.exists(f"/proc/{holder.pid}")
-    return hidden or started == holder.started
+        if owner == os.geteuid():
+            return False  # our own user's benchd is gone, and another user has its number now
+    try:
+        process_owner = os.stat(f"/proc/{holder.pid}").st_uid
+    except OSError:
+        return not os.path.exists("/proc/self/stat")  # hidden from us; or a system without /proc, where `kill` must do
+    return process_owner == owner and _started(holder.pid) == holder.started
 
 
 class FolderLock:
@@ -133,7 +138,8 @@ class FolderLock:
                 return self._claim(directory, again=True)
             me = _holder(os.getpid())
             present = _read(descriptor)
-            if present is not None and present != me and _runs(present):
+            owner = os.fstat(descriptor).st_uid
+            if present is not None and present != me and _runs(present, owner):
                 raise Occupied(self._path, present.pid)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, msgspec.json.encode(me) + b"\n", 0)
@@ -145,10 +151,10 @@ class FolderLock:
     def _look(self, directory: int) -> None:
         descriptor = os.open(LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
         try:
-            present = _read(descriptor)
+            present, owner = _read(descriptor), os.fstat(descriptor).st_uid
         finally:
             os.close(descriptor)
-        if present is not None and _runs(present):
+        if present is not None and _runs(present, owner):
             raise Occupied(self._path, present.pid)
 
     def release(self) -> None:

@@ -24,7 +24,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "bad_encoding": (
         "not valid {encoding} at {place}",
-        "save the audit as UTF-8 (UTF-16 with a byte order mark is fine too)",
+        "save the audit as UTF-8 (UTF-16 with a byte order mark is fine too); unpack it first if it is compressed",
     ),
     "not_an_object": (
         "the JSON is {found}, an audit is an object",
@@ -49,6 +49,10 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "unreadable": (
         "can't be read: {error}",
         "give the user that benchd runs as read permission: {who}",
+    ),
+    "name_too_long": (
+        "the name is so long that {sidecar} beside it would have {size} bytes, more than file systems allow",
+        "give the audit a shorter name",
     ),
     "bad_schema": (
         "{where}: expected {expected}, got {found}",

@@ -287,7 +287,7 @@ def _times(number: float) -> str:
 
 
 def _of(count: int, audit: Audit) -> str:
-    return f"{count} of {_count(audit.total_layers, 'layer')} {'is' if count == 1 else 'are'}"
+    return f"{count} of {_count(audit.total_layers, 'layer')} {'is' if 1 in (count, audit.total_layers) else 'are'}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from benchd import __version__
 from benchd.answering import Answering
 from benchd.folder import Folder
 from benchd.inbox import Inbox
+from benchd.lock import Occupied
 from benchd.notify import notify, reloading, watchdog_seconds
 from benchd.settings import FolderSettings, Settings, SettingsError
 from benchd.trail import Render, Trail
@@ -27,7 +27,11 @@ from benchd.workers import Counts, Workers
 
 __all__ = ["Service", "block_signals", "changed_settings"]
 
-_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+_STOPPING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+_SIGNALS: Final = _STOPPING | {signal.SIGHUP}
+
+#: A folder that takes longer than this to open (a file server that is slow to answer) does not keep the others waiting.
+_READY_SECONDS: Final = 30.0
 
 #: What is in flight gets this long to end after a signal.
 _GRACE_SECONDS: Final = 0.8
@@ -46,11 +50,22 @@ def changed_settings(settings: Settings) -> dict[str, Any]:
     changed: dict[str, Any] = {"watch": [folder.path for folder in settings.watch]}
     for section in ("watching", "selection", "bench", "trail"):
         values = getattr(settings, section)
-        defaults = type(values)()
-        for key, value in msgspec.structs.asdict(values).items():
-            if value != getattr(defaults, key):
-                changed[f"{section}.{key}"] = value
+        changed.update(_differences(section, values, type(values)()))
+    for index, folder in enumerate(settings.watch):
+        general = FolderSettings(path=folder.path, selection=settings.selection, bench=settings.bench)
+        changed.update(_differences(f"watch[{index}]", folder, general))
     return changed
+
+
+def _differences(where: str, values: msgspec.Struct, general: msgspec.Struct) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in msgspec.structs.asdict(values).items():
+        other = getattr(general, key)
+        if isinstance(value, msgspec.Struct):
+            found.update(_differences(f"{where}.{key}", value, other))
+        elif value != other:
+            found[f"{where}.{key}"] = value
+    return found
 
 
 class Service:
@@ -112,9 +127,15 @@ class Service:
         )
 
     def claim(self) -> None:
-        """Take all folders. Raises `Occupied` if another benchd has one."""
-        for watcher in self._watchers.values():
-            watcher.claim()
+        """Take all folders. Raises `Occupied` if another benchd has one; then none is taken."""
+        watchers = list(self._watchers.values())
+        for index, watcher in enumerate(watchers):
+            try:
+                watcher.claim()
+            except Occupied:
+                for claimed in watchers[:index]:
+                    claimed.unclaim()
+                raise
 
     # --- the main thread -----------------------------------------------------------------------------------
 
@@ -127,8 +148,7 @@ class Service:
         self._workers.start()
         for watcher in self._watchers.values():
             watcher.start()
-        for watcher in self._watchers.values():
-            watcher.watched.wait()
+        self._await_watched(list(self._watchers.values()))
         roots = [path for path, watcher in self._watchers.items() if watcher.present]
         self._trail.ready(roots=roots, duration_ms=(time.monotonic() - self._started) * 1000)
         notify(READY="1", STATUS=self._status())
@@ -136,6 +156,15 @@ class Service:
             self._reload()
         self._stop(signal.Signals(received).name)
         return 1 if self._failure else 0
+
+    @staticmethod
+    def _await_watched(watchers: list[Watcher]) -> None:
+        """Wait until each folder is watched or known to be missing; not for ever, and not against a signal to stop."""
+        deadline = time.monotonic() + _READY_SECONDS
+        for watcher in watchers:
+            while not watcher.watched.wait(0.05):
+                if time.monotonic() > deadline or signal.sigpending() & _STOPPING:
+                    return
 
     def _await_signal(self) -> int:
         """The next signal. Meanwhile systemd's watchdog, if there is one, hears from us while all is well."""
@@ -208,8 +237,7 @@ class Service:
         fresh = [watcher for path, watcher in self._watchers.items() if path not in kept]
         for watcher in fresh:
             watcher.start()
-        for watcher in fresh:
-            watcher.watched.wait()
+        self._await_watched(fresh)
 
     def _stop(self, cause: str) -> None:
         notify(STOPPING="1")
@@ -225,7 +253,6 @@ class Service:
             self._reader.stop()
         counts = self._counts
         self._trail.stopped(answered=counts.answered, rejected=counts.rejected, waiting=len(self._inbox))
-        sys.stdout.flush()
 
     # --- other threads -------------------------------------------------------------------------------------
 

@@ -279,7 +279,7 @@ class _Reader:
         return {}
 
     def unknown(self, key: str, where: str, known: list[str]) -> None:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
         hint = f'did you mean "{near[0]}"?' if near else "known here: " + ", ".join(known)
         self.problem(where, f"unknown key; {hint}")
 
@@ -326,7 +326,8 @@ def parse_settings(text: str, *, source: str = "config.toml", base: str = "") ->
     known = ["watch", *_SECTIONS]
     for key in document:
         if key not in known:
-            reader.unknown(key, key, known)
+            homes = [f"{name}.{key}" for name, rules in _SECTIONS.items() if key in rules]
+            reader.unknown(homes[0] if homes else key, key, [*known, *homes])
     sections = {
         name: reader.values(reader.table(document.get(name, {}), name), rules, name)
         for name, rules in _SECTIONS.items()
@@ -356,12 +357,15 @@ def _absolute(path: str, base: str) -> str:
 
 
 def _check_priorities(reader: _Reader, selection: SelectionSettings, where: str) -> None:
-    if selection.medium_priority < selection.low_priority:
-        reader.problem(
-            f"{where}.medium_priority",
-            f"expected a number >= {where}.low_priority ({selection.low_priority:g}), "
-            f"got {selection.medium_priority:g}",
-        )
+    medium, low = selection.medium_priority, selection.low_priority
+    if medium >= low:
+        return
+    if f"{where}.medium_priority" in reader.origins:
+        text = f"expected a number >= {where}.low_priority ({low:g}), got {medium:g}"
+        reader.problem(f"{where}.medium_priority", text)
+    else:
+        text = f"expected a number <= {where}.medium_priority ({medium:g}), got {low:g}"
+        reader.problem(f"{where}.low_priority", text)
 
 
 def _folders(

@@ -57,10 +57,13 @@ class Provenance(msgspec.Struct, gc=False):
     selection_version: int | None = None
     settings: dict[str, Any] | None = None
     code: str | None = None
+    #: Of an error report; it stands outside of its provenance.
+    message: str | None = None
 
 
 class _Sealed(msgspec.Struct, gc=False):
     provenance: Provenance
+    message: str | None = None
 
 
 _decode = msgspec.json.Decoder(_Sealed).decode
@@ -113,6 +116,8 @@ def unbroken(content: bytes) -> bool:
 def provenance_of(content: bytes) -> Provenance | None:
     """What the sidecar says of itself, or None if it is no sidecar of benchd's. Does not look at the seal."""
     try:
-        return _decode(content).provenance
+        sealed = _decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    sealed.provenance.message = sealed.message
+    return sealed.provenance

@@ -159,6 +159,7 @@ class TrailFile:
     def close(self) -> None:
         """Close the file; the next `write` opens it again."""
         if self._descriptor >= 0:
+            self.flush_to_disk()  # what the old file holds may be waited for by who flushes the new one
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -225,10 +226,10 @@ def _target(settings: TrailSettings, console: Render | None) -> tuple[TrailFile 
     if settings.file:
         people = settings.format == "console"
         return TrailFile(settings.file), console if people and console is not None else json_line
-    stdout = sys.stdout.fileno()
+    stdout = sys.stdout.fileno() if sys.stdout is not None else 2  # closed by the caller: standard error it is
     if _is_journal(stdout):
         return TrailStream(stdout), journal_line
-    people = settings.format == "console" or (settings.format == "auto" and sys.stdout.isatty())
+    people = settings.format == "console" or (settings.format == "auto" and os.isatty(stdout))
     return TrailStream(stdout), console if people and console is not None else json_line
 
 

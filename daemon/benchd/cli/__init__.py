@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
+import sys
 from typing import Final
 
 import click
@@ -41,3 +44,11 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="benchd", message="%(prog)s %(version)s")
 def main() -> None:
     """Drop a Gradience audit into a folder; a Bench config appears next to it, with its reasons."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may hold anything
+    try:
+        os.getcwd()
+    except OSError:
+        click.echo("benchd: the current folder does not exist any more; go to another one", err=True)
+        sys.exit(2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
@@ -41,7 +41,7 @@ def _rows(settings: Settings) -> list[tuple[str, str, str]]:
         rows.extend(_folder_rows(index, folder, settings))
     for section in ("watching", "selection", "bench", "trail"):
         for key, value in msgspec.structs.asdict(getattr(settings, section)).items():
-            rows.append((f"{section}.{key}", _shown(value), settings.origins.get(f"{section}.{key}", "default")))
+            rows.append((f"{section}.{key}", _shown(key, value), settings.origins.get(f"{section}.{key}", "default")))
     return rows
 
 
@@ -50,14 +50,22 @@ def _folder_rows(index: int, folder: FolderSettings, settings: Settings) -> list
     rows = []
     for key, value in msgspec.structs.asdict(folder).items():
         if key not in {"selection", "bench"}:
-            rows.append((f"{where}.{key}", _shown(value), settings.origins.get(f"{where}.{key}", "default")))
+            rows.append((f"{where}.{key}", _shown(key, value), settings.origins.get(f"{where}.{key}", "default")))
     for section in ("selection", "bench"):
         for key, value in msgspec.structs.asdict(getattr(folder, section)).items():
             origin = settings.origins.get(f"{where}.{section}.{key}")
             if origin:  # the others are the general ones, shown below
-                rows.append((f"{where}.{section}.{key}", _shown(value), origin))
+                rows.append((f"{where}.{section}.{key}", _shown(key, value), origin))
     return rows
 
 
-def _shown(value: Any) -> str:
+_DURATIONS: Final = frozenset({"rescan_interval", "settle", "poll_interval"})
+
+
+def _shown(key: str, value: Any) -> str:
+    """A value as a settings file has it."""
+    if key in _DURATIONS:
+        return f'"{value:g}s"' if value >= 1 else f'"{value * 1000:g}ms"'
+    if key == "max_bytes":
+        return f'"{value // 2**20}MiB"' if value % 2**20 == 0 else str(value)
     return json.dumps(value, ensure_ascii=False)

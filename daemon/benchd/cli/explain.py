@@ -57,7 +57,7 @@ def command(audit: str, config: str | None, *, as_json: bool) -> None:
     Writes nothing. Exit code 1 if the file can't be used.
     """
     settings = load_settings(config)
-    path = os.path.abspath(audit)
+    path = os.path.realpath(audit)  # a person may name a link; only folders are watched with suspicion
     folder = folder_for(settings, os.path.dirname(path))
     try:
         parsed = _read(path, settings.watching.max_bytes)
@@ -65,14 +65,14 @@ def command(audit: str, config: str | None, *, as_json: bool) -> None:
         click.echo(f"{audit}: {error.message} [{error.code}]\n  {error.hint}", err=True)
         sys.exit(1)
     except Vanished:
-        fail(f"benchd explain: {audit}: no such file")
+        fail(f"benchd explain: {audit}: No such file or directory")
     except OSError as error:
         fail(f"benchd explain: {audit}: {error.strerror}")
     selection = select(parsed, folder.selection)
     if as_json:
         click.echo(json.dumps(_as_json(parsed, selection, folder), indent=2, ensure_ascii=False))
         return
-    _show(parsed, selection, folder.selection)
+    _show(parsed, selection, folder)
 
 
 def _read(path: str, max_bytes: int) -> Audit:
@@ -107,28 +107,33 @@ def _by_priority(selection: Selection) -> list[tuple[str, list[SelectedLayer]]]:
     return [(name, layers) for name, layers in groups if layers]
 
 
-def _show(audit: Audit, selection: Selection, settings: SelectionSettings) -> None:
+def _show(audit: Audit, selection: Selection, folder: FolderSettings) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     version = f", Gradience {audit.gradience_version}" if audit.gradience_version else ""
-    console.print(Text.assemble((audit.name, "bold"), f": {audit.total_layers} layers{version}"))
+    console.print(Text.assemble((audit.name, "bold"), f": {_count(audit.total_layers)}{version}"))
     console.print()
-    console.print(_ladder(selection))
+    console.print(_ladder(audit, selection))
     if selection.layers:
         console.print()
-        console.print(_layers(selection, settings, console.width))
+        console.print(_layers(selection, folder.selection, console.width))
         console.print()
         console.print(_recommendations(selection))
+        if any(layer.spread_threshold is None for layer in selection.layers):
+            hint = "thresholds that this audit leaves out: gradience audit --disagreement-rationale full"
+            console.print(Text(hint, "dim"))
+    console.print(Text.assemble(("For Bench: ", "bold"), _strategies(audit, selection, folder)))
     for note in selection.notes:
         console.print(Text(f"note: {note}", "yellow"))
 
 
-def _ladder(selection: Selection) -> Table:
+def _ladder(audit: Audit, selection: Selection) -> Table:
     tried = {rung.strategy: rung for rung in selection.ladder}
+    untried = "not tried" if audit.no_analysis is None else "no analysis to try it on"
     table = Table("", "rung", "why", show_header=False, title="Ladder", **_PLAIN)
     for name in _RUNGS:
         rung = tried.get(name)
         if rung is None:
-            table.add_row("·", Text(name, "dim"), Text("not tried", "dim"))
+            table.add_row("·", Text(name, "dim"), Text(untried, "dim"))
         elif rung.fired:
             confidence = f" ({selection.confidence} confidence)" if name != "none" else ""
             table.add_row(Text("✓", "bold green"), Text(name + confidence, "bold"), Text(rung.reason))
@@ -188,7 +193,7 @@ def _layers(selection: Selection, settings: SelectionSettings, width: int) -> Re
         return Group(head, *(line for row in rows for line in _block(row)), *more)
     table = Table(title="Layers", **_PLAIN)
     score = f"score ({thresholds})"
-    for header in ("#", "layer", "priority", score, "spread", "uniform mult", "share", "rank", "failed"):
+    for header in ("#", "layer", "priority", score, "spread", "uniform mult", "share", "rank", "not flagged because"):
         table.add_column(header, justify="right" if header in {"#", "share"} else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
@@ -200,7 +205,7 @@ def _block(row: _Row) -> Iterator[Text]:
     yield Text.assemble("    ", row.priority, "  score ", row.score, "  rank ", row.rank)
     yield Text.assemble("    spread ", row.spread, "   uniform mult ", row.uniform_mult, "   share ", row.share)
     if row.failed.plain != "–":
-        yield Text.assemble(("    failed: ", "dim"), row.failed)
+        yield Text.assemble(("    not flagged: ", "dim"), row.failed)
 
 
 def _bar(layer: SelectedLayer, top: float, low: float, medium: float) -> Text:
@@ -227,6 +232,19 @@ def _against(value: float | None, threshold: float | None, form: str, *, failed:
     return Text.assemble(f"{shown}{against} ", ("✓", "green") if holds else ("✗", "red"))
 
 
+def _strategies(audit: Audit, selection: Selection, folder: FolderSettings) -> str:
+    """What the config asks of Bench, in one sentence."""
+    uniform, *others = json.loads(bench_config(audit, selection, folder.bench))["compression_strategies"]
+    text = f"the uniform baseline at rank {uniform['rank']}"
+    for strategy in others:
+        text += f", and {_count(strategy['layers_tested'])} at ranks of their own"
+    return text
+
+
+def _count(layers: int) -> str:
+    return "1 layer" if layers == 1 else f"{layers} layers"
+
+
 def _rank(layer: SelectedLayer) -> Text:
     if layer.rank is None:
         return Text("–", "dim")
@@ -238,6 +256,6 @@ def _recommendations(selection: Selection) -> Table:
     for priority, layers in _by_priority(selection):
         names = ", ".join(layer.module for layer in layers[:8])
         more = f" and {len(layers) - 8} more" if len(layers) > 8 else ""
-        count = f"{len(layers)} layer{'' if len(layers) == 1 else 's'}"
+        count = _count(len(layers))
         table.add_row(Text(priority, _COLOURS[priority]), f"{count}: {_ADVICE[priority]}", Text(names + more, "dim"))
     return table

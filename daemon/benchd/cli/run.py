@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from benchd.answering import Answering, Outcome, Result
-from benchd.cli.console import console_line
+from benchd.cli.console import console_line, printable
 from benchd.cli.loading import config_option, fail, load_settings
 from benchd.folder import Folder, Tally
 from benchd.inbox import Work
@@ -30,6 +30,7 @@ _BATCH: Final = 32
 #: A bad file that was changed just now may be unfinished: it is looked at again until it has settled, and this long.
 _PATIENCE_SECONDS: Final = 1.0
 
+_NOTHING: Final = "no audits found: no file there has a name that watch.patterns takes"
 _STRATEGIES: Final = ("flagged", "priority_score", "disagreement", "none")
 
 
@@ -42,11 +43,15 @@ class _Summary:
         self.problems: list[tuple[str, str]] = []
         self.before = 0
         self.rejected_before = 0
+        self.found = 0
+        self.kept: list[tuple[str, str]] = []
 
     def add(self, result: Result) -> None:
         self.outcomes[result.outcome] += 1
         if result.outcome is Outcome.SELECTED and result.strategy:
             self.strategies[result.strategy] += 1
+        if result.reason is not None:
+            self.kept.append((result.work.folder.shown(result.work.relative), result.reason))
         if result.error is not None:
             path = result.work.folder.shown(result.work.relative)
             self.problems.append((path, result.error))
@@ -75,10 +80,11 @@ class _Summary:
 @config_option
 @click.option("--force", is_flag=True, help="Answer audits anew that are answered already. Edited configs stay.")
 @click.option("--dry-run", is_flag=True, help="Decide, but write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Only JSON lines on standard output; the summary is the last.")
+@click.option("--json", "as_json", is_flag=True, help="Records as JSON lines even on a terminal, the summary too.")
 def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run: bool, as_json: bool) -> None:
     """Answer every audit in the files and folders PATH once.
 
+    Standard output carries the audit trail (JSON lines unless it is a terminal), standard error the summary.
     Exit code 0 if all are answered, 1 if some were rejected or failed, 2 for a mistake in the call.
     """
     settings = load_settings(config)
@@ -88,6 +94,8 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
     finder = _Finder(settings, summary, force=force)
     for path in paths:
         finder.add(path)
+    if finder.sidecars and len(finder.sidecars) == len(paths):
+        finder.mistakes.append(f"benchd run: {finder.sidecars[0]}: written by benchd, not an audit")
     if finder.mistakes:
         fail(*finder.mistakes)
     work = list(finder.work.values())
@@ -96,6 +104,9 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
         for result in _answer(answering, work, settings.watching.settle, stopped):
             summary.add(result)
             advance()
+            if dry_run and not as_json and result.strategy:
+                path = os.path.relpath(result.work.folder.shown(result.work.relative))
+                click.echo(f"{printable(path)}: {result.strategy}")
     if as_json:
         trail.run_finished({"dry_run": dry_run, **summary.counts()})
     else:
@@ -112,6 +123,7 @@ class _Finder:
     def __init__(self, settings: Settings, summary: _Summary, *, force: bool) -> None:
         self.work: dict[str, Work] = {}
         self.mistakes: list[str] = []
+        self.sidecars: list[str] = []
         self._settings = settings
         self._summary = summary
         self._force = force
@@ -127,7 +139,7 @@ class _Finder:
         if os.path.isdir(absolute):  # a link to a folder, named by the user, is that folder
             self._add_folder(self._folder(absolute))
         elif is_sidecar(absolute):
-            self.mistakes.append(f"benchd run: {path}: written by benchd, not an audit")
+            self.sidecars.append(path)  # `benchd run *.json` names them too
         else:
             self._add(self._folder(os.path.dirname(absolute)), os.path.basename(absolute))
 
@@ -139,15 +151,16 @@ class _Finder:
 
     def _add_folder(self, folder: Folder) -> None:
         def failed(relative: str, error: OSError) -> None:
-            self.mistakes.append(f"benchd run: {folder.shown(relative)}: {error.strerror}")
+            self._summary.problems.append((folder.shown(relative), f"can't be read: {error.strerror}"))
 
         tally = Tally()
         for relative in folder.scan(tally, entering=lambda *_: None, failed=failed, force=self._force):
             self._add(folder, relative)
         self._summary.before += tally.answered - tally.rejected
         self._summary.rejected_before += tally.rejected
-        for relative in tally.rejected_paths:
-            self._summary.problems.append((folder.shown(relative), "rejected before; the report beside it says why"))
+        for relative, rejection in tally.rejections:
+            self._summary.problems.append((folder.shown(relative), f"rejected before: {rejection}"))
+        self._summary.found += tally.found
 
     def _add(self, folder: Folder, relative: str) -> None:
         self.work.setdefault(folder.shown(relative), Work(folder, relative, "command"))
@@ -207,12 +220,12 @@ def _progress(total: int, *, shown: bool) -> Iterator[Any]:
 def _print(summary: _Summary, *, dry_run: bool) -> None:
     counts = summary.counts()
     would = "would be " if dry_run else ""
-    lines = [f"{counts['selected']} {would}answered"]
+    lines = [f"{counts['selected']} {would}answered" if summary.found or any(summary.outcomes.values()) else _NOTHING]
     lines.extend(f"  {name:<15}{number:>7}" for name, number in counts["by_strategy"].items() if number)
     for key, text in (
         ("unchanged", "answered before"),
         ("kept", "kept: a person edited the config"),
-        ("ignored", "ignored: not audits"),
+        ("ignored", "left alone: JSON, but no audit"),
         ("rejected", f"{would}rejected"),
         ("rejected_before", "rejected before, and unchanged"),
         ("unfinished", "unfinished: still being written"),
@@ -220,8 +233,8 @@ def _print(summary: _Summary, *, dry_run: bool) -> None:
     ):
         if counts[key]:
             lines.append(f"{counts[key]} {text}")
-    for path, problem in summary.problems[:20]:
-        lines.append(f"  {os.path.relpath(path)}: {problem}")
+    for path, problem in sorted(summary.problems)[:20] + sorted(summary.kept)[:20]:
+        lines.append(f"  {printable(os.path.relpath(path))}: {printable(problem)}")
     if len(summary.problems) > 20:
         lines.append(f"  … and {len(summary.problems) - 20} more; the trail has them all")
-    click.echo("\n".join(lines).encode("utf-8", "backslashreplace"), err=True)
+    click.echo("\n".join(lines), err=True)

@@ -31,9 +31,12 @@ def command(paths: tuple[str, ...], config: str | None) -> None:
     block_signals()
 
     def read() -> Settings:
-        settings = find_settings(config)
-        if paths:
-            settings = with_folders(settings, paths)
+        try:
+            settings = find_settings(config)
+            if paths:
+                settings = with_folders(settings, paths)
+        except OSError as error:  # the working directory is gone, and relative paths with it
+            raise SettingsError([f"benchd watch: {error.strerror}; relative paths can't be found"]) from None
         if not settings.watch:
             raise SettingsError(
                 ["benchd watch: no folder to watch: name one (benchd watch DIR), or a file with a [[watch]] table"]

@@ -67,6 +67,10 @@ class Watcher:
         """Take the folder before anything starts, if it is there. Raises `Occupied` if another benchd has it."""
         self._lock.acquire()
 
+    def unclaim(self) -> None:
+        """Give the folder back, if nothing was started."""
+        self._lock.release()
+
     def start(self) -> None:
         """Start to watch and scan, on a thread of its own."""
         self.thread.start()
@@ -119,6 +123,7 @@ class Watcher:
                     self.thread.name, f"{type(error).__name__}: {error}", recovery="watching anew in 1 s"
                 )
                 self._drop_source()
+                self.watched.set()  # nobody need wait for it: it is not watched, and that is recorded
                 pause = _LOOK_FOR_ROOT
         self._drop_source()
         self._lock.release()
@@ -223,10 +228,13 @@ class Watcher:
         """Queue whatever has no valid answer. Returns the seconds it took, without the waits for room in the inbox."""
         source = self._source
         assert source is not None  # noqa: S101 - `_look` opens it first
-        tally, started, waited = Tally(), time.monotonic(), 0.0
+        tally, started, waited, doubts = Tally(), time.monotonic(), 0.0, 0
         for relative in self.folder.scan(tally, entering=source.enter, failed=self._cannot_read):
-            before = time.monotonic()
-            tally.queued += self._inbox.put_scanned(self.folder, relative)
+            before, in_doubt = time.monotonic(), tally.in_doubt
+            news = self._inbox.put_scanned(self.folder, relative)
+            # What only wants its hash compared is nothing to do, in the eyes of a reader of the trail.
+            tally.queued += news and in_doubt == doubts
+            doubts = in_doubt
             waited += time.monotonic() - before
             if self._stopping or self._inbox.closed:
                 return 0.0
