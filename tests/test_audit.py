@@ -704,3 +704,11 @@ def test_a_long_text_is_told_by_its_ends() -> None:
     progress = b"    computing SVD and metrics for layer: a\n" * 10_000
     assert refused(progress).message == "gradience was interrupted: 10000 lines of progress, no JSON"
     assert refused(progress + b"Error: Audit failed: x\n").code == "audit_failed"
+
+
+@pytest.mark.parametrize("number", ["1.5", "NaN"])
+def test_a_brace_on_a_line_of_its_own_within_a_compact_document(number: str) -> None:
+    """A document that begins with more than `{` on its first line is whole, also where a line within it is `{`."""
+    entry = '\n{\n"layer_name": "a"}'
+    text = f'{{"x": {number}, "policy_disagreement_analysis": {{"flagged_layers": [{entry}]}}}}'
+    assert [layer.name for layer in read_audit(text.encode()).flagged] == ["a"]

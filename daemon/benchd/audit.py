@@ -8,7 +8,6 @@ use raises `AuditError`.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -548,14 +547,23 @@ class _Tokens:
 
 def _read_tolerantly(raw: bytes, notes: list[str]) -> tuple[_Document, int, int]:
     """The way for what the fast one refused. Returns the document and where it lies in `raw`."""
-    first, *others = _starts(raw)
-    try:
-        return _read_tolerantly_from(raw, first, notes)
-    except AuditError:
-        for start in others:
-            with contextlib.suppress(AuditError):
-                return _read_tolerantly_from(raw, start, notes)
-        raise
+    found: tuple[_Document, int, int] | None = None
+    refused: AuditError | None = None
+    for start in _starts(raw):
+        said: list[str] = []
+        try:
+            document = _read_tolerantly_from(raw, start, said)
+        except AuditError as error:
+            refused = refused or error
+            continue
+        if document[0].is_audit or found is None:
+            found = document
+            notes.extend(said)
+        if document[0].is_audit:
+            break
+    if found is not None:
+        return found
+    raise refused or refusal("empty")  # there is always a place to start from
 
 
 def _read_tolerantly_from(raw: bytes, start: int, notes: list[str]) -> tuple[_Document, int, int]:
