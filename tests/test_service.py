@@ -242,3 +242,42 @@ def test_without_standard_output(tmp_path):
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert '"event":"audit.selected"' in done.stderr
+
+
+def _run(home: Path, patch: str) -> subprocess.Popen[bytes]:
+    """`benchd watch` over `home/in` after `patch`, with its trail on standard output."""
+    (home / "in").mkdir()
+    code = f"{patch}\nfrom benchd.cli import main\nmain(['watch', {str(home / 'in')!r}])"
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_a_thread_that_dies_is_never_silent(tmp_path):
+    """It is recorded, and ends the process with a failure, so that a service manager starts it again."""
+    patch = "from benchd.workers import Workers\nWorkers._run = lambda self, index: 1 / 0"
+    with _run(tmp_path, patch) as process:
+        out, _ = process.communicate(timeout=20)
+        assert process.returncode == 1
+    records = [json.loads(line) for line in out.splitlines()]
+    failed = [record for record in records if record["event"] == "service.thread_failed"]
+    assert "ZeroDivisionError" in failed[0]["error"]
+    assert records[-1]["event"] == "service.stopped"
+
+
+def test_without_inotify_it_polls(tmp_path):
+    """No more inotify instances to be had: said, with the remedy, and polled instead."""
+    patch = (
+        "import benchd.service\n"
+        "def refuse():\n    raise OSError(24, 'inotify instance limit reached')\n"
+        "benchd.service.open_reader = refuse"
+    )
+    with _run(tmp_path, patch) as process:
+        records = []
+        while not records or records[-1]["event"] != "service.ready":
+            records.append(json.loads(process.stdout.readline()))
+        (tmp_path / "in" / "a.json").write_bytes(audit())
+        until(lambda: answers(tmp_path / "in" / "a.json"))
+        process.terminate()
+        process.communicate(timeout=20)
+        assert process.returncode == 0
+    assert "max_user_instances" in next(r["reason"] for r in records if r["event"] == "watch.degraded")
+    assert [r["backend"] for r in records if r["event"] == "watch.started"] == ["polling"]

@@ -556,11 +556,10 @@ def _read_tolerantly(raw: bytes, notes: list[str]) -> tuple[_Document, int, int]
         except AuditError as error:
             refused = refused or error
             continue
-        if document[0].is_audit or found is None:
-            found = document
-            notes.extend(said)
         if document[0].is_audit:
-            break
+            notes.extend(said)
+            return document
+        found = found or document
     if found is not None:
         return found
     raise refused or refusal("empty")  # there is always a place to start from
