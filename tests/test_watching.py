@@ -408,10 +408,10 @@ class TestWatcher:
         (Path(folder.path) / "old.json").touch()
         watching = watch()
         until(lambda: watching.taken() == ["old.json"])
+        [scan] = until(lambda: watching.records("scan.finished"))
         (watching.path / "new.json").touch()
         (watching.path / "new.txt").touch()
         until(lambda: watching.taken() == ["new.json"])
-        [scan] = until(lambda: watching.records("scan.finished"))
         assert (scan["cause"], scan["found"], scan["queued"]) == ("start", 1, 1)
         assert watching.watcher.present
 
