@@ -16,7 +16,7 @@ import measuring
 
 _FLOOR = """
 import os, sys, msgspec
-from benchd.audit import _read_fast
+from benchd.reading import _read_fast
 inbox, durable, config = sys.argv[1], sys.argv[2] == "true", msgspec.json.decode(sys.stdin.buffer.read())
 directory = os.open(inbox, os.O_RDONLY)
 encode = msgspec.json.Encoder().encode

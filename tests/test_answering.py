@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -513,14 +514,14 @@ class TestTrouble:
     )
     def test_own_trouble(self, desk: Desk, path: Path, error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch):
         """A bug or a lack of descriptors costs one record and a retry, never the batch."""
-        real = module.select
+        real = module.decide
 
-        def fail(parsed: Any, settings: Any) -> Any:
-            if parsed.name == "audit.json":
+        def fail(content: bytes, *, name: str, **options: Any) -> Any:
+            if name == "audit.json":
                 raise error
-            return real(parsed, settings)
+            return real(content, name=name, **options)
 
-        monkeypatch.setattr(module, "select", fail)
+        monkeypatch.setattr(module, "decide", fail)
         (desk.path / "good.json").write_bytes(audit(2))
         results = desk.answering.answer([desk.work("audit.json"), desk.work("good.json")])
         assert [result.outcome for result in results] == [Outcome.FAILED, Outcome.SELECTED]
@@ -530,10 +531,10 @@ class TestTrouble:
     def test_trouble_after_the_temporary_file(self, desk: Desk, path: Path, monkeypatch: pytest.MonkeyPatch):
         """Whatever goes wrong between writing and publishing, the temporary file goes."""
 
-        def fail(*_: Any) -> str:
+        def fail(*_: Any, **__: Any) -> str:
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr(module, "decision_id", fail)
+        monkeypatch.setattr(desk.trail, "selected", fail)
         assert desk.answer(path.name).outcome is Outcome.FAILED
         assert os.listdir(desk.path) == ["audit.json"]
 
@@ -546,6 +547,75 @@ class TestTrouble:
         monkeypatch.setattr(desk.folder, "open", fail)
         result = desk.answer(path.name)
         assert (result.outcome, result.error) == (Outcome.FAILED, "Permission denied")
+
+
+def large(number: int = 0, *, size: int = 2 * 2**20, more: bytes = b"") -> bytes:
+    """A usable audit of at least `size` bytes, most of them text before the JSON."""
+    text = b"    computing SVD and metrics for layer: x\n"
+    return text * (size // len(text) + 1) + b"{\n" + audit(number)[1:-1] + more + b"}\n"
+
+
+class TestLarge:
+    @pytest.fixture
+    def isolated(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """The sizes of what was decided in a process of its own."""
+        sizes: list[int] = []
+        real = module.decide_isolated
+
+        def note(descriptor: int, *, size: int, **options: Any) -> Any:
+            sizes.append(size)
+            return real(descriptor, size=size, **options)
+
+        monkeypatch.setattr(module, "decide_isolated", note)
+        return sizes
+
+    @pytest.fixture
+    def desk(self, tmp_path: Path) -> Desk:
+        return Desk(tmp_path, max_bytes=40 * 2**20)
+
+    def test_passed_over(self, desk: Desk, path: Path):
+        """Who answers the small ones leaves the large ones, whatever they are, to the lane of those."""
+        path.write_bytes(large())
+        small = desk.path / "small.json"
+        small.write_bytes(audit(2))
+        results = desk.answering.answer([desk.work("audit.json"), desk.work("small.json")], large=False)
+        outcomes = {result.work.relative: result.outcome for result in results}
+        assert outcomes == {"audit.json": Outcome.LARGE, "small.json": Outcome.SELECTED}
+        assert not answers(path)
+
+    def test_as_gradience_writes_it(self, desk: Desk, path: Path, isolated: list[int]):
+        """A large audit that looks like one is read at once, without a process."""
+        path.write_bytes(large())
+        assert desk.answer(path.name).outcome is Outcome.SELECTED
+        assert answers(path)
+        assert isolated == []
+
+    @pytest.mark.parametrize("more", [b', "x": [' + b"[]," * 10**6 + b"[]]", b', "policies": 5'], ids=["dense", "odd"])
+    def test_odd(self, desk: Desk, path: Path, isolated: list[int], more: bytes):
+        """What is dense, or wants the tolerant reader, goes to a process of its own, and gets its answer."""
+        path.write_bytes(large(more=more))
+        assert desk.answer(path.name).outcome is Outcome.SELECTED
+        assert answers(path)
+        assert isolated == [path.stat().st_size]
+        assert temporary_files(desk.path) == []
+
+    def test_very_large(self, desk: Desk, path: Path, isolated: list[int]):
+        """Beyond 16 MiB everything goes there; a second look compares hashes without one."""
+        path.write_bytes(large(size=17 * 2**20))
+        assert desk.answer(path.name).outcome is Outcome.SELECTED
+        assert answers(path)
+        os.utime(path)
+        os.utime(config_of(path))
+        assert desk.answer(path.name).outcome is Outcome.UNCHANGED
+        assert isolated == [path.stat().st_size]
+
+    def test_bad(self, desk: Desk, path: Path):
+        """A rejection from there has the content's hash."""
+        path.write_bytes(large()[:-3])
+        assert desk.answer(path.name).outcome is Outcome.REJECTED
+        report = read_json(report_of(path))
+        assert report["code"] == "truncated"
+        assert report["provenance"]["audit_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class TestDryRun:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from benchd import AuditError, NotAnAudit, read_audit
-from benchd.audit import MAX_NAME, MAX_RANK, Module, finite, utf8, whole, words
+from benchd.audit import MAX_NAME, Module
+from benchd.document import MAX_RANK, finite, utf8, whole, words
 from corpus import content, document, encoded, entry, refused, tolerantly
 
 #: A clean audit, and the same with a key that forces the tolerant way.

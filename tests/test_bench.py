@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from benchd import BenchSettings, SelectionSettings, bench_config, read_audit, select
-from benchd.audit import MAX_NAME, MAX_RANK
+from benchd.audit import MAX_NAME
 from benchd.bench import decision_id, error_report, settings_used
+from benchd.document import MAX_RANK
 from benchd.rejection import CODES, AuditError, refusal
 from corpus import AUDITS, DESIGN_FLAGGED, answer, checked, content, document, encoded, entry
 

@@ -14,7 +14,7 @@ import pytest
 from benchd import bench_config, read_audit, select
 from benchd.bench import error_report
 from benchd.files import look
-from benchd.folder import Folder, Standing, Tally
+from benchd.folder import Beside, Folder, Standing, Tally
 from benchd.rejection import refusal
 from benchd.settings import FolderSettings, SelectionSettings
 from benchd.sidecar import Provenance
@@ -55,7 +55,7 @@ def standing(folder: Folder, name: str) -> Standing:
     """How the file `name` stands."""
     directory = folder.open()
     try:
-        return folder.standing(directory, name, look(directory, name))[0]
+        return folder.standing(name, look(directory, name), Beside.read(directory, name))[0]
     finally:
         os.close(directory)
 
@@ -259,10 +259,10 @@ class TestScan:
         folder, failures = make(), []
         real = folder.standing
 
-        def fail(directory: int, name: str, info: os.stat_result) -> Any:
+        def fail(name: str, *rest: Any) -> Any:
             if name == "b.json":
                 raise OSError(5, "Input/output error")
-            return real(directory, name, info)
+            return real(name, *rest)
 
         monkeypatch.setattr(folder, "standing", fail)
         found = list(folder.scan(Tally(), entering=lambda *_: None, failed=lambda path, _: failures.append(path)))
@@ -398,14 +398,6 @@ class TestScan:
         assert failures == ["bad"]
         config_of(tmp_path / "audit.json").write_bytes(b"{}")
         assert scan(folder, **options)[0] == ["audit.json"]
-
-    def test_below(self, make: Make, tmp_path: Path):
-        """A scan may begin below the root."""
-        (tmp_path / "a").mkdir()
-        (tmp_path / "a" / "x.json").touch()
-        (tmp_path / "y.json").touch()
-        assert scan(make(), below="a")[0] == ["a/x.json"]
-        assert scan(make(), below="gone")[0] == []
 
 
 def test_same_settings_compares_only_what_shaped_it(make: Make):

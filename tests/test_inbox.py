@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchd.folder import Folder
-from benchd.inbox import CREATED_DELAY, Inbox, Trigger
+from benchd.inbox import CREATED_DELAY, Inbox, Trigger, Work
 from benchd.settings import FolderSettings
 from daemon import until
 
@@ -179,6 +179,56 @@ class TestGiveBack:
         inbox.again(work, 60)
         assert inbox.take(timeout=0.06) == []
         assert inbox.counts() == (0, 1)
+
+
+class TestLarge:
+    def test_a_lane_of_its_own(self, inbox: Inbox, folder: Folder):
+        """What is large is taken by who asks for it, and by nobody else; everything else the other way round."""
+        inbox.put(folder, "large", "closed")
+        inbox.put(folder, "small", "closed")
+        work = inbox.take(1)[0]
+        inbox.to_large(work)
+        assert [item.relative for item in inbox.take(9)] == ["small"]
+        assert inbox.take(1, timeout=0) == []
+        assert inbox.take(9, large=True) == [work]
+        assert inbox.take(1, timeout=0, large=True) == []
+        inbox.again(work, 0.0)
+        assert inbox.take(1, timeout=0.01) == []
+        assert inbox.take(1, timeout=1, large=True) == [work]
+        inbox.done(work)
+
+    def test_wakes_who_waits(self, inbox: Inbox, folder: Folder):
+        """Who waits for large files is woken by one."""
+        taken: list[Work] = []
+        thread = threading.Thread(target=lambda: taken.extend(inbox.take(1, large=True)))
+        thread.start()
+        inbox.put(folder, "large", "closed")
+        [work] = inbox.take(1)
+        inbox.to_large(work)
+        thread.join(5)
+        assert taken == [work]
+
+    def test_changed_meanwhile(self, inbox: Inbox, folder: Folder):
+        """It is looked at anew in its lane: an event that came meanwhile needs no further look."""
+        inbox.put(folder, "large", "scan")
+        [work] = inbox.take(1)
+        inbox.put(folder, "large", "closed")
+        inbox.to_large(work)
+        assert (work.closed, work.trigger, work.wanted_again) == (True, "closed", None)
+        inbox.take(1, large=True)
+        inbox.done(work)
+        assert len(inbox) == 0
+
+    def test_dropped(self, inbox: Inbox, folder: Folder):
+        """Of a folder that is not watched any more nothing comes back."""
+        inbox.put(folder, "a", "closed")
+        inbox.put(folder, "b", "closed")
+        first, second = inbox.take(2)
+        inbox.to_large(first)
+        inbox.drop_folder(folder)
+        inbox.to_large(second)
+        assert len(inbox) == 0
+        assert inbox.take(1, timeout=0, large=True) == []
 
 
 class TestCapacity:

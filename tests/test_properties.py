@@ -20,8 +20,8 @@ from benchd import (
     read_audit,
     select,
 )
-from benchd.audit import finite
 from benchd.bench import error_report, settings_used
+from benchd.document import finite
 from benchd.sidecar import seal, unbroken
 from corpus import checked, document, encoded, tolerantly
 

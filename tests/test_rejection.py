@@ -14,6 +14,7 @@ PARTS = {
     "not_an_object": {"found": "a list"},
     "too_large": {"size": 11, "limit": 10},
     "not_a_regular_file": {"found": "a folder"},
+    "too_complex": {"size": 11, "memory": 40, "seconds": 10},
     "unreadable": {"error": "Permission denied", "who": "uid 5"},
     "name_too_long": {"sidecar": ".bench.json", "size": 260},
     "bad_schema": {"where": "$.x", "expected": "a list", "found": "a string"},
@@ -43,17 +44,18 @@ def test_a_part_that_is_missing_is_a_mistake(code: str) -> None:
 
 
 def test_the_codes_of_the_contract() -> None:
-    """The codes are those of the contract and one more, for a name that leaves no room for the config's."""
+    """The codes are those of the contract and two more: for a name that leaves no room for the config's, for a bomb."""
     assert set(CODES) == {
         "empty", "truncated", "not_json", "bad_encoding", "not_an_object", "too_large", "too_deep",
-        "not_a_regular_file", "symlink", "unreadable", "name_too_long", "bad_schema", "audit_failed",
-        "audit_interrupted",
+        "too_complex", "not_a_regular_file", "symlink", "unreadable", "name_too_long", "bad_schema",
+        "audit_failed", "audit_interrupted",
     }  # fmt: skip
 
 
 def test_what_no_writer_will_mend() -> None:
     """A verdict about the kind of file does not wait for a writer; every verdict about its content does."""
-    assert set(CODES) - MAYBE_UNFINISHED == {"too_large", "not_a_regular_file", "symlink", "name_too_long"}
+    kinds = {"too_large", "too_complex", "not_a_regular_file", "symlink", "name_too_long"}
+    assert set(CODES) - MAYBE_UNFINISHED == kinds
 
 
 def test_not_an_audit_is_not_a_rejection() -> None:

@@ -13,9 +13,10 @@ from jsonschema import ValidationError
 
 from benchd import BenchSettings, SelectionSettings, bench_config, read_audit, select
 from benchd.cli.run import _Summary
+from benchd.deciding import decide
 from benchd.rejection import CODES
 from benchd.trail import MAX_LAYERS, Trail, TrailFile
-from corpus import SMALLER, content, document, encoded, entry, refused, validator
+from corpus import SMALLER, document, encoded, entry, refused, validator
 
 FULL = document(
     flagged=[entry("base_model.model.a", k_values=[4], spread=2, priority_score=3.5)],
@@ -179,14 +180,11 @@ def write_everything(trail: Trail) -> None:
     """Call every method of the trail that writes a record, some of them in several ways."""
     error = refused(b"[]")
     for sample in SMALLER[:6]:
-        audit = read_audit(sample.content)
-        trail.selected(
-            "/in/a.json", "closed", audit=audit, selection=select(audit), config="/in/a.bench.json",
-            decision="0" * 32, duration_ms=1.23456,
-        )  # fmt: skip
-    many = read_audit(content("llama4_many__default.json"))
-    selection = select(read_audit(encoded(document(flagged=[entry(f"l.{n}") for n in range(50)], issues=["x"] * 30))))
-    trail.selected("a", "scan", audit=many, selection=selection, config="b", decision="f" * 32, duration_ms=0)
+        decision = decide(sample.content, name="a.json", selection=SelectionSettings(), bench=BenchSettings())
+        trail.selected("/in/a.json", "closed", decision=decision, config="/in/a.bench.json", duration_ms=1.23456)
+    many = encoded(document(flagged=[entry(f"l.{n}") for n in range(50)], issues=["x"] * 30))
+    decision = decide(many, name="a.json", selection=SelectionSettings(), bench=BenchSettings())
+    trail.selected("a", "scan", decision=decision, config="b", duration_ms=0)
     for trigger in ("closed", "moved", "scan", "poll", "retry", "command"):
         trail.rejected("/in/\udcff.json", trigger, error)
     trail.deferred("a", "closed", "maybe unfinished")

@@ -149,9 +149,9 @@ class _Blocked(Answering):
         super().__init__(trail, settle=0)
         self.release = threading.Event()
 
-    def answer(self, batch):
+    def answer(self, batch, *, large=True):
         self.release.wait(30)
-        return super().answer(batch)
+        return super().answer(batch, large=large)
 
 
 def test_a_stuck_worker_and_a_dead_thread_are_trouble(tmp_path):
@@ -253,7 +253,7 @@ def _run(home: Path, patch: str) -> subprocess.Popen[bytes]:
 
 def test_a_thread_that_dies_is_never_silent(tmp_path):
     """It is recorded, and ends the process with a failure, so that a service manager starts it again."""
-    patch = "from benchd.workers import Workers\nWorkers._run = lambda self, index: 1 / 0"
+    patch = "from benchd.workers import Workers\nWorkers._run = lambda self, index, large: 1 / 0"
     with _run(tmp_path, patch) as process:
         out, _ = process.communicate(timeout=20)
         assert process.returncode == 1

@@ -16,13 +16,18 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from benchd import read_audit, select
 from benchd import trail as module
 from benchd.cli.console import console_line
+from benchd.deciding import Decision, decide
 from benchd.rejection import refusal
-from benchd.settings import TrailSettings
+from benchd.settings import BenchSettings, SelectionSettings, TrailSettings
 from benchd.trail import MAX_LAYERS, Trail, TrailFile, TrailStream, json_line
 from daemon import audit
+
+
+def decided(content: bytes) -> Decision:
+    """The answer to an audit by the default settings."""
+    return decide(content, name="a.json", selection=SelectionSettings(), bench=BenchSettings())
 
 
 @pytest.fixture
@@ -44,7 +49,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 def say_everything(trail: Trail, audit_path: str = "/in/a.json") -> None:
     """One record of each kind."""
-    parsed = read_audit(audit(1, flagged=False), name="a.json")
+    decision = decided(audit(1, flagged=False))
     trail.started(version="1", pid=1, settings={"watch": ["/in"], "selection.top_n": 1})
     trail.watch_started("/in", backend="inotify", recursive=True)
     trail.ready(roots=["/in"], duration_ms=1.23456)
@@ -52,10 +57,8 @@ def say_everything(trail: Trail, audit_path: str = "/in/a.json") -> None:
     trail.selected(
         audit_path,
         "closed",
-        audit=parsed,
-        selection=select(parsed),
+        decision=decision,
         config="/in/a.bench.json",
-        decision="0" * 32,
         duration_ms=1.0,
     )
     trail.rejected(audit_path, "scan", refusal("symlink"))
@@ -107,9 +110,8 @@ class TestRecords:
         analysis = document["policy_disagreement_analysis"]
         entry = analysis["flagged_layers"][0]
         analysis["flagged_layers"] = [{**entry, "layer_name": f"layers.{number}"} for number in range(50)]
-        parsed = read_audit(json.dumps(document).encode(), name="a.json")
-        selection = select(parsed)
-        trail.selected("/a.json", "scan", audit=parsed, selection=selection, config="/a", decision="0", duration_ms=0.0)
+        decision = decided(json.dumps(document).encode())
+        trail.selected("/a.json", "scan", decision=decision, config="/a", duration_ms=0.0)
         [record] = records(path)
         assert len(record["layers"]) == MAX_LAYERS
         assert record["layers_total"] == 50
@@ -293,6 +295,26 @@ class TestFile:
         trail.flush_to_disk()
         trail.root_restored("2")
         assert len(records(path)) == 2
+
+    def test_failing_disk(self, path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+        """What a flush could not put on the disk may be lost: it is said again on stderr, with the reason."""
+        trail = Trail(TrailFile(str(path)), name=str(path))
+        trail.flush_to_disk()
+        trail.root_restored("1")
+        trail.flush_to_disk()
+
+        def fail(_: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        trail.root_restored("2")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", fail)
+            trail.flush_to_disk()
+            trail.root_restored("3")
+            trail.close()
+        said = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+        assert [record.get("root") or record["error"] for record in said] == ["Input/output error", "2", "3"]
+        assert [record["root"] for record in records(path)] == ["1", "2", "3"]
 
 
 class TestOpen:

@@ -69,7 +69,7 @@ def test_batches(desk: Desk, durable: bool, most: int):
     """Durable answers share their waits for the disk; others are published one by one."""
     sizes: list[int] = []
 
-    def answer(batch: list[Work]) -> list[Result]:
+    def answer(batch: list[Work], *, large: bool) -> list[Result]:
         sizes.append(len(batch))
         return [Result(work, Outcome.SELECTED) for work in batch]
 
@@ -87,10 +87,10 @@ def test_survives_anything(desk: Desk):
     real: Callable[..., Any] = desk.answering.answer
     bugs = [ValueError("a bug")]
 
-    def answer(batch: list[Work]) -> list[Result]:
+    def answer(batch: list[Work], *, large: bool) -> list[Result]:
         if batch and bugs:
             raise bugs.pop()
-        return real(batch)
+        return real(batch, large=large)
 
     desk.answering.answer = answer  # type: ignore[method-assign]
     workers = desk.workers(1)
@@ -107,13 +107,13 @@ def test_tells_what_hangs(desk: Desk):
     """A thread that is stuck in a batch is busy since then, and is not waited for too long."""
     release = threading.Event()
 
-    def answer(batch: list[Work]) -> list[Result]:
+    def answer(batch: list[Work], *, large: bool) -> list[Result]:
         release.wait(10)
         return [Result(work, Outcome.GONE) for work in batch]
 
     desk.answering.answer = answer  # type: ignore[method-assign]
     workers = desk.workers(1)
-    assert list(workers.busy_since.values()) == [None]
+    assert list(workers.busy_since.values()) == [None, None]
     workers.start()
     desk.inbox.put(desk.folder, "a", "closed")
     until(lambda: workers.busy_since[0] is not None)
@@ -137,6 +137,6 @@ def test_retire(desk: Desk):
 
 
 def test_auto(desk: Desk):
-    """`auto` is a few threads, and never none."""
+    """`auto` is a few threads, never none, and one for large files."""
     workers = Workers(desk.inbox, desk.answering, desk.trail, desk.counts, count="auto", durable=True)
-    assert 1 <= len(workers.threads) <= 4
+    assert 2 <= len(workers.threads) <= 5

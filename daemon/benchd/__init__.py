@@ -7,11 +7,17 @@ The library is three pure functions; the daemon is these three and a careful fil
     config = benchd.bench_config(audit, selection)
 """
 
-from benchd.audit import Audit, Layer, read_audit
-from benchd.bench import bench_config
-from benchd.rejection import AuditError, NotAnAudit
-from benchd.selection import SELECTION_VERSION, Rung, SelectedLayer, Selection, select
-from benchd.settings import BenchSettings, SelectionSettings
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchd.audit import Audit, Layer, read_audit
+    from benchd.bench import bench_config
+    from benchd.rejection import AuditError, NotAnAudit
+    from benchd.selection import SELECTION_VERSION, Rung, SelectedLayer, Selection, select
+    from benchd.settings import BenchSettings, SelectionSettings
 
 __all__ = [
     "SELECTION_VERSION",
@@ -31,3 +37,30 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+#: Where each public name comes from. Imported when it is asked for: the commands start faster without the rest.
+_HOMES = {
+    "SELECTION_VERSION": "selection",
+    "Audit": "audit",
+    "AuditError": "rejection",
+    "BenchSettings": "settings",
+    "Layer": "audit",
+    "NotAnAudit": "rejection",
+    "Rung": "selection",
+    "SelectedLayer": "selection",
+    "Selection": "selection",
+    "SelectionSettings": "settings",
+    "bench_config": "bench",
+    "read_audit": "audit",
+    "select": "selection",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

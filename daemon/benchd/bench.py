@@ -11,7 +11,9 @@ from typing import Any, Final
 
 import msgspec
 
-from benchd.audit import MAX_RANK, Audit, AuditError, utf8, words
+from benchd.audit import Audit
+from benchd.document import MAX_RANK, utf8, words
+from benchd.rejection import AuditError
 from benchd.selection import SELECTION_VERSION, SelectedLayer, Selection
 from benchd.settings import BenchSettings
 from benchd.sidecar import number, seal

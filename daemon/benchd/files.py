@@ -28,7 +28,9 @@ __all__ = [
     "has_writer",
     "look",
     "open_directory",
+    "open_regular",
     "publish",
+    "read_all",
     "read_regular",
     "read_sidecar",
     "remove_stale_temporary",
@@ -102,8 +104,8 @@ def look(directory: int, name: str) -> os.stat_result:
         raise Vanished from None
 
 
-def read_regular(directory: int, name: str, info: os.stat_result, max_bytes: int) -> tuple[bytes, os.stat_result]:
-    """The content of `name`, of which `look` said `info`, and its `stat` from just before it was read.
+def open_regular(directory: int, name: str, info: os.stat_result, max_bytes: int) -> tuple[int, os.stat_result]:
+    """A descriptor of the file `name`, of which `look` said `info`, and its `stat` now; the caller closes it.
 
     Raises `Vanished`, `AuditError` (symlink, not_a_regular_file, too_large, unreadable), or OSError where the
     process itself lacks something, such as descriptors.
@@ -120,7 +122,17 @@ def read_regular(directory: int, name: str, info: os.stat_result, max_bytes: int
     try:
         info = os.fstat(descriptor)
         _check(info, max_bytes)
-        return _read_all(descriptor, info.st_size), info
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, info
+
+
+def read_regular(directory: int, name: str, info: os.stat_result, max_bytes: int) -> tuple[bytes, os.stat_result]:
+    """The content of `name`, and its `stat` from just before it was read. Raises as `open_regular` does."""
+    descriptor, info = open_regular(directory, name, info, max_bytes)
+    try:
+        return read_all(descriptor, info.st_size), info
     except OSError as error:
         raise _unreadable(error) from None
     finally:
@@ -145,7 +157,7 @@ def _unreadable(error: OSError) -> AuditError | OSError:
     return refusal("unreadable", error=error.strerror or str(error), who=who)
 
 
-def _read_all(descriptor: int, size: int) -> bytes:
+def read_all(descriptor: int, size: int) -> bytes:
     """At most `size` bytes: a file that grows for ever is read once, as long as it was."""
     content = os.read(descriptor, size) if size else b""
     if len(content) == size:
@@ -177,7 +189,7 @@ def read_sidecar(directory: int, name: str) -> tuple[bytes, os.stat_result] | No
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode) or info.st_size > _MAX_SIDECAR:
             return b"", info
-        return _read_all(descriptor, info.st_size), info
+        return read_all(descriptor, info.st_size), info
     finally:
         os.close(descriptor)
 

@@ -18,13 +18,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from benchd.audit import utf8
+from benchd.document import utf8
 from benchd.files import TEMPORARY, open_directory, read_sidecar, remove_stale_temporary
 from benchd.selection import SELECTION_VERSION
 from benchd.settings import FolderSettings
 from benchd.sidecar import ERROR_SUFFIX, Provenance, config_name, error_name, is_sidecar, provenance_of, unbroken
 
-__all__ = ["Folder", "Standing", "Tally"]
+__all__ = ["Beside", "Folder", "Standing", "Tally"]
 
 #: Time stamps come from the kernel's coarse clock, which stands still for up to a tick (10 ms at 100 Hz); a network
 #: file server's may be coarser. Nearer than this, the order of two changes is in doubt.
@@ -61,10 +61,16 @@ class Tally:
         self.rejections: list[tuple[str, str]] = []
 
 
-class _Sidecar(NamedTuple):
-    provenance: Provenance
-    written_ns: int
-    is_config: bool
+class Beside(NamedTuple):
+    """What stands in the places of an audit's sidecars: content and `stat`, or None where there is nothing."""
+
+    config: tuple[bytes, os.stat_result] | None
+    report: tuple[bytes, os.stat_result] | None
+
+    @classmethod
+    def read(cls, directory: int, name: str) -> Beside:
+        """What stands beside the audit `name`. Raises OSError where the process itself lacks something."""
+        return cls(read_sidecar(directory, config_name(name)), read_sidecar(directory, error_name(name)))
 
 
 class Folder:
@@ -112,32 +118,27 @@ class Folder:
 
     # --- what is answered ----------------------------------------------------------------------------------
 
-    def standing(self, directory: int, name: str, info: os.stat_result) -> tuple[Standing, Provenance | None]:
+    def standing(self, name: str, info: os.stat_result, beside: Beside) -> tuple[Standing, Provenance | None]:
         """How `name`, whose `stat` is `info`, stands, and the sidecar that says so. Does not read the audit."""
         doubtful: Provenance | None = None
-        for sidecar in self._sidecars(directory, name):
-            provenance = sidecar.provenance
-            if not self._still_holds(provenance, sidecar, info):
+        for found, is_config in ((beside.config, True), (beside.report, False)):
+            provenance = provenance_of(found[0]) if found else None
+            # One that names another audit (a copy, or that of `x` beside `x.json`) was not written for this one.
+            if found is None or provenance is None or provenance.audit != utf8(name):
                 continue
-            if info.st_ctime_ns + _CLEARLY_NS < sidecar.written_ns <= time.time_ns():
+            if not self._still_holds(provenance, info, is_config=is_config):
+                continue
+            if info.st_ctime_ns + _CLEARLY_NS < found[1].st_mtime_ns <= time.time_ns():
                 return Standing.ANSWERED, provenance
             doubtful = doubtful or provenance
         if doubtful is not None and doubtful.audit_sha256 is not None:
             return Standing.IN_DOUBT, doubtful
         return Standing.OPEN, None
 
-    def _sidecars(self, directory: int, name: str) -> Iterator[_Sidecar]:
-        for sidecar, is_config in ((config_name(name), True), (error_name(name), False)):
-            found = read_sidecar(directory, sidecar)
-            provenance = provenance_of(found[0]) if found else None
-            # One that names another audit (a copy, or that of `x` beside `x.json`) was not written for this one.
-            if found and provenance and provenance.audit == utf8(name):
-                yield _Sidecar(provenance, found[1].st_mtime_ns, is_config)
-
-    def _still_holds(self, provenance: Provenance, sidecar: _Sidecar, info: os.stat_result) -> bool:
+    def _still_holds(self, provenance: Provenance, info: os.stat_result, *, is_config: bool) -> bool:
         if provenance.selection_version != SELECTION_VERSION:
             return False
-        if sidecar.is_config and not self.same_settings(provenance):
+        if is_config and not self.same_settings(provenance):
             return False
         if provenance.code in _LOOK_AGAIN or (provenance.code == "too_large" and info.st_size <= self.max_bytes):
             return False
@@ -174,15 +175,17 @@ class Folder:
         entering: Callable[[str, int], None],
         failed: Callable[[str, OSError], None],
         force: bool = False,
-        below: str = "",
+        tidy: bool = True,
     ) -> Iterator[str]:
         """Walk the folder and yield the audits that have no valid answer, by path relative to the folder.
+
+        On the way it removes, unless told not to be `tidy`, what a dead benchd left behind.
 
         `entering` is called with each directory and its open descriptor before it is listed: watch first,
         then look. `failed` is told of directories that can't be read. Memory does not grow with the files.
         """
         started_ns, generation = time.time_ns(), self._generation
-        pending = [below]
+        pending = [""]
         complete = True
         while pending:
             relative = pending.pop()
@@ -199,13 +202,13 @@ class Folder:
                 continue
             try:
                 entering(relative, descriptor)
-                yield from self._list(descriptor, relative, pending, tally, failed, force=force)
+                yield from self._list(descriptor, relative, pending, tally, failed, force=force, tidy=tidy)
             except OSError as error:
                 complete = False
                 failed(relative, error)
             finally:
                 os.close(descriptor)
-        if complete and not below and generation == self._generation:
+        if complete and generation == self._generation:
             # What had not changed for a while when this scan began, it has dealt with; the next one need only see
             # that the sidecars are still there.
             self._scanned_until_ns = started_ns - _CLEARLY_NS
@@ -219,13 +222,14 @@ class Folder:
         failed: Callable[[str, OSError], None],
         *,
         force: bool,
+        tidy: bool,
     ) -> Iterator[str]:
         prefix = f"{relative}/" if relative else ""
         with os.scandir(directory) as entries:
             for entry in entries:
                 path = prefix + entry.name
                 try:
-                    wanted = self._look(directory, entry, path, pending, tally, force=force)
+                    wanted = self._look(directory, entry, path, pending, tally, force=force, tidy=tidy)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
@@ -236,18 +240,27 @@ class Folder:
                     yield path
 
     def _look(
-        self, directory: int, entry: os.DirEntry[str], path: str, pending: list[str], tally: Tally, *, force: bool
+        self,
+        directory: int,
+        entry: os.DirEntry[str],
+        path: str,
+        pending: list[str],
+        tally: Tally,
+        *,
+        force: bool,
+        tidy: bool,
     ) -> bool:
         """Deal with one entry of a directory: whether it is an audit without a valid answer."""
         name = entry.name
         if name.startswith("."):
-            if TEMPORARY.fullmatch(name):
+            if tidy and TEMPORARY.fullmatch(name):
                 remove_stale_temporary(directory, name, time.time())
         elif entry.is_dir(follow_symlinks=False):
             if self.enters(path):
                 pending.append(path)
         elif name.endswith(ERROR_SUFFIX):
-            self._drop_orphan(directory, name)
+            if tidy:
+                self._drop_orphan(directory, name)
         elif self.wants(path):
             info = entry.stat(follow_symlinks=False)
             tally.found += 1
@@ -261,7 +274,7 @@ class Folder:
             return True
         if self._remembers(directory, path, info):
             return True
-        standing, provenance = self.standing(directory, name, info)
+        standing, provenance = self.standing(name, info, Beside.read(directory, name))
         if standing is not Standing.ANSWERED:
             tally.in_doubt += standing is Standing.IN_DOUBT
             return False

@@ -42,6 +42,7 @@ class Work:
         "due",
         "failures",
         "folder",
+        "large",
         "relative",
         "seen",
         "settles_from",
@@ -68,6 +69,8 @@ class Work:
         self.settles_from = 0.0
         #: Its waiting has been recorded.
         self.told = False
+        #: It belongs to the lane of large files.
+        self.large = False
         self.due = 0.0
         self.state = _READY
         self.wanted_again: Trigger | None = None
@@ -76,7 +79,8 @@ class Work:
 class Inbox:
     """A queue of audits by (folder, path). Thread-safe.
 
-    Fresh drops go before the backlog of a scan. `capacity` bounds the memory: beyond it events are refused
+    Fresh drops go before the backlog of a scan; large files have a lane of their own, so that the others need not wait
+    for them. `capacity` bounds the memory: beyond it events are refused
     (`on_refused` is told the folder) and scans wait.
     """
 
@@ -84,10 +88,12 @@ class Inbox:
         self._capacity = capacity
         self._on_refused = on_refused
         self._changed = threading.Condition()
+        self._large_changed = threading.Condition(self._changed._lock)  # type: ignore[attr-defined]  # noqa: SLF001
         self._room = threading.Condition(self._changed._lock)  # type: ignore[attr-defined]  # noqa: SLF001
         self._work: dict[tuple[int, str], Work] = {}
         self._fresh: deque[Work] = deque()
         self._backlog: deque[Work] = deque()
+        self._large: deque[Work] = deque()
         self._delayed: list[tuple[float, int, Work]] = []
         self._numbers = itertools.count()
         self._waiting_takers = 0
@@ -143,6 +149,10 @@ class Inbox:
 
     def _make_ready(self, work: Work) -> None:
         work.state = _READY
+        if work.large:
+            self._large.append(work)
+            self._large_changed.notify()
+            return
         (self._backlog if work.trigger == "scan" else self._fresh).append(work)
         if self._waiting_takers:
             self._changed.notify()
@@ -154,33 +164,40 @@ class Inbox:
         if self._waiting_takers and self._delayed[0][2] is work:
             self._changed.notify()
 
-    def take(self, most: int = 1, timeout: float | None = None, *, unless: threading.Event | None = None) -> list[Work]:
-        """Up to `most` audits that are due; waits for the first.
+    def take(
+        self, most: int = 1, timeout: float | None = None, *, unless: threading.Event | None = None, large: bool = False
+    ) -> list[Work]:
+        """Up to `most` audits that are due, of those that are `large` or of the others; waits for the first.
 
         Empty once the inbox is closed, after `timeout`, or when `unless` is set (and `wake` called).
 
-        Whatever is taken must be given back through `done` or `again`.
+        Whatever is taken must be given back through `done`, `again` or `to_large`.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        queues = (self._large,) if large else (self._fresh, self._backlog)
         with self._changed:
             while not self._closed and not (unless and unless.is_set()):
                 self._wake_delayed()
-                taken = self._pop(most)
+                taken = self._pop(most, queues)
                 if taken:
                     return taken
                 if deadline is not None and time.monotonic() >= deadline:
                     return []
-                wait = self._until_next(deadline)
+                if large:
+                    # Whoever waits for the others wakes what is delayed, too.
+                    self._large_changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                    continue
                 self._waiting_takers += 1
                 try:
-                    self._changed.wait(wait)
+                    self._changed.wait(self._until_next(deadline))
                 finally:
                     self._waiting_takers -= 1
             return []
 
-    def _pop(self, most: int) -> list[Work]:
+    @staticmethod
+    def _pop(most: int, queues: tuple[deque[Work], ...]) -> list[Work]:
         taken: list[Work] = []
-        for queue in (self._fresh, self._backlog):
+        for queue in queues:
             while queue and len(taken) < most:
                 work = queue.popleft()
                 work.state = _IN_FLIGHT
@@ -233,11 +250,24 @@ class Inbox:
         if dropped:
             self._on_refused(work.folder)
 
+    def to_large(self, work: Work) -> None:
+        """Give `work` back for whoever takes large files; what has changed meanwhile is looked at there."""
+        with self._changed:
+            if work.folder in self._dropped or self._closed:
+                del self._work[id(work.folder), work.relative]
+                self._room.notify_all()
+                return
+            if work.wanted_again is not None:
+                work.closed = work.closed or work.wanted_again in {"closed", "moved"}
+                work.trigger, work.wanted_again = work.wanted_again, None
+            work.large = True
+            self._make_ready(work)
+
     def drop_folder(self, folder: Folder) -> None:
         """Forget what waits for `folder`, which is not watched any more."""
         with self._changed:
             self._dropped.add(folder)
-            for queue in (self._fresh, self._backlog):
+            for queue in (self._fresh, self._backlog, self._large):
                 kept = [work for work in queue if work.folder is not folder]
                 queue.clear()
                 queue.extend(kept)
@@ -265,6 +295,7 @@ class Inbox:
         """Make every taker look around."""
         with self._changed:
             self._changed.notify_all()
+            self._large_changed.notify_all()
 
     @property
     def closed(self) -> bool:
@@ -276,4 +307,5 @@ class Inbox:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            self._large_changed.notify_all()
             self._room.notify_all()

@@ -38,6 +38,10 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "the JSON is nested too deeply",
         "Gradience never writes such a file; look at where it comes from",
     ),
+    "too_complex": (
+        "{size} bytes that can't be read with {memory} MiB of memory in {seconds} s",
+        "Gradience never writes such a file; look at where it comes from",
+    ),
     "not_a_regular_file": (
         "{found}, not a regular file",
         "only regular files are read; copy the audit itself into the folder",

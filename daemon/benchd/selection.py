@@ -7,7 +7,8 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from benchd.audit import Audit, Layer, Module, finite, whole
+from benchd.audit import Audit, Layer, Module
+from benchd.document import finite, whole
 from benchd.settings import SelectionSettings
 
 __all__ = ["SELECTION_VERSION", "Rung", "SelectedLayer", "Selection", "select"]

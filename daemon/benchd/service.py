@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -142,6 +143,7 @@ class Service:
     def run(self) -> int:
         """Watch and answer until a signal comes. Returns the exit code: 0, or 1 after a failure of our own."""
         threading.excepthook = self._thread_died
+        sys.unraisablehook = self._unraisable
         self._trail.started(version=__version__, pid=os.getpid(), settings=changed_settings(self._settings))
         if self._reader is not None:
             self._reader.start()
@@ -269,6 +271,11 @@ class Service:
         self._failure = f"thread {name} died of {arguments.exc_type.__name__}: {arguments.exc_value}"
         self._trail.thread_failed(name, self._failure, recovery="benchd stops, to be started again")
         os.kill(os.getpid(), signal.SIGTERM)
+
+    def _unraisable(self, arguments: sys.UnraisableHookArgs) -> None:
+        """An exception where Python can't raise one, as in a finalizer: recorded, for nobody else would hear of it."""
+        error = f"{arguments.exc_type.__name__}: {arguments.exc_value} in {arguments.object!r}"
+        self._trail.thread_failed(threading.current_thread().name, error, recovery="none is needed: it goes on")
 
 
 def _nested(path: str, settings: Settings) -> frozenset[str]:

@@ -8,10 +8,12 @@ and a file that can't be written is replaced by standard error until it can.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -19,9 +21,9 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from benchd.audit import Audit, utf8
+from benchd.deciding import Decision
+from benchd.document import utf8
 from benchd.rejection import AuditError
-from benchd.selection import Selection
 from benchd.settings import TrailSettings
 
 __all__ = ["MAX_LAYERS", "Trail", "TrailFile", "TrailStream"]
@@ -41,6 +43,9 @@ _encode = msgspec.json.Encoder().encode
 _MAX_LINE: Final = 46 * 1024
 _MAX_TEXT: Final = 2000
 _MAX_ITEMS: Final = 5
+
+#: So many records are kept until they are on the disk.
+_MAX_UNFLUSHED: Final = 1000
 
 
 def json_line(record: Mapping[str, Any]) -> bytes:
@@ -151,17 +156,22 @@ class TrailFile:
             return False
 
     def flush_to_disk(self) -> None:
-        """Wait until what was written is on the disk."""
+        """Wait until what was written is on the disk. Raises OSError."""
         if self._descriptor >= 0:
-            with contextlib.suppress(OSError):  # a pipe or a full disk: `write` is what reports trouble
+            try:
                 os.fdatasync(self._descriptor)
+            except OSError as error:
+                if error.errno not in {errno.EINVAL, errno.ENOTSUP, errno.EBADF}:  # a pipe; or closed, and so flushed
+                    raise
 
     def close(self) -> None:
         """Close the file; the next `write` opens it again."""
         if self._descriptor >= 0:
-            self.flush_to_disk()  # what the old file holds may be waited for by who flushes the new one
-            os.close(self._descriptor)
-            self._descriptor = -1
+            try:
+                self.flush_to_disk()  # what the old file holds may be waited for by who flushes the new one
+            finally:
+                descriptor, self._descriptor = self._descriptor, -1
+                os.close(descriptor)
 
 
 def _write_all(descriptor: int, line: bytes) -> None:
@@ -181,28 +191,55 @@ class _Sink:
         self.target = target
         self.name = name
         self._lock = threading.Lock()
-        self._failing = False
+        #: What fails at present, so that it is said once: writing, or flushing.
+        self._failing: set[str] = set()
+        #: What was written since the last flush, where records are flushed at all: a failing disk may lose it.
+        self._unflushed: deque[bytes] | None = None
 
     def msg(self, line: bytes) -> None:
         with self._lock:
             try:
                 self.target.write(line)
             except OSError as error:
-                self._fall_back(line, error)
+                self._fall_back("write", line, error)
             else:
-                self._failing = False
+                self._failing.discard("write")
+                if self._unflushed is not None:
+                    self._unflushed.append(line)
 
     debug = info = warning = error = msg
 
-    def replace(self, target: TrailFile | TrailStream, name: str) -> None:
+    def flush_to_disk(self) -> None:
         with self._lock:
-            self.target.close()
-            self.target, self.name, self._failing = target, name, False
+            lines, self._unflushed = self._unflushed or (), deque(maxlen=_MAX_UNFLUSHED)
+            target = self.target
+        try:
+            target.flush_to_disk()  # without the lock: others may write meanwhile
+        except OSError as error:
+            with self._lock:
+                # What the system could not put on the disk it may have dropped: it is said again where it lasts.
+                self._fall_back("flush", b"".join(lines), error)
+        else:
+            with self._lock:
+                self._failing.discard("flush")
 
-    def _fall_back(self, line: bytes, error: OSError) -> None:
+    def close(self) -> None:
+        with self._lock:
+            try:
+                self.target.close()
+            except OSError as error:
+                self._fall_back("flush", b"".join(self._unflushed or ()), error)
+
+    def replace(self, target: TrailFile | TrailStream, name: str) -> None:
+        self.close()
+        with self._lock:
+            self.target, self.name = target, name
+            self._failing.clear()
+
+    def _fall_back(self, what: str, line: bytes, error: OSError) -> None:
         complaint = b""
-        if not self._failing:
-            self._failing = True
+        if what not in self._failing:
+            self._failing.add(what)
             reason = error.strerror or str(error)
             complaint = json_line({**_head("error", "trail.failed"), "file": self.name, "error": reason})
         with contextlib.suppress(OSError):  # with no standard error either there is nobody left to tell
@@ -268,11 +305,11 @@ class Trail:
 
     def flush_to_disk(self) -> None:
         """Wait until all records are on the disk, where there is one."""
-        self._sink.target.flush_to_disk()
+        self._sink.flush_to_disk()
 
     def close(self) -> None:
         """Close the file behind the trail, if there is one."""
-        self._sink.target.close()
+        self._sink.close()
 
     # --- about an audit ------------------------------------------------------------------------------------
 
@@ -281,13 +318,12 @@ class Trail:
         path: str,
         trigger: str,
         *,
-        audit: Audit,
-        selection: Selection,
+        decision: Decision,
         config: str,
-        decision: str,
         duration_ms: float,
     ) -> None:
         """`audit.selected`: which rung fired and why, before the config becomes visible."""
+        selection = decision.selection
         layers = [
             {
                 "name": layer.layer_name,
@@ -303,7 +339,7 @@ class Trail:
             audit=path,
             trigger=trigger,
             config=config,
-            decision_id=decision,
+            decision_id=decision.decision_id,
             strategy=selection.strategy,
             confidence=selection.confidence,
             reason=selection.reason,
@@ -311,8 +347,8 @@ class Trail:
             layers=layers,
             layers_total=len(selection.layers),
             notes=selection.notes[:_MAX_NOTES],
-            audit_sha256=audit.sha256,
-            audit_bytes=audit.size,
+            audit_sha256=decision.audit_sha256,
+            audit_bytes=decision.audit_bytes,
             duration_ms=round(duration_ms, 3),
         )
 

@@ -53,7 +53,7 @@ class Counts:
 
 
 class Workers:
-    """A fixed number of answering threads over one inbox."""
+    """A fixed number of answering threads over one inbox, and one more for large files."""
 
     def __init__(
         self,
@@ -73,11 +73,14 @@ class Workers:
         self._retired = threading.Event()
         self._counts = counts
         #: Since when (monotonic) each thread has been busy with the same batch; None while it waits.
-        self.busy_since: dict[int, float | None] = dict.fromkeys(range(number))
+        self.busy_since: dict[int, float | None] = dict.fromkeys(range(number + 1))
         self.threads = [
-            threading.Thread(target=self._run, args=(index,), name=f"benchd-worker-{index}", daemon=True)
+            threading.Thread(target=self._run, args=(index, False), name=f"benchd-worker-{index}", daemon=True)
             for index in range(number)
         ]
+        self.threads.append(
+            threading.Thread(target=self._run, args=(number, True), name="benchd-worker-large", daemon=True)
+        )
 
     def start(self) -> None:
         """Start all threads."""
@@ -99,17 +102,18 @@ class Workers:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self.threads)
 
-    def _run(self, index: int) -> None:
+    def _run(self, index: int, large: bool) -> None:  # noqa: FBT001
+        most = 1 if large else self._batch
         while not self._inbox.closed and not self._retired.is_set():
-            batch = self._inbox.take(self._batch, unless=self._retired)
+            batch = self._inbox.take(most, unless=self._retired, large=large)
             self.busy_since[index] = time.monotonic()
-            self._answer(batch)
+            self._answer(batch, large=large)
             self.busy_since[index] = None
 
-    def _answer(self, batch: list[Work]) -> None:
+    def _answer(self, batch: list[Work], *, large: bool) -> None:
         waiting = {id(work): work for work in batch}
         try:
-            for result in self._answering.answer(batch):
+            for result in self._answering.answer(batch, large=large):
                 del waiting[id(result.work)]
                 self._counts.add(result)
                 give_back(self._inbox, result)

@@ -383,6 +383,17 @@ def test_the_sandbox_from_inside(service: float) -> None:
 # --- instances, upgrade, removal ----------------------------------------------------------------------------
 
 
+def test_a_bomb_is_defused_within_the_sandbox(service: float) -> None:
+    """The process that reads what is odd may set its limits: a dense file is refused, the others are answered."""
+    bomb = INBOX / "bomb.json"
+    bomb.write_bytes(b'{"per_module_gain": [' + b"{}," * 8_000_000 + b"{}]}")
+    report = INBOX / "bomb.bench-error.json"
+    until(drop(INBOX / "a.json").exists, "an answer beside it")
+    until(report.exists, "the refusal")
+    assert json.loads(report.read_text())["code"] == "too_complex"
+    assert not events("audit.failed", service)
+
+
 def test_instances_share_nothing(service: float) -> None:
     """Each instance has its settings and its state, and does not see the others'."""
     for name in ("one", "two"):

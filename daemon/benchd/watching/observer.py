@@ -65,9 +65,15 @@ class ObserverSource(Handler):
             observer.stop()
 
     def dispatch(self, event: FileSystemEvent) -> None:
-        """One event, on the observer's thread. Must not raise: watchdog's dispatcher would die of it."""
+        """One event, on the observer's thread. Never raises: watchdog's dispatcher would die of it."""
         if self._stopping.is_set():
             return
+        try:
+            self._tell(event)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one event, a scan finds what it was about
+            self._listener.lost_events(f"an event could not be handled: {type(error).__name__}: {error}")
+
+    def _tell(self, event: FileSystemEvent) -> None:
         moved = isinstance(event, FileMovedEvent)
         path = os.fsdecode(event.dest_path if moved else event.src_path)
         if path == self._root:

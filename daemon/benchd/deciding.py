@@ -1,0 +1,45 @@
+"""Bytes -> `Decision`: the three pure steps in one, for whoever answers an audit and in whichever process."""
+
+from __future__ import annotations
+
+import hashlib
+
+from msgspec import Struct
+
+from benchd.audit import read_audit
+from benchd.bench import bench_config, decision_id
+from benchd.selection import Selection, select
+from benchd.settings import BenchSettings, SelectionSettings
+
+__all__ = ["Decision", "decide"]
+
+
+class Decision(Struct, frozen=True, gc=False):
+    """The answer to one audit: the config's bytes, and what the trail says of it."""
+
+    selection: Selection
+    config: bytes
+    decision_id: str
+    audit_sha256: str
+    audit_bytes: int
+
+
+def decide(
+    content: bytes,
+    *,
+    name: str,
+    selection: SelectionSettings,
+    bench: BenchSettings,
+    sha256: str | None = None,
+    frugal: bool = False,
+) -> Decision:
+    """Decide what the audit `content`, named `name`, is answered. Raises as `read_audit` does."""
+    audit = read_audit(content, name=name, sha256=sha256 or hashlib.sha256(content).hexdigest(), frugal=frugal)
+    chosen = select(audit, selection)
+    return Decision(
+        selection=chosen,
+        config=bench_config(audit, chosen, bench),
+        decision_id=decision_id(audit, chosen, bench),
+        audit_sha256=audit.sha256,
+        audit_bytes=audit.size,
+    )

@@ -1,0 +1,334 @@
+"""Bytes -> `Document`: past the text that stands before the JSON, through what JSON does not allow.
+
+Two ways lead to the same value. The fast one decodes, by type, only what the selection needs, straight from the
+bytes. What it can't take (malformed entries, wrong types) goes through the tolerant one: the standard parser, and
+`fit`, which keeps what has the right shape. A text that neither can use raises `AuditError`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from benchd.document import Document, fit, words
+from benchd.rejection import AuditError, refusal
+
+__all__ = ["Costly", "read_document"]
+
+
+class Costly(Exception):
+    """Reading it may take much more memory or time than its size explains."""
+
+
+_OBJECT_FIRST = re.compile(rb"[ \t\r\n]*\{")
+_BARE_OBJECT = re.compile(rb"[ \t\r\n]*\{[ \t]*(?:\r?\n|\})")
+_OPENING_LINE = re.compile(rb"^\{[ \t]*\r?$|^\{\"", re.MULTILINE)
+_NON_FINITE = re.compile(rb"(?<=[\s:,\[])(?:NaN|-?Infinity)(?=[\s,\]}])")
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
+_WARNING_LINE = re.compile(rb"^Warning: (Unknown policy [^\r\n]*)", re.MULTILINE)
+_UTF8_BOM: Final = b"\xef\xbb\xbf"
+_UTF16_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
+
+
+_decode = msgspec.json.Decoder(Document).decode
+
+#: A document, and where it lies in its text.
+_Found = tuple[Document, int, int]
+
+#: The densest real audits, without any white space, have 93 bytes for each object or list and 25 for each comma. What
+#: stays below these takes at most about five times its size while it is decoded; lists of nothing take forty times.
+_BYTES_A_CONTAINER: Final = 48
+_BYTES_A_COMMA: Final = 16
+
+_MAX_WARNINGS: Final = 20
+
+#: The tolerant way takes ten times its size, and 15 ms a MiB.
+_TOLERABLE_BYTES: Final = 2**20
+
+#: Each one is looked at by itself.
+_MANY_NON_FINITE: Final = 20_000
+
+
+def read_document(data: bytes, *, frugal: bool = False) -> tuple[Document, list[str]]:
+    """What a file holds, and what a reader should know about the file.
+
+    With `frugal` it raises `Costly` rather than take much more memory or time than what Gradience writes takes at
+    that size. Raises `AuditError` for what can't be used.
+    """
+    notes: list[str] = []
+    text = _utf8(data, notes)
+    if frugal and _is_dense(text):
+        raise Costly
+    found = _read_fast(text) or _read_non_finite(text, notes, frugal=frugal)
+    if found is None and frugal and len(text) > _TOLERABLE_BYTES:
+        raise Costly
+    document, start, end = found or _read_tolerantly(text, notes)
+    notes.extend(_warnings(text[:start]) + _warnings(text[end:]))
+    return document, notes
+
+
+def _is_dense(text: bytes) -> bool:
+    containers = text.count(b"{") + text.count(b"[")
+    return containers * _BYTES_A_CONTAINER > len(text) or text.count(b",") * _BYTES_A_COMMA > len(text)
+
+
+def _utf8(data: bytes, notes: list[str]) -> bytes:
+    if data.startswith(_UTF8_BOM):
+        notes.append("the file starts with a UTF-8 byte order mark")
+        return data[len(_UTF8_BOM) :]
+    if data.startswith(_UTF16_BOMS):
+        try:
+            text = data.decode("utf-16").encode()
+        except UnicodeDecodeError as error:
+            raise refusal("bad_encoding", place=f"byte {error.start}", encoding="UTF-16") from None
+        notes.append("the file is UTF-16, as a PowerShell redirect writes it")
+        return text
+    return data
+
+
+def _starts(text: bytes) -> list[int]:
+    """Where the JSON may begin, the likeliest first: the first line that is exactly `{` (spec, section 2).
+
+    A document that begins with more than that on its first line (a compact one) comes second; and where there is
+    neither, the text is looked at from its beginning.
+    """
+    if _BARE_OBJECT.match(text):
+        return [0]
+    start = text.find(b"\n{\n") + 1
+    if start == 0 and not text.startswith(b"{"):
+        first = text.find(b"\n{")  # many times faster than the pattern, for megabytes of something else
+        opening = _OPENING_LINE.search(text, first) if first >= 0 else None
+        start = opening.start() if opening else 0
+    return [start, 0] if start and _OBJECT_FIRST.match(text) else [start]
+
+
+def _end(text: bytes, start: int) -> int:
+    """Where the JSON ends, as Gradience writes it: with the text, or with the last line that is exactly `}`."""
+    if text.endswith((b"}\n", b"}", b"}\r\n")):
+        return len(text)
+    closing = max(text.rfind(b"\n}\n"), text.rfind(b"\n}\r\n"))
+    return closing + 2 if closing > start else len(text)
+
+
+def _read_fast(text: bytes, clean: Callable[[memoryview], bytes | memoryview] = lambda part: part) -> _Found | None:
+    """The way for nearly every file: typed, from the bytes. None for what it can't take."""
+    found: _Found | None = None
+    for start in _starts(text):
+        end = _end(text, start)
+        try:
+            document = _decode(clean(memoryview(text)[start:end]))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+        except RecursionError:
+            raise refusal("too_deep") from None
+        if document.is_audit:
+            return document, start, end
+        found = found or (document, start, end)
+    return found
+
+
+def _read_non_finite(text: bytes, notes: list[str], *, frugal: bool) -> _Found | None:
+    """The same for a text with bare NaN or Infinity, which Gradience writes and JSON does not have: they are null."""
+    candidates = text.count(b"NaN") + text.count(b"Infinity")
+    if not candidates:
+        return None
+    if frugal and candidates > _MANY_NON_FINITE:
+        raise Costly
+    count = 0
+
+    def clean(part: memoryview) -> bytes:
+        nonlocal count
+        cleaned, count = _without_non_finite(bytes(part))
+        return cleaned
+
+    found = _read_fast(text, clean)
+    if found and count:
+        notes.append(_non_finite_note(count))
+    return found
+
+
+def _non_finite_note(count: int) -> str:
+    times = "once" if count == 1 else f"{count} times"
+    return f"NaN or Infinity stands {times} where a number should; such a score ranks no layer"
+
+
+def _without_non_finite(text: bytes) -> tuple[bytes, int]:
+    """`text` with null for every NaN and Infinity that is not within a string, and how many there were."""
+    parts: list[bytes] = []
+    copied = looked_at = quotes = 0
+    for match in _NON_FINITE.finditer(text):
+        before = text[looked_at : match.start()]
+        quotes += (_ESCAPE.sub(b"", before) if b"\\" in before else before).count(b'"')
+        looked_at = match.end()
+        if quotes % 2 == 0:  # not within a string
+            parts.append(text[copied : match.start()])
+            copied = looked_at
+    parts.append(text[copied:])
+    return b"null".join(parts), len(parts) - 1
+
+
+def _warnings(text: bytes) -> list[str]:
+    found = _WARNING_LINE.findall(text) if text else []
+    return [f"Gradience: {words(line.decode(errors='replace'))}" for line in found[:_MAX_WARNINGS]]
+
+
+class _Tokens:
+    """Counts what standard JSON does not have."""
+
+    non_finite = 0
+
+    def constant(self, token: str) -> float:
+        self.non_finite += 1
+        return float(token.replace("Infinity", "inf"))
+
+
+def _read_tolerantly(raw: bytes, notes: list[str]) -> _Found:
+    """The way for what the fast one refused. Returns the document and where it lies in `raw`."""
+    found: _Found | None = None
+    refused: AuditError | None = None
+    for start in _starts(raw):
+        said: list[str] = []
+        try:
+            document = _read_tolerantly_from(raw, start, said)
+        except AuditError as error:
+            refused = refused or error
+            continue
+        if document[0].is_audit:
+            notes.extend(said)
+            return document
+        found = found or document
+    if found is not None:
+        return found
+    raise refused or refusal("empty")  # there is always a place to start from
+
+
+def _read_tolerantly_from(raw: bytes, start: int, notes: list[str]) -> _Found:
+    # What stands before the JSON is never decoded: it is the terminal's, in whatever encoding that has.
+    before = raw.count(b"\n", 0, start)
+    try:
+        text = raw[start:].decode()
+    except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data" and _OBJECT_FIRST.match(raw, start):
+            # Cut off within a character: the end is what is wrong with it, not the encoding.
+            text = raw[start : start + error.start].decode()
+            raise refusal("truncated", place=_place(text, len(text), before)) from None
+        line = raw.count(b"\n", 0, start + error.start) + 1
+        raise refusal("bad_encoding", place=f"line {line}, byte {start + error.start}", encoding="UTF-8") from None
+    if not text.strip(_BLANK):
+        raise refusal("empty")
+    tokens = _Tokens()
+    blank = len(text) - len(text.lstrip(" \t\r\n"))
+    try:
+        value, end = _parse(text, blank, tokens)
+    except RecursionError:
+        raise refusal("too_deep") from None
+    except json.JSONDecodeError as error:
+        raise _explain(text, blank, error, before) from None
+    if not isinstance(value, dict):
+        if text[end:].strip():
+            raise _explain(text, blank, json.JSONDecodeError("Extra data", text, end), before)
+        raise refusal("not_an_object", found=_kind(value))
+    _check_schema(value)
+    if tokens.non_finite:
+        notes.append(_non_finite_note(tokens.non_finite))
+    return fit(Document, value), start, start + len(text[:end].encode())
+
+
+def _parse(text: str, start: int, tokens: _Tokens) -> tuple[Any, int]:
+    try:
+        return json.JSONDecoder(parse_constant=tokens.constant).raw_decode(text, start)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        # Python refuses to convert an integer of more than 4300 digits; as a float it is infinite.
+        tokens.non_finite = 0
+        return json.JSONDecoder(parse_constant=tokens.constant, parse_int=float).raw_decode(text, start)
+
+
+def _kind(value: object) -> str:
+    names = {list: "a list", str: "a string", bool: "true or false", type(None): "null", dict: "an object"}
+    return names.get(type(value), "a number")
+
+
+#: A file system that lost its power can leave NUL bytes where content should be.
+_BLANK: Final = "\0 \t\r\n"
+
+_FAILURE = re.compile(r"^(?:Error: .*|Traceback \(most recent call last\):)", re.MULTILINE)
+_PROGRESS = re.compile(r"\s*(computing SVD and metrics for layer: |Warning: )")
+_PROGRESS_LINE: Final = "computing SVD and metrics for layer: "
+
+#: What the parser stumbles over when a text ends within a number or an escape.
+_CUT_NUMBER_OR_ESCAPE = re.compile(r"\.|[eE][+-]?|\\?u[0-9a-fA-F]{0,4}")
+_LITERALS: Final = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
+
+
+#: So much of a text's beginning and of its end is looked at to tell what it is.
+_WINDOW: Final = 64 * 1024
+
+
+def _explain(text: str, start: int, error: json.JSONDecodeError, before: int) -> AuditError:
+    """What is wrong with a text that is no JSON, told by what Gradience leaves behind (field-notes, 1.2)."""
+    end = len(text.rstrip(_BLANK))
+    if not text.startswith("{", start):
+        shown = text
+        if len(text) > 2 * _WINDOW:  # whole lines from both ends
+            shown = text[:_WINDOW].rpartition("\n")[0] + "\n" + text[-_WINDOW:].partition("\n")[2]
+        lines = [line for line in shown.split("\n") if line.strip(_BLANK)]
+        failure = _FAILURE.search(shown)
+        if failure:
+            quote = failure[0] if failure[0].startswith("Error") else lines[-1]
+            return refusal("audit_failed", quote=words(quote))
+        if _is_progress(lines):
+            number = len(lines) if shown is text else text.count("\n")
+            return refusal("audit_interrupted", lines=f"{number} {'line' if number == 1 else 'lines'}")
+    elif error.msg.startswith("Unterminated string") or _is_cut_off(text[error.pos : error.pos + 20], end - error.pos):
+        return refusal("truncated", place=_place(text, end, before))
+    near = words(_line(text, error.pos), 80)
+    return refusal("not_json", place=_place(text, error.pos, before), problem=error.msg, near=near)
+
+
+def _is_progress(lines: list[str]) -> bool:
+    """Whether this is what Gradience prints before the JSON. The last line may itself be cut off."""
+    if not all(_PROGRESS.match(line) for line in lines[:-1]):
+        return False
+    return len(lines) > 1 or bool(_PROGRESS.match(lines[0])) or _PROGRESS_LINE.startswith(lines[0].strip(_BLANK))
+
+
+def _is_cut_off(rest: str, length: int) -> bool:
+    """Whether the parser stopped because the text does; `rest` is what it could not read, of `length` to the end."""
+    if length <= 0:
+        return True
+    rest = rest[:length]
+    if length > len(rest):
+        return False
+    return bool(_CUT_NUMBER_OR_ESCAPE.fullmatch(rest)) or any(literal.startswith(rest) for literal in _LITERALS)
+
+
+def _place(text: str, position: int, before: int) -> str:
+    line = before + text.count("\n", 0, position) + 1
+    column = position - (text.rfind("\n", 0, position) + 1) + 1
+    return f"line {line}, column {column}"
+
+
+def _line(text: str, position: int) -> str:
+    first = text.rfind("\n", 0, position) + 1
+    last = text.find("\n", position)
+    return text[max(first, position - 40) : last if last >= 0 else len(text)][:400]
+
+
+def _check_schema(value: dict[str, Any]) -> None:
+    """Refuse what is meant as an audit but can't be read as one."""
+    where = "policy_disagreement_analysis"
+    analysis = value.get(where)
+    if analysis is None:
+        return
+    if not isinstance(analysis, dict):
+        raise refusal("bad_schema", where=f"$.{where}", expected="an object", found=_kind(analysis))
+    for key in ("flagged_layers", "all_layers_with_disagreement"):
+        entries = analysis.get(key)
+        if entries is not None and not isinstance(entries, list):
+            raise refusal("bad_schema", where=f"$.{where}.{key}", expected="a list", found=_kind(entries))
