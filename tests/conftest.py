@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from daemon import Daemon
+
+# Machines are busy: how long an example takes says nothing.
+settings.register_profile("benchd", deadline=None)
+settings.load_profile("benchd")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from benchd import answering as module
+from benchd import isolated
 from benchd.answering import Answering, Outcome, Result, give_back
 from benchd.folder import Folder, Tally
 from benchd.inbox import Inbox, Trigger, Work
@@ -557,16 +558,16 @@ def large(number: int = 0, *, size: int = 2 * 2**20, more: bytes = b"") -> bytes
 
 class TestLarge:
     @pytest.fixture
-    def isolated(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    def apart(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         """The sizes of what was decided in a process of its own."""
         sizes: list[int] = []
-        real = module.decide_isolated
+        real = isolated.decide_isolated
 
         def note(descriptor: int, *, size: int, **options: Any) -> Any:
             sizes.append(size)
             return real(descriptor, size=size, **options)
 
-        monkeypatch.setattr(module, "decide_isolated", note)
+        monkeypatch.setattr(isolated, "decide_isolated", note)
         return sizes
 
     @pytest.fixture
@@ -583,23 +584,23 @@ class TestLarge:
         assert outcomes == {"audit.json": Outcome.LARGE, "small.json": Outcome.SELECTED}
         assert not answers(path)
 
-    def test_as_gradience_writes_it(self, desk: Desk, path: Path, isolated: list[int]):
+    def test_as_gradience_writes_it(self, desk: Desk, path: Path, apart: list[int]):
         """A large audit that looks like one is read at once, without a process."""
         path.write_bytes(large())
         assert desk.answer(path.name).outcome is Outcome.SELECTED
         assert answers(path)
-        assert isolated == []
+        assert apart == []
 
     @pytest.mark.parametrize("more", [b', "x": [' + b"[]," * 10**6 + b"[]]", b', "policies": 5'], ids=["dense", "odd"])
-    def test_odd(self, desk: Desk, path: Path, isolated: list[int], more: bytes):
+    def test_odd(self, desk: Desk, path: Path, apart: list[int], more: bytes):
         """What is dense, or wants the tolerant reader, goes to a process of its own, and gets its answer."""
         path.write_bytes(large(more=more))
         assert desk.answer(path.name).outcome is Outcome.SELECTED
         assert answers(path)
-        assert isolated == [path.stat().st_size]
+        assert apart == [path.stat().st_size]
         assert temporary_files(desk.path) == []
 
-    def test_very_large(self, desk: Desk, path: Path, isolated: list[int]):
+    def test_very_large(self, desk: Desk, path: Path, apart: list[int]):
         """Beyond 16 MiB everything goes there; a second look compares hashes without one."""
         path.write_bytes(large(size=17 * 2**20))
         assert desk.answer(path.name).outcome is Outcome.SELECTED
@@ -607,7 +608,7 @@ class TestLarge:
         os.utime(path)
         os.utime(config_of(path))
         assert desk.answer(path.name).outcome is Outcome.UNCHANGED
-        assert isolated == [path.stat().st_size]
+        assert apart == [path.stat().st_size]
 
     def test_bad(self, desk: Desk, path: Path):
         """A rejection from there has the content's hash."""

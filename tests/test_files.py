@@ -182,7 +182,7 @@ class TestRead:
         path = tmp_path / "a"
         path.write_bytes(b"12345")
         descriptor = os.open(path, os.O_RDONLY)
-        assert files._read_all(descriptor, 100) == b"12345"
+        assert files.read_all(descriptor, 100) == b"12345"
         os.close(descriptor)
 
     def test_grows_while_read(self, directory: int, tmp_path: Path):
@@ -190,7 +190,7 @@ class TestRead:
         path = tmp_path / "a"
         path.write_bytes(b"12345")
         descriptor = os.open(path, os.O_RDONLY)
-        assert files._read_all(descriptor, 3) == b"123"
+        assert files.read_all(descriptor, 3) == b"123"
         os.close(descriptor)
 
 
@@ -248,10 +248,10 @@ class TestHasWriter:
 class TestWrite:
     def test_appears_whole(self, directory: int, tmp_path: Path):
         """The content is under a hidden name first, and then at once in its place."""
-        name = files.write_temporary(directory, b"content", durable=True)
-        assert files.TEMPORARY.fullmatch(name)
-        assert os.listdir(tmp_path) == [name]
-        files.publish(directory, name, "config")
+        temporary = files.flush(directory, files.write_temporary(directory, b"content", durable=True))
+        assert files.TEMPORARY.fullmatch(temporary.name)
+        assert os.listdir(tmp_path) == [temporary.name]
+        files.publish(directory, temporary, "config")
         assert os.listdir(tmp_path) == ["config"]
         assert (tmp_path / "config").read_bytes() == b"content"
 
@@ -261,7 +261,7 @@ class TestWrite:
             os.chown(tmp_path, -1, 12345)
         before = os.umask(0o027)
         try:
-            name = files.write_temporary(directory, b"", durable=False)
+            name = files.write_temporary(directory, b"", durable=False).name
         finally:
             os.umask(before)
         info = (tmp_path / name).stat()
@@ -279,11 +279,25 @@ class TestWrite:
     def test_publishing_fails(self, directory: int, tmp_path: Path):
         """Where the name can't be taken, nothing is left behind."""
         (tmp_path / "config").mkdir()
-        name = files.write_temporary(directory, b"", durable=False)
+        temporary = files.write_temporary(directory, b"", durable=False)
         with pytest.raises(OSError, match="directory"):
-            files.publish(directory, name, "config")
+            files.publish(directory, temporary, "config")
         assert os.listdir(tmp_path) == ["config"]
-        assert name not in files._in_use
+        assert temporary.name not in files._in_use
+
+    def test_flushing_fails(self, directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """What can't be put on the disk is gone, and its descriptor closed."""
+
+        def fail(_: int) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(files.os, "fdatasync", fail)
+        temporary = files.write_temporary(directory, b"content", durable=True)
+        with pytest.raises(OSError, match="Input/output"):
+            files.flush(directory, temporary)
+        assert os.listdir(tmp_path) == []
+        with pytest.raises(OSError, match="descriptor"):
+            os.fstat(temporary.descriptor)
 
     def test_writing_fails(self, directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         """A write that fails half-way leaves nothing behind."""
@@ -327,9 +341,9 @@ class TestStaleTemporary:
 
     def test_our_own(self, directory: int, tmp_path: Path):
         """What this process is writing stays."""
-        name = files.write_temporary(directory, b"", durable=False)
-        assert not files.remove_stale_temporary(directory, name, time.time())
-        files.discard(directory, name)
+        temporary = files.write_temporary(directory, b"", durable=False)
+        assert not files.remove_stale_temporary(directory, temporary.name, time.time())
+        files.discard(directory, temporary)
 
     def test_of_a_living_process(self, directory: int, tmp_path: Path):
         """What another living process is writing stays; after an hour nobody is writing it."""

@@ -35,12 +35,15 @@ def facts(audit: Audit) -> dict[str, Any]:
     """All that the selection and the config can ask of an audit."""
     names = {layer.name for layer in audit.candidates} | {layer.name for layer in audit.flagged}
     attributes = (
-        "flagged candidates no_analysis total_layers is_flat max_uniform_mult flat_threshold focus_message _told "
-        "row_ranks policy_ranks suggested_median suggested_p90 gradience_version"
+        "flagged candidates no_analysis total_layers is_flat max_uniform_mult flat_threshold focus_message "
+        "suggested_median suggested_p90 gradience_version"
     )
     return {
         **{attribute: getattr(audit, attribute) for attribute in attributes.split()},
-        "suggested": {name: audit.suggested_rank(name) for name in names},
+        **{
+            what: {name: getattr(audit, what)(name) for name in names}
+            for what in ("module", "row_rank", "policy_rank", "suggested_rank")
+        },
         "notes": [note for note in audit.notes if not note.startswith("NaN or Infinity")],
     }
 
@@ -93,7 +96,8 @@ def test_ranks(sample: Sample) -> None:
     """Ranks are integers from 1 to the module's own; keys have lost PEFT's prefix; alpha keeps the scaling."""
     audit = read_audit(sample.content)
     config = answer(sample.content)
-    own = {name.removeprefix(PEFT_PREFIX): audit.module(name) for name in audit._told}
+    names = {layer.name for layer in audit.candidates + audit.flagged}
+    own = {name.removeprefix(PEFT_PREFIX): module for name in names if (module := audit.module(name))}
     for strategy in config["compression_strategies"][1:]:
         for key, rank in strategy["rank_pattern"].items():
             assert not key.startswith(PEFT_PREFIX)

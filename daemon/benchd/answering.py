@@ -15,16 +15,18 @@ import os
 import time
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from benchd.audit import AuditError, Costly, NotAnAudit
 from benchd.bench import error_report
 from benchd.deciding import Decision, decide
 from benchd.document import utf8
 from benchd.files import (
+    Temporary,
     Vanished,
     discard,
     explained,
+    flush,
     has_writer,
     look,
     open_regular,
@@ -35,7 +37,6 @@ from benchd.files import (
 )
 from benchd.folder import Beside, Standing
 from benchd.inbox import Inbox, Work
-from benchd.isolated import decide_isolated
 from benchd.rejection import MAYBE_UNFINISHED, refusal
 from benchd.sidecar import CONFIG_SUFFIX, Provenance, config_name, error_name, provenance_of, unbroken
 from benchd.trail import Trail
@@ -64,9 +65,6 @@ _VERY_LARGE: Final = 16 * 2**20
 
 #: A file without content, of which nobody can tell whether it has a writer, is given up after this.
 _ABANDONED: Final = 3600.0
-
-
-Step = TypeVar("Step")
 
 
 class Outcome(StrEnum):
@@ -127,11 +125,15 @@ class _Decided(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """An answer that is on the disk under a temporary name."""
+    """An answer that is in the folder under a temporary name."""
 
     case: _Case
-    temporary: str
+    temporary: Temporary
     answer: Decision | AuditError
+
+    @property
+    def work(self) -> Work:
+        return self.case.work
 
 
 class _Published(NamedTuple):
@@ -139,6 +141,14 @@ class _Published(NamedTuple):
 
     case: _Case
     result: Result
+
+    @property
+    def work(self) -> Work:
+        return self.case.work
+
+
+#: How far an audit has come.
+_Step = _Prepared | _Published | Result
 
 
 class _Directories:
@@ -183,31 +193,19 @@ class Answering:
         """
         directories = _Directories()
         try:
-            prepared: list[_Prepared] = []
-            results: list[Result] = []
-            for work in batch:
-                step = self._guarded(work, self._prepare, work, directories, large)
-                if isinstance(step, _Prepared):
-                    step = self._guarded(work, self._record, step)
-                if isinstance(step, _Prepared):
-                    prepared.append(step)
-                else:
-                    results.append(step)
-            if any(item.case.durable for item in prepared):
+            steps = [self._guarded(work, self._prepare, work, directories, large) for work in batch]
+            steps = [self._guarded(step.work, self._record, step) for step in steps]
+            if any(isinstance(step, _Prepared) and step.case.durable for step in steps):
                 self._trail.flush_to_disk()
-            published: list[_Published] = []
-            for item in prepared:
-                done = self._guarded(item.case.work, self._publish, item)
-                if isinstance(done, _Published):
-                    published.append(done)
-                else:
-                    results.append(done)
-            return results + self._flush(published)
+            steps = [self._guarded(step.work, self._publish, step) for step in steps]
+            return self._flush(steps)
         finally:
             directories.close()
 
-    def _guarded(self, work: Work, step: Callable[..., Step | Result], *arguments: Any) -> Step | Result:
-        """One step for one audit, with every failure turned into its result."""
+    def _guarded(self, work: Work, step: Callable[..., _Step], *arguments: Any) -> _Step:
+        """One step for one audit, with every failure turned into its result. A result stays what it is."""
+        if isinstance(arguments[0], Result):
+            return arguments[0]
         try:
             return step(*arguments)
         except Vanished:
@@ -289,6 +287,8 @@ class Answering:
 
     @staticmethod
     def _decide_isolated(case: _Case, answered: Provenance | None) -> _Decided:
+        from benchd.isolated import decide_isolated  # noqa: PLC0415 - few ever meet such a file, all wait for the start
+
         folder = case.work.folder
         descriptor, info = open_regular(case.directory, case.name, case.info, folder.max_bytes)
         try:
@@ -413,6 +413,11 @@ class Answering:
         """Say what was decided, before it can be seen; unless the audit is another one by now."""
         case, answer = item.case, item.answer
         work = case.work
+        if case.durable:
+            try:
+                item = item._replace(temporary=flush(case.directory, item.temporary))
+            except OSError as error:
+                return self._write_failed(case, error)
         if _changed(case.directory, case.name, case.info):
             discard(case.directory, item.temporary)
             work.attempts += 1
@@ -448,9 +453,10 @@ class Answering:
             return self._write_failed(case, error)
         return _Published(case, Result(case.work, Outcome.SELECTED, strategy=answer.selection.strategy))
 
-    def _flush(self, published: list[_Published]) -> list[Result]:
+    def _flush(self, steps: list[_Step]) -> list[Result]:
         """Make the new names last, one wait a directory, and come to the results."""
         failed: dict[int, OSError] = {}
+        published = [step for step in steps if isinstance(step, _Published)]
         for directory in {item.case.directory for item in published if item.case.durable}:
             try:
                 os.fsync(directory)
@@ -458,12 +464,11 @@ class Answering:
                 # Some file systems have no such thing for directories: their names are as lasting as they get.
                 if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
                     failed[directory] = error
-        return [
-            self._write_failed(item.case, failed[item.case.directory])
-            if item.case.directory in failed and item.case.durable
-            else item.result
-            for item in published
-        ]
+        results = [step for step in steps if isinstance(step, Result)]
+        for item in published:
+            trouble = failed.get(item.case.directory) if item.case.durable else None
+            results.append(self._write_failed(item.case, trouble) if trouble else item.result)
+        return results
 
     @staticmethod
     def _remove_report(case: _Case) -> None:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import UNSET, Struct
 
-from benchd.document import Analysis, Document, Entry, Rationale, Row, finite, whole, words
+from benchd.document import (
+    Analysis,
+    Document,
+    Entry,
+    Gain,
+    Policy,
+    PolicyRow,
+    Rationale,
+    Row,
+    finite,
+    whole,
+    words,
+)
 from benchd.reading import Costly, read_document
 from benchd.rejection import AuditError, NotAnAudit, refusal
 
@@ -127,42 +139,47 @@ class Audit:
         return whole(self._document.suggested_r_global_90) or None
 
     def module(self, name: str) -> Module | None:
-        """A module's own rank and scaling, from `per_module_gain`, else from a layer row; None if neither names it."""
-        told = self._told.get(name)
-        if told is None:
+        """A module's own rank and scaling, from `per_module_gain`, else from its layer row; None without."""
+        gain, row = self._gains.get(name), self._rows.get(name)
+        if gain is None and row is None:
             return None
-        ranks = (whole(rank) for rank, _ in told)
-        scalings = (finite(scaling) for _, scaling in told)
-        return Module(
-            next((rank for rank in ranks if rank), None),
-            next((scaling for scaling in scalings if scaling is not None), None),
-        )
+        rank = (whole(gain.r) if gain else None) or (whole(row.r) if row else None) or None
+        scaling = finite(gain.scaling) if gain else None
+        if scaling is None and row is not None:
+            scaling = finite(row.adapter_scale)
+        return Module(rank, scaling)
+
+    def row_rank(self, name: str) -> int | None:
+        """The largest `k` over the policies of the module's layer row, or None."""
+        row = self._rows.get(name)
+        return _largest(row.rank_suggestions) if row else None
+
+    def policy_rank(self, name: str) -> int | None:
+        """The largest `k` of the module in `policies.per_layer`, or None."""
+        row = self._policy_rows.get(name)
+        return _largest(row.suggestions) if row else None
+
+    # Of a module that is named twice the first entry counts. By name: a selection asks for a few of thousands.
 
     @cached_property
-    def _told(self) -> dict[str, list[tuple[object, object]]]:
+    def _gains(self) -> dict[str, Gain]:
         document = self._document
         gains = document.per_module_gain if isinstance(document.per_module_gain, list) else []
         if document.per_module is not None:
             gains = gains + (document.per_module.gain or [])
-        entries = [(gain.module, gain.r, gain.scaling) for gain in gains]
-        entries.extend((row.name, row.r, row.adapter_scale) for row in self._rows)
-        told: dict[str, list[tuple[object, object]]] = {}
-        for name, rank, scaling in entries:
-            if isinstance(name, str):
-                told.setdefault(name, []).append((rank, scaling))
-        return told
+        return {gain.module: gain for gain in reversed(gains) if isinstance(gain.module, str)}
 
     @cached_property
-    def row_ranks(self) -> dict[str, int]:
-        """The largest `k` over the policies of each layer row."""
-        return _largest((row.name, row.rank_suggestions) for row in self._rows)
+    def _rows(self) -> dict[str, Row]:
+        layer_data = self._document.layer_data
+        rows = ((layer_data.layer_rows or []) if layer_data else []) + (self._document.layers or [])
+        return {row.name: row for row in reversed(rows) if isinstance(row.name, str)}
 
     @cached_property
-    def policy_ranks(self) -> dict[str, int]:
-        """The largest `k` of each layer in `policies.per_layer`."""
+    def _policy_rows(self) -> dict[str, PolicyRow]:
         policies = self._document.policies
         rows = (policies.per_layer or []) if policies else []
-        return _largest((row.layer_name, row.suggestions) for row in rows)
+        return {row.layer_name: row for row in reversed(rows) if isinstance(row.layer_name, str)}
 
     def suggested_rank(self, name: str) -> int | None:
         """What `--suggest-per-layer` or Bench suggests: the layer's own, the pattern's, the default."""
@@ -186,19 +203,10 @@ class Audit:
             if suggestions is not None
         ]
 
-    @property
-    def _rows(self) -> list[Row]:
-        layer_data = self._document.layer_data
-        return ((layer_data.layer_rows or []) if layer_data else []) + (self._document.layers or [])
 
-
-def _largest(rows: Any) -> dict[str, int]:
-    ranks: dict[str, int] = {}
-    for name, policies in rows:
-        ks = [k for policy in (policies or {}).values() if (k := whole(policy.k)) is not None]
-        if isinstance(name, str) and ks:
-            ranks.setdefault(name, max(ks))
-    return ranks
+def _largest(policies: dict[str, Policy] | None) -> int | None:
+    ks = [k for policy in (policies or {}).values() if (k := whole(policy.k)) is not None]
+    return max(ks) if ks else None
 
 
 def _why_no_analysis(document: Document) -> str | None:

@@ -24,8 +24,13 @@ _SCHEMA_VERSION: Final = 1
 _DEFAULT_RANK: Final = 8
 
 
-def bench_config(audit: Audit, selection: Selection, settings: BenchSettings | None = None) -> bytes:
-    """The content of `NAME.bench.json`: JSON, UTF-8, the same object when read as YAML 1.1."""
+def bench_config(
+    audit: Audit, selection: Selection, settings: BenchSettings | None = None, *, decision: str | None = None
+) -> bytes:
+    """The content of `NAME.bench.json`: JSON, UTF-8, the same object when read as YAML 1.1.
+
+    `decision` is the `decision_id`, where the caller has it already.
+    """
     settings = settings or BenchSettings()
     used = settings_used(selection, settings)
     return seal(
@@ -47,7 +52,7 @@ def bench_config(audit: Audit, selection: Selection, settings: BenchSettings | N
                 "gradience_version": audit.gradience_version,
                 "selection_version": SELECTION_VERSION,
                 "settings": {key: number(value) if isinstance(value, float) else value for key, value in used.items()},
-                "decision_id": decision_id(audit, selection, settings),
+                "decision_id": decision or decision_id(audit, selection, settings),
             },
         }
     )

@@ -36,10 +36,11 @@ def decide(
     """Decide what the audit `content`, named `name`, is answered. Raises as `read_audit` does."""
     audit = read_audit(content, name=name, sha256=sha256 or hashlib.sha256(content).hexdigest(), frugal=frugal)
     chosen = select(audit, selection)
+    decision = decision_id(audit, chosen, bench)
     return Decision(
         selection=chosen,
-        config=bench_config(audit, chosen, bench),
-        decision_id=decision_id(audit, chosen, bench),
+        config=bench_config(audit, chosen, bench, decision=decision),
+        decision_id=decision,
         audit_sha256=audit.sha256,
         audit_bytes=audit.size,
     )

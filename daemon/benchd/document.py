@@ -22,6 +22,7 @@ __all__ = [
     "Entry",
     "Gain",
     "Policy",
+    "PolicyRow",
     "Rationale",
     "Row",
     "finite",
@@ -140,6 +141,8 @@ class Suggestions(Struct, gc=False):
 
 
 class PolicyRow(Struct, gc=False):
+    """One module of `policies.per_layer`."""
+
     layer_name: object = None
     suggestions: dict[str, Policy] | None = None
 

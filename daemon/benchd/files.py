@@ -16,15 +16,17 @@ import platform
 import re
 import signal
 import stat
-from typing import Final
+from typing import Final, NamedTuple
 
 from benchd.rejection import AuditError, refusal
 
 __all__ = [
     "TEMPORARY",
+    "Temporary",
     "Vanished",
     "discard",
     "explained",
+    "flush",
     "has_writer",
     "look",
     "open_directory",
@@ -219,25 +221,49 @@ def has_writer(directory: int, name: str) -> bool | None:
         os.close(descriptor)
 
 
-def write_temporary(directory: int, content: bytes, *, durable: bool) -> str:
-    """Write `content` to a new temporary file, flushed to the disk if `durable`. Returns its name. Raises OSError."""
+class Temporary(NamedTuple):
+    """A file of ours that nobody is to look at yet. Its descriptor is open as long as it is to be flushed, else -1."""
+
+    name: str
+    descriptor: int = -1
+
+
+def write_temporary(directory: int, content: bytes, *, durable: bool) -> Temporary:
+    """Write `content` to a new temporary file. If `durable` it is on its way to the disk: `flush` waits for it.
+
+    Raises OSError.
+    """
     name = f".benchd-{_HOST}-{os.getpid()}-{next(_numbers)}.tmp"
     _in_use.add(name)
+    descriptor = -1
     try:
         descriptor = os.open(name, _CREATE, 0o666, dir_fd=directory)
-        try:
-            _keep_group(descriptor, directory)
-            view = memoryview(content)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            if durable:
-                os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
+        _keep_group(descriptor, directory)
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        if durable:
+            # Linux begins to write back what it is told is not needed any more. Of many files that are flushed one
+            # after another, all but the first find their content on the disk then.
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            return Temporary(name, descriptor)
     except BaseException:
-        discard(directory, name)
+        discard(directory, Temporary(name, descriptor))
         raise
-    return name
+    os.close(descriptor)
+    return Temporary(name)
+
+
+def flush(directory: int, temporary: Temporary) -> Temporary:
+    """Wait until a temporary file's content is on the disk. Raises OSError; the temporary file is then gone."""
+    try:
+        os.fdatasync(temporary.descriptor)
+    except BaseException:
+        discard(directory, temporary)
+        raise
+    os.close(temporary.descriptor)
+    return temporary._replace(descriptor=-1)
 
 
 def _keep_group(descriptor: int, directory: int) -> None:
@@ -249,21 +275,24 @@ def _keep_group(descriptor: int, directory: int) -> None:
             os.fchown(descriptor, -1, group)
 
 
-def publish(directory: int, temporary: str, name: str) -> None:
+def publish(directory: int, temporary: Temporary, name: str) -> None:
     """Make a temporary file visible as `name`, at once and whole. Raises OSError; the temporary file is then gone."""
     try:
-        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        os.rename(temporary.name, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         discard(directory, temporary)
         raise
-    _in_use.discard(temporary)
+    _in_use.discard(temporary.name)
 
 
-def discard(directory: int, temporary: str) -> None:
+def discard(directory: int, temporary: Temporary) -> None:
     """Remove a temporary file of ours, if it is there."""
     with contextlib.suppress(OSError):
-        os.unlink(temporary, dir_fd=directory)
-    _in_use.discard(temporary)
+        if temporary.descriptor >= 0:
+            os.close(temporary.descriptor)
+    with contextlib.suppress(OSError):
+        os.unlink(temporary.name, dir_fd=directory)
+    _in_use.discard(temporary.name)
 
 
 def remove_stale_temporary(directory: int, name: str, now: float) -> bool:

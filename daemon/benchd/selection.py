@@ -237,13 +237,13 @@ def _rank(audit: Audit, layer: Layer) -> tuple[int | None, RankSource | None]:
     if found:
         return max(found) or None, "k_values"
     name = layer.name
-    rank = audit.row_ranks.get(name)
+    rank = audit.row_rank(name)
     if rank is not None:
         return rank or None, "layer_rows"
     rank = audit.suggested_rank(name)
     if rank is not None:
         return rank or None, "suggestions"
-    rank = audit.policy_ranks.get(name)
+    rank = audit.policy_rank(name)
     if rank is not None:
         return rank or None, "policies"
     return None, None

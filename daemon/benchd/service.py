@@ -5,6 +5,7 @@ Everything else is owned elsewhere; this module only connects the rooms, waits f
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -153,6 +154,7 @@ class Service:
         self._await_watched(list(self._watchers.values()))
         roots = [path for path, watcher in self._watchers.items() if watcher.present]
         self._trail.ready(roots=roots, duration_ms=(time.monotonic() - self._started) * 1000)
+        gc.freeze()  # all that is there now is there for good: no collection need look at it again
         notify(READY="1", STATUS=self._status())
         while (received := self._await_signal()) == signal.SIGHUP:
             self._reload()

@@ -71,13 +71,17 @@ _encode = msgspec.json.Encoder().encode
 
 #: Characters that JSON allows and YAML 1.1 does not, or folds away.
 _NOT_YAML = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]|\xef\xbb\xbf|\xef\xbf[\xbe\xbf]")
+
+#: Numbers of this size are written without an exponent.
+_WITHOUT_EXPONENT: Final = (1e-4, 1e16)
+
 _SEAL: Final = b'"config_sha256": "'
 _PLACE = re.compile(rb'"config_sha256": "([0-9a-f]{64})"(?=\s*\}\s*\}\s*\Z)')
 
 
-def number(value: float | None) -> msgspec.Raw | int | None:
+def number(value: float | None) -> msgspec.Raw | float | None:
     """A float in the one notation that both JSON and YAML 1.1 read as a number: `5.0e-05`, not `5e-05`."""
-    if value is None or isinstance(value, int):
+    if value is None or isinstance(value, int) or _WITHOUT_EXPONENT[0] <= abs(value) < _WITHOUT_EXPONENT[1]:
         return value
     text = repr(value)
     if "e" in text:
@@ -94,7 +98,9 @@ def seal(document: dict[str, Any]) -> bytes:
     """
     sealed = {**document, "provenance": {**document["provenance"], "config_sha256": ""}}
     text = msgspec.json.format(_encode(sealed), indent=2)
-    text = _NOT_YAML.sub(_escape, text) + b"\n"
+    if not text.isascii() or b"\x7f" in text:
+        text = _NOT_YAML.sub(_escape, text)
+    text += b"\n"
     digest = hashlib.sha256(text).hexdigest().encode()
     place = text.rindex(_SEAL) + len(_SEAL)
     return text[:place] + digest + text[place:]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 import sys
@@ -16,15 +17,25 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import msgspec
-import structlog
 
 from benchd.deciding import Decision
 from benchd.document import utf8
 from benchd.rejection import AuditError
 from benchd.settings import TrailSettings
+
+# structlog imports rich, where there is one, for tracebacks on terminals, which no record has; and with rich a third of
+# the time from exec to ready. None is Python's own way to say that a module is not to be imported.
+_rich = sys.modules.get("rich")
+sys.modules["rich"] = None  # type: ignore[assignment]
+try:
+    import structlog
+finally:
+    del sys.modules["rich"]
+    if _rich is not None:
+        sys.modules["rich"] = _rich
 
 __all__ = ["MAX_LAYERS", "Trail", "TrailFile", "TrailStream"]
 
@@ -184,17 +195,43 @@ def _write_all(descriptor: int, line: bytes) -> None:
             raise
 
 
+class _Turns:
+    """A lock between threads and, once it is shared, between the processes that are forked from then on."""
+
+    def __init__(self) -> None:
+        self._threads = threading.Lock()
+        self._file: IO[bytes] | None = None
+
+    def share(self) -> None:
+        import tempfile  # noqa: PLC0415 - only a backlog that is worth several processes pays for it
+
+        self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+
+    def __enter__(self) -> None:
+        self._threads.acquire()
+        if self._file is not None:
+            fcntl.lockf(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+        self._threads.release()
+
+
 class _Sink:
     """The end of structlog's chain: one line at a time, to the trail or, while that fails, to standard error."""
 
     def __init__(self, target: TrailFile | TrailStream, name: str) -> None:
         self.target = target
         self.name = name
-        self._lock = threading.Lock()
+        self._lock = _Turns()
         #: What fails at present, so that it is said once: writing, or flushing.
         self._failing: set[str] = set()
         #: What was written since the last flush, where records are flushed at all: a failing disk may lose it.
         self._unflushed: deque[bytes] | None = None
+
+    def share(self) -> None:
+        self._lock.share()
 
     def msg(self, line: bytes) -> None:
         with self._lock:
@@ -302,6 +339,10 @@ class Trail:
         target, render = _target(settings, console)
         self._sink.replace(target, settings.file or "standard output")
         self._wrap(settings.level, render)
+
+    def share(self) -> None:
+        """Keep lines whole though processes that are forked from now on write some too: a pipe would mix long ones."""
+        self._sink.share()
 
     def flush_to_disk(self) -> None:
         """Wait until all records are on the disk, where there is one."""

@@ -12,13 +12,18 @@ from benchd.answering import Answering, Outcome, Result, give_back
 from benchd.inbox import Inbox, Work
 from benchd.trail import Trail
 
-__all__ = ["Counts", "Workers"]
+__all__ = ["Counts", "Workers", "count_workers"]
 
 #: More threads than this wait for each other rather than for the disk.
 _MOST_AUTO: Final = 4
 
 #: Durable answers share their waits for the disk; others have nothing to share, and are published one by one.
 _BATCH: Final = 32
+
+
+def count_workers(setting: int | Literal["auto"]) -> int:
+    """How many workers `watching.workers` asks for."""
+    return min(_MOST_AUTO, os.cpu_count() or 1) if setting == "auto" else setting
 
 
 class Counts:
@@ -69,7 +74,7 @@ class Workers:
         self._answering = answering
         self._trail = trail
         self._batch = _BATCH if durable else 1
-        number = min(_MOST_AUTO, os.cpu_count() or 1) if count == "auto" else count
+        number = count_workers(count)
         self._retired = threading.Event()
         self._counts = counts
         #: Since when (monotonic) each thread has been busy with the same batch; None while it waits.

@@ -429,6 +429,7 @@ class TestRestart:
         os.utime(path)
         until(lambda: answers(path))
         daemon.stop()
+        until(lambda: time.time_ns() - path.stat().st_ctime_ns > 60_000_000, what="the audit is clearly older")
         os.utime(config_of(path))
         daemon.start()
         scan = until(lambda: daemon.records("scan.finished", cause="start")[1:])[0]

@@ -19,16 +19,19 @@ from benchd.cli.console import console_line, printable
 from benchd.cli.loading import config_option, fail, load_settings
 from benchd.folder import Folder, Tally
 from benchd.inbox import Work
+from benchd.parallel import answer_all
 from benchd.settings import Settings, folder_for
 from benchd.sidecar import is_sidecar
 from benchd.trail import Trail
+from benchd.workers import count_workers
 
 __all__ = ["command"]
 
-_BATCH: Final = 32
-
 #: A bad file that was changed just now may be unfinished: it is looked at again until it has settled, and this long.
 _PATIENCE_SECONDS: Final = 1.0
+
+#: How often the progress is drawn anew.
+_REFRESH_SECONDS: Final = 0.1
 
 _NOTHING: Final = "no audits found: no file there has a name that watch.patterns takes"
 _STRATEGIES: Final = ("flagged", "priority_score", "disagreement", "none")
@@ -91,7 +94,7 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
     trail_settings = msgspec.structs.replace(settings.trail, format="json") if as_json else settings.trail
     trail = Trail.open(trail_settings, console=console_line)
     summary = _Summary()
-    finder = _Finder(settings, summary, force=force)
+    finder = _Finder(settings, summary, force=force, dry_run=dry_run)
     for path in paths:
         finder.add(path)
     if finder.sidecars and len(finder.sidecars) == len(paths):
@@ -101,7 +104,14 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
     work = list(finder.work.values())
     answering = Answering(trail, settle=settings.watching.settle, force=force, dry_run=dry_run)
     with _stop_on_signal() as stopped, _progress(len(work), shown=not as_json) as advance:
-        for result in _answer(answering, work, settings.watching.settle, stopped):
+        results = answer_all(
+            answering,
+            work,
+            trail=trail,
+            processes=count_workers(settings.watching.workers),
+            stopped=lambda: bool(stopped),
+        )
+        for result in _settled(results, answering, settings.watching.settle, stopped):
             summary.add(result)
             advance()
             if dry_run and not as_json and result.strategy:
@@ -120,13 +130,14 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
 class _Finder:
     """Collects everything to answer, each audit once however often it is named."""
 
-    def __init__(self, settings: Settings, summary: _Summary, *, force: bool) -> None:
+    def __init__(self, settings: Settings, summary: _Summary, *, force: bool, dry_run: bool) -> None:
         self.work: dict[str, Work] = {}
         self.mistakes: list[str] = []
         self.sidecars: list[str] = []
         self._settings = settings
         self._summary = summary
         self._force = force
+        self._dry_run = dry_run
         self._folders: dict[str, Folder] = {}
 
     def add(self, path: str) -> None:
@@ -154,7 +165,8 @@ class _Finder:
             self._summary.problems.append((folder.shown(relative), f"can't be read: {error.strerror}"))
 
         tally = Tally()
-        for relative in folder.scan(tally, entering=lambda *_: None, failed=failed, force=self._force):
+        scan = folder.scan(tally, entering=lambda *_: None, failed=failed, force=self._force, tidy=not self._dry_run)
+        for relative in scan:
             self._add(folder, relative)
         self._summary.before += tally.answered - tally.rejected
         self._summary.rejected_before += tally.rejected
@@ -166,17 +178,14 @@ class _Finder:
         self.work.setdefault(folder.shown(relative), Work(folder, relative, "command"))
 
 
-def _answer(answering: Answering, work: list[Work], settle: float, stopped: list[int]) -> Iterator[Result]:
-    """Answer all; what may be unfinished again and again, until it has settled or the patience is at an end."""
+def _settled(results: Iterator[Result], answering: Answering, settle: float, stopped: list[int]) -> Iterator[Result]:
+    """Final results: what may be unfinished is answered again, until it has settled or the patience is at an end."""
     waiting: list[Result] = []
-    for start in range(0, len(work), _BATCH):
-        if stopped:
-            return
-        for result in answering.answer(work[start : start + _BATCH]):
-            if result.outcome is Outcome.DEFERRED:
-                waiting.append(result)
-            else:
-                yield result
+    for result in results:
+        if result.outcome is Outcome.DEFERRED:
+            waiting.append(result)
+        else:
+            yield result
     deadline = time.monotonic() + settle + _PATIENCE_SECONDS
     while waiting and not stopped:
         time.sleep(min(max(result.retry_in or 0.0, 0.01) for result in waiting))
@@ -212,9 +221,18 @@ def _progress(total: int, *, shown: bool) -> Iterator[Any]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
 
     columns = ("answering", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda: progress.advance(task)
+    # Without a thread of its own that refreshes it: a process with threads is not to be forked.
+    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
+        task, shown_at = progress.add_task("", total=total), 0.0
+
+        def advance() -> None:
+            nonlocal shown_at
+            progress.advance(task)
+            if time.monotonic() - shown_at > _REFRESH_SECONDS:
+                shown_at = time.monotonic()
+                progress.refresh()
+
+        yield advance
 
 
 def _print(summary: _Summary, *, dry_run: bool) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from benchd.settings import FolderSettings
 from benchd.watching.events import Listener, Source
 from benchd.watching.mounts import is_remote
-from benchd.watching.observer import ObserverSource
 
 if TYPE_CHECKING:
     from benchd.watching.inotify import InotifyReader
@@ -39,9 +38,15 @@ def source_for(settings: FolderSettings, listener: Listener, reader: InotifyRead
         from benchd.watching.inotify import InotifySource  # noqa: PLC0415 - imports on Linux alone
 
         return InotifySource(reader, listener)
-    return ObserverSource(listener, polling=wants_polling, interval=settings.poll_interval)  # pragma: no cover
+    return _observer(settings, listener, polling=wants_polling)  # pragma: no cover
 
 
 def polling_source(settings: FolderSettings, listener: Listener) -> Source:
     """What always works, at a price."""
-    return ObserverSource(listener, polling=True, interval=settings.poll_interval)
+    return _observer(settings, listener, polling=True)
+
+
+def _observer(settings: FolderSettings, listener: Listener, *, polling: bool) -> Source:
+    from benchd.watching.observer import ObserverSource  # noqa: PLC0415 - few need it, all wait for the start
+
+    return ObserverSource(listener, polling=polling, interval=settings.poll_interval)
