@@ -276,6 +276,16 @@ class TestWrite:
         assert (tmp_path / "target").read_bytes() == b"theirs"
         assert (tmp_path / "config").read_bytes() == b"ours"
 
+    def test_a_name_that_is_taken(self, directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """A file that stands where ours is to be made is not ours to remove."""
+        monkeypatch.setattr(files, "_numbers", iter([7]))
+        taken = tmp_path / f".benchd-{files._SYSTEM}-{os.getpid()}-7.tmp"
+        taken.write_bytes(b"theirs")
+        with pytest.raises(FileExistsError):
+            files.write_temporary(directory, b"ours", durable=False)
+        assert taken.read_bytes() == b"theirs"
+        assert taken.name not in files._in_use
+
     def test_publishing_fails(self, directory: int, tmp_path: Path):
         """Where the name can't be taken, nothing is left behind."""
         (tmp_path / "config").mkdir()
@@ -320,7 +330,7 @@ class TestWrite:
 
 
 class TestStaleTemporary:
-    HOST = files._HOST
+    HOST = files._SYSTEM
 
     def make(self, tmp_path: Path, name: str, *, old: bool = False) -> str:
         (tmp_path / name).touch()

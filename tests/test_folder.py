@@ -281,6 +281,47 @@ class TestScan:
             folder.forget_scans()
         assert folder._scanned_until_ns == 0
 
+    def test_report_beside_a_config_that_holds_goes(self, make: Make, tmp_path: Path):
+        """What a slower daemon reported about earlier content is removed; a report about the present content stays."""
+        for name in ("mended", "broken"):
+            path = tmp_path / f"{name}.json"
+            path.write_bytes(audit())
+            answer(path)
+            report_of(path).write_bytes(error_report(path.name, refusal("empty"), sha256="0" * 64, size=0))
+        (tmp_path / "broken.json").write_bytes(b"[]")
+        clearly_later(tmp_path / "mended.json")
+        scan(make())
+        assert not report_of(tmp_path / "mended.json").exists()
+        assert report_of(tmp_path / "broken.json").exists()
+
+    @pytest.mark.parametrize("seconds", [300, -300])
+    def test_a_clock_that_is_off(self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int):
+        """What was replaced is found though our clock says otherwise; what is answered is not looked at for ever."""
+        path = tmp_path / "a.json"
+        path.write_bytes(audit(1))
+        answer(path)
+        clearly_later(path)
+        real = time.time_ns
+        monkeypatch.setattr(time, "time_ns", lambda: real() + seconds * 10**9)
+        folder = make()
+        assert scan(folder)[0] == []
+        assert scan(folder)[0] == []
+        path.write_bytes(audit(2))
+        assert scan(folder)[0] == ["a.json"]
+
+    def test_a_clock_that_is_set_back(self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """What a scan has seen by the old clock is looked at again by the new one."""
+        path = tmp_path / "a.json"
+        path.write_bytes(audit(1))
+        answer(path)
+        clearly_later(path)
+        folder, real = make(), time.time_ns
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time_ns", lambda: real() + 300 * 10**9)
+            assert scan(folder, check_clock=False)[0] == []  # all that is dated within five minutes counts as seen
+        path.write_bytes(audit(2))
+        assert scan(folder, check_clock=False)[0] == ["a.json"]
+
     def test_orphaned_reports_go(self, make: Make, tmp_path: Path):
         """A report of ours about a file that is gone is removed by the next scan; another's is not."""
         for name in ("gone.json", "gone", "here.json"):

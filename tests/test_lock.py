@@ -208,7 +208,7 @@ def test_system_that_tells_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         raise OSError
 
     monkeypatch.setattr(module.os, "readlink", refuse)
-    assert module._namespace() == ""
+    assert module.this_system().namespace == ""
     assert module._text(str(tmp_path / "missing")) == ""
 
 

@@ -233,6 +233,8 @@ class Answering:
         case = _Case(work, directory, name, info, Beside.read(directory, name), started)
         standing, provenance = folder.standing(name, info, case.beside)
         if standing is Standing.ANSWERED and provenance and not self._force:
+            if not provenance.code and not self._dry_run:
+                self._remove_report(case)  # of earlier content, by another daemon that was slower
             return self._unchanged(case, "answered before", provenance)
         answered = provenance if standing is Standing.IN_DOUBT and not self._force else None
         case, digest, answer = self._read_and_decide(case, answered, large=large)

@@ -12,13 +12,13 @@ import fcntl
 import hashlib
 import itertools
 import os
-import platform
 import re
 import signal
 import stat
 from typing import Final, NamedTuple
 
 from benchd.rejection import AuditError, refusal
+from benchd.system import this_system
 
 __all__ = [
     "TEMPORARY",
@@ -46,13 +46,13 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLO
 #: A config of a 4488-module audit with 683 layers has 0.4 MB; what is larger than this is not ours.
 _MAX_SIDECAR: Final = 64 * 2**20
 
-#: Names of unfinished files of ours: which host, which process, which number.
+#: Names of unfinished files of ours: which system, which process, which number.
 TEMPORARY: Final = re.compile(r"\.benchd-([0-9a-f]{8})-([0-9]+)-[0-9]+\.tmp")
-_HOST: Final = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_SYSTEM: Final = hashlib.sha256("\0".join(this_system()).encode(errors="surrogateescape")).hexdigest()[:8]
 _numbers = itertools.count()
 _in_use: set[str] = set()
 
-#: After this a temporary file of another host has no writer any more.
+#: After this a temporary file of another system has no writer any more.
 _ABANDONED_SECONDS: Final = 3600.0
 
 
@@ -233,11 +233,10 @@ def write_temporary(directory: int, content: bytes, *, durable: bool) -> Tempora
 
     Raises OSError.
     """
-    name = f".benchd-{_HOST}-{os.getpid()}-{next(_numbers)}.tmp"
+    name = f".benchd-{_SYSTEM}-{os.getpid()}-{next(_numbers)}.tmp"
+    descriptor = os.open(name, _CREATE, 0o666, dir_fd=directory)
     _in_use.add(name)
-    descriptor = -1
     try:
-        descriptor = os.open(name, _CREATE, 0o666, dir_fd=directory)
         _keep_group(descriptor, directory)
         view = memoryview(content)
         while view:
@@ -296,7 +295,7 @@ def discard(directory: int, temporary: Temporary) -> None:
 
 
 def remove_stale_temporary(directory: int, name: str, now: float) -> bool:
-    """Remove `name` if it is what a crashed benchd left behind: of a dead process of this host, or of long ago."""
+    """Remove `name` if it is what a crashed benchd left behind: of a dead process of this system, or of long ago."""
     match = TEMPORARY.fullmatch(name)
     if match is None or name in _in_use:
         return False
@@ -304,7 +303,7 @@ def remove_stale_temporary(directory: int, name: str, now: float) -> bool:
         info = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if not stat.S_ISREG(info.st_mode):
             return False
-        ours = match[1] == _HOST and (int(match[2]) == os.getpid() or not _alive(int(match[2])))
+        ours = match[1] == _SYSTEM and (int(match[2]) == os.getpid() or not _alive(int(match[2])))
         if not ours and now - info.st_mtime < _ABANDONED_SECONDS:
             return False
         os.unlink(name, dir_fd=directory)

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from benchd.clock import FolderClock
 from benchd.document import utf8
 from benchd.files import TEMPORARY, open_directory, read_sidecar, remove_stale_temporary
 from benchd.selection import SELECTION_VERSION
@@ -88,6 +89,7 @@ class Folder:
             "bench.uniform_rank": settings.bench.uniform_rank,
         }
         self._remembered: dict[tuple[str, int, int], str | None] = {}
+        self._clock: FolderClock | None = None
         self._scanned_until_ns = 0
         #: Counts the calls of `forget_scans`: one that comes during a scan must outlast it.
         self._generation = 0
@@ -128,7 +130,7 @@ class Folder:
                 continue
             if not self._still_holds(provenance, info, is_config=is_config):
                 continue
-            if info.st_ctime_ns + _CLEARLY_NS < found[1].st_mtime_ns <= time.time_ns():
+            if info.st_ctime_ns + _CLEARLY_NS < found[1].st_mtime_ns <= self._now_ns():
                 return Standing.ANSWERED, provenance
             doubtful = doubtful or provenance
         if doubtful is not None and doubtful.audit_sha256 is not None:
@@ -176,15 +178,18 @@ class Folder:
         failed: Callable[[str, OSError], None],
         force: bool = False,
         tidy: bool = True,
+        check_clock: bool = True,
     ) -> Iterator[str]:
         """Walk the folder and yield the audits that have no valid answer, by path relative to the folder.
 
-        On the way it removes, unless told not to be `tidy`, what a dead benchd left behind.
+        On the way it removes, unless told not to be `tidy`, what a dead benchd left behind. `check_clock` has the
+        folder's own clock read first, which takes writing a file.
 
         `entering` is called with each directory and its open descriptor before it is listed: watch first,
         then look. `failed` is told of directories that can't be read. Memory does not grow with the files.
         """
-        started_ns, generation = time.time_ns(), self._generation
+        self._set_clock(check=check_clock and tidy)
+        started_ns, generation = self._now_ns(), self._generation
         pending = [""]
         complete = True
         while pending:
@@ -212,6 +217,24 @@ class Folder:
             # What had not changed for a while when this scan began, it has dealt with; the next one need only see
             # that the sidecars are still there.
             self._scanned_until_ns = started_ns - _CLEARLY_NS
+
+    def _now_ns(self) -> int:
+        return self._clock.now_ns() if self._clock else time.time_ns()
+
+    def _set_clock(self, *, check: bool) -> None:
+        """Know what the folder's files are dated now; and if the clock was set back, look at all of them again."""
+        clock = self._clock or FolderClock()
+        if clock.was_set_back():
+            self.forget_scans()
+            check = True
+        if check:
+            with contextlib.suppress(OSError):  # the folder is not there; the scan says so
+                descriptor = self.open()
+                try:
+                    clock.read(descriptor)
+                finally:
+                    os.close(descriptor)
+        self._clock = clock
 
     def _list(
         self,
@@ -254,13 +277,13 @@ class Folder:
         name = entry.name
         if name.startswith("."):
             if tidy and TEMPORARY.fullmatch(name):
-                remove_stale_temporary(directory, name, time.time())
+                remove_stale_temporary(directory, name, self._now_ns() / 1e9)
         elif entry.is_dir(follow_symlinks=False):
             if self.enters(path):
                 pending.append(path)
         elif name.endswith(ERROR_SUFFIX):
             if tidy:
-                self._drop_orphan(directory, name)
+                self._drop_stale_report(directory, name)
         elif self.wants(path):
             info = entry.stat(follow_symlinks=False)
             tally.found += 1
@@ -284,16 +307,26 @@ class Folder:
                 tally.rejections.append((path, f"{provenance.message} [{provenance.code}]"))
         return True
 
-    @staticmethod
-    def _drop_orphan(directory: int, name: str) -> None:
-        """Remove an error report of ours whose file is gone: there is nothing left to mend."""
+    def _drop_stale_report(self, directory: int, name: str) -> None:
+        """Remove an error report of ours whose file is gone, or has its config: there is nothing left to mend.
+
+        The second is what two daemons on one folder can leave behind.
+        """
         stem = name.removesuffix(ERROR_SUFFIX)
-        if _exists(directory, f"{stem}.json") or _exists(directory, stem):
+        audits = [audit for audit in (f"{stem}.json", stem) if _exists(directory, audit)]
+        if any(not self._has_config(directory, audit) for audit in audits):
             return
         found = read_sidecar(directory, name)
         if found is not None and unbroken(found[0]):
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=directory)
+
+    def _has_config(self, directory: int, audit: str) -> bool:
+        if not _exists(directory, config_name(audit)):
+            return False
+        info = os.stat(audit, dir_fd=directory, follow_symlinks=False)
+        beside = Beside(read_sidecar(directory, config_name(audit)), None)
+        return self.standing(audit, info, beside)[0] is Standing.ANSWERED
 
     def forget_scans(self) -> None:
         """Make the next scan look at every sidecar again."""

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import platform
 import stat
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Final
 import msgspec
 
 from benchd.files import explained, open_directory
+from benchd.system import this_system
 
 __all__ = ["LOCK_NAME", "FolderLock", "Occupied"]
 
@@ -47,19 +47,13 @@ class _Holder(msgspec.Struct, frozen=True):
 
 def _holder(pid: int) -> _Holder:
     """The identity of a process of this system; empty parts are what the system doesn't tell."""
-    return _Holder(pid, _started(pid), _text("/proc/sys/kernel/random/boot_id"), _namespace(), platform.node())
+    system = this_system()
+    return _Holder(pid, _started(pid), system.boot, system.namespace, system.host)
 
 
 def _text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="ascii", errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _namespace() -> str:
-    try:
-        return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
 

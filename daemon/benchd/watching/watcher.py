@@ -229,7 +229,10 @@ class Watcher:
         source = self._source
         assert source is not None  # noqa: S101 - `_look` opens it first
         tally, started, waited, doubts = Tally(), time.monotonic(), 0.0, 0
-        for relative in self.folder.scan(tally, entering=source.enter, failed=self._cannot_read):
+        # The clock of a file server may be set at any time; this system's tells when it was.
+        check_clock = cause != "rescan" or source.backend != "inotify"
+        scan = self.folder.scan(tally, entering=source.enter, failed=self._cannot_read, check_clock=check_clock)
+        for relative in scan:
             before, in_doubt = time.monotonic(), tally.in_doubt
             news = self._inbox.put_scanned(self.folder, relative)
             # What only wants its hash compared is nothing to do, in the eyes of a reader of the trail.

@@ -1,0 +1,34 @@
+"""Which system this process runs on: the host, this boot of it, and the namespace that its process number counts in."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["System", "this_system"]
+
+
+class System(NamedTuple):
+    """Two processes with the same number are the same, or one of them is dead, if all of this is alike.
+
+    Empty parts are what the system doesn't tell.
+    """
+
+    host: str
+    boot: str
+    namespace: str
+
+
+def this_system() -> System:
+    """The system of this process. Containers share a host name, and a boot, and each has its own process 1."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        boot = ""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return System(platform.node(), boot, namespace)
