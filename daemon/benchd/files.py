@@ -234,8 +234,12 @@ def write_temporary(directory: int, content: bytes, *, durable: bool) -> Tempora
     Raises OSError.
     """
     name = f".benchd-{_SYSTEM}-{os.getpid()}-{next(_numbers)}.tmp"
-    descriptor = os.open(name, _CREATE, 0o666, dir_fd=directory)
-    _in_use.add(name)
+    _in_use.add(name)  # before it is there: a scan, on another thread, removes what nobody uses
+    try:
+        descriptor = os.open(name, _CREATE, 0o666, dir_fd=directory)
+    except BaseException:
+        _in_use.discard(name)
+        raise
     try:
         _keep_group(descriptor, directory)
         view = memoryview(content)
