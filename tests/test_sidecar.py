@@ -43,6 +43,17 @@ def test_number(value: float, text: str) -> None:
     assert type(yaml.safe_load(text)) is float
 
 
+def test_provenance_of_a_large_config() -> None:
+    """Of a large sidecar only its end is looked at; one that has no provenance there is not ours."""
+    provenance = {"audit": "a.json", "audit_sha256": "0" * 64, "audit_bytes": 1, "settings": {"x": 1}}
+    large = seal({"filler": ["x" * 100] * 1000, "provenance": provenance})
+    found = provenance_of(large)
+    assert found is not None
+    assert (found.audit, found.settings) == ("a.json", {"x": 1})
+    elsewhere = b'{"provenance": ' + json.dumps(provenance).encode() + b', "x": [' + b"1," * 40_000 + b"1]}"
+    assert provenance_of(elsewhere) is None
+
+
 @pytest.mark.parametrize("value", [None, 0, 8, -3])
 def test_number_leaves_the_rest(value: int | None) -> None:
     """Integers and null are what they are."""

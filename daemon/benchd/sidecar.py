@@ -55,7 +55,7 @@ class Provenance(msgspec.Struct, gc=False):
     audit_sha256: str | None
     audit_bytes: int | None
     selection_version: int | None = None
-    settings: dict[str, Any] | None = None
+    settings: dict[str, int | float | str | bool | None] | None = None
     code: str | None = None
     #: Of an error report; it stands outside of its provenance.
     message: str | None = None
@@ -76,6 +76,8 @@ _NOT_YAML = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]|\xef\xbb\xbf|\
 _WITHOUT_EXPONENT: Final = (1e-4, 1e16)
 
 _SEAL: Final = b'"config_sha256": "'
+_PROVENANCE: Final = b'"provenance": {'
+_TAIL_BYTES: Final = 64 * 1024
 _PLACE = re.compile(rb'"config_sha256": "([0-9a-f]{64})"(?=\s*\}\s*\}\s*\Z)')
 
 
@@ -121,6 +123,11 @@ def unbroken(content: bytes) -> bool:
 
 def provenance_of(content: bytes) -> Provenance | None:
     """What the sidecar says of itself, or None if it is no sidecar of benchd's. Does not look at the seal."""
+    if len(content) > _TAIL_BYTES:  # somebody may have put anything there; what is ours has it at its end
+        place = content.rfind(_PROVENANCE, -_TAIL_BYTES)
+        if place < 0:
+            return None
+        content = b"{" + content[place:]
     try:
         sealed = _decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
