@@ -275,6 +275,24 @@ def test_no_focus_message(message: Any) -> None:
     )
 
 
+def test_issues_in_another_encoding() -> None:
+    """What is not UTF-8 in an issue is shown as such; it is nothing that the selection needs."""
+    data = encoded(document(issues=["caf@"])).replace(b"@", b"\xe9")
+    assert read_audit(data).notes == ("Gradience: caf\ufffd",)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [(b"x" * 200_000, "not_json"), (b"Error: Audit failed: " + b"x" * 200_000, "audit_failed")],
+    ids=["x", "error"],
+)
+def test_one_endless_line(text: bytes, code: str) -> None:
+    """A text without any line break is told by its beginning."""
+    with pytest.raises(AuditError) as raised:
+        read_audit(text)
+    assert raised.value.code == code
+
+
 @pytest.mark.parametrize(
     ("top", "module"),
     [

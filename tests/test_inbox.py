@@ -143,9 +143,18 @@ class TestGiveBack:
         inbox.again(work, 1000)
         [again] = inbox.take(9, timeout=0)
         assert (again.trigger, again.closed, again.wanted_again) == ("closed", True, None)
-        inbox.put(folder, "a", "scan")
+        inbox.put(folder, "a", "poll")
         inbox.again(again, 1000)
         assert inbox.take(9, timeout=0)[0].closed is False
+
+    def test_scans_hurry_nobody(self, inbox: Inbox, folder: Folder):
+        """A scan that met an audit while it failed does not undo the growing delay: scans come once a second, at times."""
+        inbox.put(folder, "a", "closed")
+        [work] = inbox.take(timeout=5)
+        inbox.put(folder, "a", "scan")
+        inbox.again(work, 1000)
+        assert inbox.take(9, timeout=0) == []
+        assert inbox.counts() == (0, 1)
 
     def test_due_in_order(self, inbox: Inbox, folder: Folder):
         """Of several waiting audits the one that is due first comes first."""

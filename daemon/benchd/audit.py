@@ -254,7 +254,8 @@ def _issue_notes(issues: object) -> list[str]:
         # As text it takes no more than its size; taken apart it could take a hundred times as much.
         if len(issues) > _MAX_ISSUES_BYTES:
             return ["Gradience: more issues than can be shown here"]
-        issues = msgspec.json.decode(issues) if issues else None
+        # The decoder has not looked into it: it need not be UTF-8.
+        issues = msgspec.json.decode(bytes(issues).decode(errors="replace")) if issues else None
     listed = issues if isinstance(issues, list) else []
     notes = [f"Gradience: {words(issue)}" for issue in listed[:_MAX_ISSUES] if issue]
     if len(listed) > _MAX_ISSUES:

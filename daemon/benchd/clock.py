@@ -17,7 +17,7 @@ __all__ = ["FolderClock"]
 #: Dates come in steps of up to 10 ms; what is less than this is no difference.
 _ALIKE_NS: Final = 50_000_000
 
-#: A clock that is being slewed may lose this share of the time.
+#: A clock that is being slewed may lose or gain this share of the time.
 _SLEWING: Final = 0.001
 
 _RUNNING: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -34,12 +34,12 @@ class FolderClock:
         """Now, in nanoseconds since the epoch, as the folder's file system has it."""
         return time.time_ns() + self._ahead_ns
 
-    def was_set_back(self) -> bool:
-        """Whether the system's clock was set back since the last call: then dates do not tell an order any more."""
+    def was_set(self) -> bool:
+        """Whether the system's clock was set since the last call: then what was known of the folder's is not true."""
         now = time.time_ns(), time.clock_gettime_ns(_RUNNING)
         before, self._before = self._before or now, now
         elapsed = now[1] - before[1]
-        return now[0] - before[0] < elapsed * (1 - _SLEWING) - _ALIKE_NS
+        return abs(now[0] - before[0] - elapsed) > elapsed * _SLEWING + _ALIKE_NS
 
     def read(self, directory: int) -> None:
         """Have a new file dated in the open `directory`. Where that can't be, this system's clock must do."""

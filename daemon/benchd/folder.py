@@ -222,9 +222,9 @@ class Folder:
         return self._clock.now_ns() if self._clock else time.time_ns()
 
     def _set_clock(self, *, check: bool) -> None:
-        """Know what the folder's files are dated now; and if the clock was set back, look at all of them again."""
+        """Know what the folder's files are dated now; and if the clock was set, look at all of them again."""
         clock = self._clock or FolderClock()
-        if clock.was_set_back():
+        if clock.was_set():
             self.forget_scans()
             check = True
         if check:

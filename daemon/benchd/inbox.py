@@ -229,12 +229,14 @@ class Inbox:
             self._room.notify_all()
 
     def again(self, work: Work, seconds: float, trigger: Trigger = "retry") -> None:
-        """Try `work` again in `seconds`; at once if it changed meanwhile. A full inbox leaves it to the next scan."""
+        """Try `work` again in `seconds`; at once if an event told of a change. A full inbox leaves it to the next scan."""
         with self._changed:
             if work.folder in self._dropped:
                 del self._work[id(work.folder), work.relative]
                 self._room.notify_all()
                 return
+            if work.wanted_again == "scan":
+                work.wanted_again = None  # it will be looked at again as it is; scans must not hurry what is delayed
             if work.wanted_again is not None:
                 work.closed = work.wanted_again in {"closed", "moved"}
                 work.trigger, work.wanted_again = work.wanted_again, None

@@ -276,7 +276,8 @@ def _explain(text: str, start: int, error: json.JSONDecodeError, before: int) ->
     if not text.startswith("{", start):
         shown = text
         if len(text) > 2 * _WINDOW:  # whole lines from both ends
-            shown = text[:_WINDOW].rpartition("\n")[0] + "\n" + text[-_WINDOW:].partition("\n")[2]
+            head, tail = text[:_WINDOW], text[-_WINDOW:]
+            shown = (head.rpartition("\n")[0] or head) + "\n" + tail.partition("\n")[2]
         lines = [line for line in shown.split("\n") if line.strip(_BLANK)]
         failure = _FAILURE.search(shown)
         if failure:
