@@ -1,12 +1,12 @@
 # benchd: `make help` lists the targets. All of them set up what they need in $(VENV).
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench build clean install install-user uninstall uninstall-user
+.PHONY: help run test campaign check bench build clean install install-user uninstall uninstall-user
 
 PYTHON ?= python3
 VENV ?= .venv
 SAMPLE ?= sample
 BIN := $(VENV)/bin
-PURE := daemon/benchd/audit.py,daemon/benchd/rejection.py,daemon/benchd/selection.py,daemon/benchd/sidecar.py,daemon/benchd/bench.py
+PURE := daemon/benchd/document.py,daemon/benchd/reading.py,daemon/benchd/audit.py,daemon/benchd/rejection.py,daemon/benchd/selection.py,daemon/benchd/sidecar.py,daemon/benchd/bench.py,daemon/benchd/deciding.py
 # Commands of users and tests must never ask, and never say what a developer does not need to read.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -36,6 +36,9 @@ test: $(VENV)/.installed-dev ## all tests, with coverage
 	$(BIN)/python -m pytest --cov --cov-report= $(PYTEST_ARGS)
 	@$(BIN)/coverage report --fail-under=95
 	@$(BIN)/coverage report --include='$(PURE)' --fail-under=100 >/dev/null || { echo "the pure rooms must be covered wholly" >&2; exit 1; }
+
+campaign: $(VENV)/.installed-dev ## the long form of the reliability campaigns (hours): CAMPAIGN=kill for one of them
+	cd tests && "$(abspath $(BIN))/python" -m campaigns --long $(CAMPAIGN)
 
 check: $(VENV)/.installed-dev ## ruff, formatting, types
 	$(BIN)/ruff check .

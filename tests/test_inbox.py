@@ -148,7 +148,7 @@ class TestGiveBack:
         assert inbox.take(9, timeout=0)[0].closed is False
 
     def test_scans_hurry_nobody(self, inbox: Inbox, folder: Folder):
-        """A scan that met an audit while it failed does not undo the growing delay: scans come once a second, at times."""
+        """A scan that met an audit while it failed does not undo the growing delay."""
         inbox.put(folder, "a", "closed")
         [work] = inbox.take(timeout=5)
         inbox.put(folder, "a", "scan")

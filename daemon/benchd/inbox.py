@@ -229,7 +229,7 @@ class Inbox:
             self._room.notify_all()
 
     def again(self, work: Work, seconds: float, trigger: Trigger = "retry") -> None:
-        """Try `work` again in `seconds`; at once if an event told of a change. A full inbox leaves it to the next scan."""
+        """Try `work` again in `seconds`; at once if an event told of a change. A full inbox leaves it to a scan."""
         with self._changed:
             if work.folder in self._dropped:
                 del self._work[id(work.folder), work.relative]
