@@ -46,7 +46,7 @@ check: $(VENV)/.installed-dev ## ruff, formatting, types
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev ## measure latency, throughput, start and memory (minutes)
-	@for script in latency throughput startup memory; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	@for script in latency burst backlog growth large startup idle peers syscalls; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 build: $(VENV)/.installed-dev ## the wheel and the source archive, in dist/
 	@rm -rf dist

@@ -1,22 +1,31 @@
-"""What the benchmarks share: a daemon in a folder of its own, facts about the machine, a Markdown table."""
+"""What the benchmarks share: folders and processes of their own, what /proc says of them, facts about the machine."""
 
 import contextlib
 import gzip
+import importlib.metadata
 import json
 import os
 import platform
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-AUDITS = Path(__file__).resolve().parent.parent / "tests" / "audits"
+import benchd
+
+HERE = Path(__file__).resolve().parent
+AUDITS = HERE.parent / "tests" / "audits"
 SMALL = AUDITS / "from-the-design" / "sample_audit_for_explain.json"  # 4 KB
 REAL = AUDITS / "llama4_many__default.json"  # 58 KB, 28 modules
-BENCHD = [sys.executable, "-m", "benchd"]
+LARGE = AUDITS / "llama80x7__default.json.gz"  # 0.9 MB, 560 modules
+LARGEST = AUDITS / "qwen2moe__default.json.gz"  # 7.8 MB, 4488 modules
+BENCHD = (sys.executable, "-m", "benchd")
+FLOORS = (sys.executable, str(HERE / "floors.py"))
+CONFIG = ".bench.json"
+os.environ.pop("BENCHD_CONFIG", None)  # the settings of whoever runs this
 
 
 def audit_bytes(path):
@@ -26,7 +35,7 @@ def audit_bytes(path):
 
 
 @contextlib.contextmanager
-def workplace(parent):
+def workplace(parent=None):
     """A temporary folder that is gone afterwards."""
     path = Path(tempfile.mkdtemp(prefix="benchd-benchmark-", dir=parent))
     try:
@@ -35,42 +44,138 @@ def workplace(parent):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def write_settings(place, *, durable, more=""):
-    """A settings file in `place`: the folder `inbox` below it, the trail in a file."""
-    (place / "inbox").mkdir(exist_ok=True)
+def write_settings(place, *, durable=False, **watching):
+    """A settings file in `place`: the folder `inbox` below it, the trail in a file, and what `[watching]` holds."""
+    (place / "inbox").mkdir(parents=True, exist_ok=True)
     config = place / "config.toml"
     config.write_text(
-        f'[[watch]]\npath = "inbox"\n[bench]\ndurable = {str(durable).lower()}\n[trail]\nfile = "trail.jsonl"\n{more}',
+        f'[[watch]]\npath = "inbox"\n[bench]\ndurable = {str(durable).lower()}\n[trail]\nfile = "trail.jsonl"\n'
+        + "\n".join(["[watching]", *(f"{key} = {json.dumps(value)}" for key, value in watching.items())]),
         encoding="utf-8",
     )
     return config
 
 
-@contextlib.contextmanager
-def daemon(place, *, durable):
-    """`benchd watch` on `place/inbox`, ready; stopped afterwards."""
-    config, trail = write_settings(place, durable=durable), place / "trail.jsonl"
-    trail.unlink(missing_ok=True)
-    process = subprocess.Popen([*BENCHD, "watch", "--config", str(config)])
-    try:
-        wait_for(lambda: trail.exists() and b'"service.ready"' in trail.read_bytes(), process=process)
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(10)
+def fill(inbox, data, count):
+    """Put `count` audits into a folder, and have them on the disk before anything is measured."""
+    inbox.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        (inbox / f"a{number}.json").write_bytes(data)
+    os.sync()
+
+
+def loop(data, place, *, durable=False):
+    """The command of floor (b) less the folder; the config that it writes is the one for the audit `data`."""
+    audit = benchd.read_audit(data)
+    config = place / "floor.bench.json"
+    config.write_bytes(benchd.bench_config(audit, benchd.select(audit)))
+    return [*FLOORS, "loop", *["--durable"] * durable, str(config)]
+
+
+def configs(inbox):
+    """The names of the configs in a folder."""
+    return [entry.name for entry in os.scandir(inbox) if entry.name.endswith(CONFIG)]
+
+
+def clear(inbox, expected, aside):
+    """Move the configs away, of which there must be `expected`.
+
+    Moved, not deleted: on ext4, new files are slow to make for a while after thousands were deleted.
+    """
+    found = configs(inbox)
+    if len(found) != expected:
+        raise SystemExit(f"{expected} configs expected, {len(found)} found")
+    aside.mkdir(parents=True)
+    for name in found:
+        (inbox / name).rename(aside / name)
+    os.sync()
+
+
+# --- processes ---------------------------------------------------------------------------------------------
 
 
 def wait_for(condition, *, seconds=60.0, process=None):
-    """Wait without using the processor that is being measured."""
-    import time
-
+    """Wait, with next to no work for the processor that is being measured."""
     deadline = time.monotonic() + seconds
     while not condition():
         if process is not None and process.poll() is not None:
-            raise SystemExit(f"benchd ended with exit code {process.returncode}")
+            raise SystemExit(f"{process.args} ended with exit code {process.returncode}")
         if time.monotonic() > deadline:
             raise SystemExit("this takes too long; given up")
-        time.sleep(0.05)
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def running(command, *, says=None, into=None, output=None):
+    """A process, once the file `into` holds `says`; `output` is the file that takes what it writes, if any."""
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(Path(output).open("wb")) if output else subprocess.DEVNULL
+        process = subprocess.Popen(command, stdout=target, stderr=target if output else None, start_new_session=True)
+        try:
+            if says is not None:
+                wait_for(lambda: into.exists() and says in into.read_bytes(), process=process)
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)  # a loop in a shell is more than one process
+            process.wait(20)
+
+
+def daemon(place, *, durable=False, command=BENCHD, **watching):
+    """`benchd watch` on `place/inbox`, ready; stopped afterwards."""
+    config, trail = write_settings(place, durable=durable, **watching), place / "trail.jsonl"
+    trail.unlink(missing_ok=True)
+    return running([*command, "watch", "--config", str(config)], says=b'"service.ready"', into=trail)
+
+
+def watcher(command, inbox):
+    """A watcher that says `ready`: a floor, or the naive one."""
+    inbox.mkdir(parents=True, exist_ok=True)
+    said = inbox.parent / "said"
+    return running([*command, str(inbox)], says=b"ready", into=said, output=said)
+
+
+def cost(command):
+    """Wall-clock and processor seconds of a process, its start included. Its words are not wanted; a failure is."""
+    before, start = os.times(), time.perf_counter()
+    done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    took, after = time.perf_counter() - start, os.times()
+    if done.returncode:
+        raise SystemExit(f"{command}: exit code {done.returncode}\n{done.stderr.decode()}")
+    return took, after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def timed(command):
+    """Wall-clock seconds of a process, its start included."""
+    return cost(command)[0]
+
+
+def until_line(command, wanted):
+    """Seconds from before a process is made until it writes a line that holds `wanted`, and its memory at most so far.
+
+    It is stopped then.
+    """
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        for line in process.stdout:
+            if wanted in line:
+                took = time.perf_counter() - start
+                peak = memory(process.pid, "VmHWM")
+                process.send_signal(signal.SIGTERM)
+                process.stdout.read()  # to its end, so that it need not complain of a broken pipe
+                return took, peak
+    raise SystemExit(f"{command} ended without saying {wanted.decode()}")
+
+
+def memory(pid, field="VmRSS"):
+    """A size from /proc/PID/status, in bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit(f"no {field} in /proc/{pid}/status")
+
+
+# --- facts -------------------------------------------------------------------------------------------------
 
 
 def file_system(path):
@@ -85,33 +190,17 @@ def file_system(path):
 
 
 def facts(path):
-    """One line about the machine."""
-    load = os.getloadavg()[0]
-    return (
-        f"Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} cores, "
-        f"{file_system(path)}, load {load:.1f} at the end"
-    )
-
-
-def spread(values, form=".2f"):
-    """The median, with the least and the largest in brackets."""
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
-
-
-def percentile(ordered, share):
-    """The value below which `share` of the ordered values lie."""
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
-
-
-def table(headers, rows):
-    """Print a Markdown table."""
-    print("| " + " | ".join(headers) + " |")
-    print("|" + "---|" * len(headers))
-    for row in rows:
-        print("| " + " | ".join(str(cell) for cell in row) + " |")
-
-
-def records(trail):
-    """The records in a trail file."""
-    return [json.loads(line) for line in Path(trail).read_bytes().splitlines()]
+    """The machine and the versions, by what they are of."""
+    processor = "?"
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            processor = line.partition(": ")[2]
+    packages = ("benchd", "msgspec", "structlog", "watchdog", "click", "rich")
+    return {
+        "processor": f"{os.cpu_count()} × {processor}",
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "system": f"Linux {platform.release()}, {file_system(path)}",
+        "versions": f"Python {platform.python_version()}, "
+        + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages),
+        "load": f"{os.getloadavg()[0]:.1f} at the end",
+    }

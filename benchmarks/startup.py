@@ -1,52 +1,52 @@
-"""From exec to `service.ready` with an empty folder, against a Python that only imports the same libraries."""
+"""Start: from exec to ready with an empty folder, and the commands that end at once, to their end.
 
-import argparse
-import signal
-import subprocess
+Against a Python that only imports the same libraries; of rich what a table needs, since `import rich` alone imports
+none of it.
+"""
+
 import sys
-import time
 
+import findings
 import measuring
+from findings import Row
 
-_IMPORTS = "import click, msgspec, structlog, tomli, watchdog.observers.inotify_c, watchdog.observers.polling"
-
-
-def until_line(command, wanted):
-    """Milliseconds from before the process is made until it writes a line that holds `wanted`."""
-    start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        for line in process.stdout:
-            if wanted in line:
-                took = time.perf_counter() - start
-                process.send_signal(signal.SIGTERM)
-                process.stdout.read()  # to its end, so that it need not complain of a broken pipe
-                return took * 1000
-    raise SystemExit(f"{command[0]} ended without saying {wanted.decode()}")
+_WATCH = "watchdog.observers.inotify_c, structlog, msgspec, tomli"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--dir", help="where to make the folder (default: the system's place for temporary files)")
-    options = parser.parse_args()
-    with measuring.workplace(options.dir) as place:
-        (place / "inbox").mkdir()
-        cases = {
-            "`python -c print`": [sys.executable, "-c", "print('done', flush=True)"],
-            "Python, the libraries": [sys.executable, "-c", f"{_IMPORTS}; print('done', flush=True)"],
-            "`benchd watch`, ready": [*measuring.BENCHD, "watch", str(place / "inbox")],
-        }
-        times = {name: [] for name in cases}
-        for repeat in range(options.repeats + 1):
-            for name, command in cases.items():
-                took = until_line(command, b"service.ready" if "benchd" in name else b"done")
-                if repeat:  # the first fills the caches
-                    times[name].append(took)
-        facts = measuring.facts(place)
-    print(f"exec to ready, {options.repeats} times: median (least to largest)\n")
-    measuring.table(["", "ms"], [[name, measuring.spread(values, ".0f")] for name, values in times.items()])
-    print(f"\n{facts}")
+def _python(libraries):
+    return [sys.executable, "-c", f"import {libraries}; print('done', flush=True)"]
+
+
+def _until(wanted):
+    return lambda command: measuring.until_line(command, wanted)[0]
+
+
+def measure(place, options):
+    """All of them in turn; the first round fills the caches and does not count."""
+    benchd, inbox = measuring.BENCHD, place / "inbox"
+    inbox.mkdir()
+    to_end = measuring.timed
+    cases = [
+        ("watch", _until(b'"service.ready"'), [*benchd, "watch", str(inbox)], _until(b"done"), _WATCH),
+        ("--version", to_end, [*benchd, "--version"], to_end, "click"),
+        (
+            "explain",
+            to_end,
+            [*benchd, "explain", str(measuring.REAL)],
+            to_end,
+            "click, msgspec, rich.console, rich.table",
+        ),
+    ]
+    times = [([], []) for _ in cases]
+    for _ in range(options.repeats + 1):
+        for (_, clock, command, other_clock, libraries), (ours, theirs) in zip(cases, times, strict=True):
+            theirs.append(other_clock(_python(libraries)) * 1000)
+            ours.append(clock(command) * 1000)
+    for (what, _, _, _, libraries), (ours, theirs) in zip(cases, times, strict=True):
+        yield Row(f"`benchd {what}`", "ms", ours[1:], f"Python importing {libraries}", theirs[1:], most=1.3)
+    bare = [measuring.timed([sys.executable, "-c", "pass"]) * 1000 for _ in range(options.repeats)]
+    yield Row("Python alone", "ms", bare, note="for comparison")
 
 
 if __name__ == "__main__":
-    main()
+    findings.main(__doc__, measure, repeats=(20, "how often"))

@@ -1,5 +1,6 @@
-"""The benchmarks still run. What they measure is no matter of tests."""
+"""The benchmarks still run. What they measure is no matter of tests; what they make of their figures is."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,22 +8,92 @@ from pathlib import Path
 
 import pytest
 
+from corpus import checked
+from daemon import DESIGN
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
+SHORT = {
+    "latency": ["--seconds", "0.1", "--repeats", "1"],
+    "burst": ["--count", "20", "--repeats", "1"],
+    "backlog": ["--count", "3", "--repeats", "1"],
+    "growth": ["--sizes", "3,6", "--repeats", "1"],
+    "large": ["--repeats", "1"],
+    "startup": ["--repeats", "1"],
+    "idle": ["--seconds", "0.1"],
+    "peers": ["--count", "20", "--scripts", "1", "--repeats", "1"],
+    "syscalls": ["--count", "2"],
+}
 
-@pytest.mark.parametrize(
-    ("script", "arguments"),
-    [
-        ("latency.py", ["--seconds", "0.2", "--repeats", "1"]),
-        ("throughput.py", ["--count", "5", "--repeats", "1"]),
-        ("startup.py", ["--repeats", "1"]),
-    ],
-)
-def test_runs(script: str, arguments: list[str], tmp_path: Path) -> None:
-    """A short form of each ends well and prints a table."""
+
+def run(script, *arguments, code=0, place):
+    """Run a script of the benchmarks, which leaves nothing behind; what it prints."""
+    place.mkdir(exist_ok=True)
+    # What they start is tested elsewhere: it need not be slowed down to count its lines.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / script, *arguments],
-        capture_output=True, text=True, check=False, timeout=100, env={**os.environ, "TMPDIR": str(tmp_path)},
+        [sys.executable, BENCHMARKS / f"{script}.py", *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=100, env={**environment, "TMPDIR": str(place)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "|---|" in done.stdout
+    assert done.returncode == code, done.stdout + done.stderr
+    assert not list(place.iterdir())
+    return done.stdout
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch):
+    """The modules of the benchmarks can be imported."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.syspath_prepend(BENCHMARKS / "peers")
+
+
+@pytest.mark.parametrize("script", SHORT)
+def test_runs(script, tmp_path):
+    """A short form of each ends well, prints its rows, and keeps them: figures, or a note that says why not."""
+    import findings
+
+    results = tmp_path / "results.json"
+    printed = run(script, *SHORT[script], "--results", results, place=tmp_path / "tmp")
+    found = findings.load(results)[script].found
+    rows = [item for item in found if isinstance(item, findings.Row)]
+    assert rows
+    for row in rows:
+        assert f"| {row.what} |" in printed
+        assert row.note or all(figure > 0 for figure in row.reference or [1])
+        assert row.benchd or row.note
+    lost = [row.benchd for row in rows if "not answered" in row.what]
+    assert all(count == 0 for counts in lost for count in counts)
+
+
+def test_a_target_is_held_against_the_median_of_the_ratios():
+    """The ratio is taken within each repeat, less the slack; without a reference the figure itself counts."""
+    from findings import Row
+
+    pairs = {"benchd": [3.0, 20.0, 5.0], "reference": [1.0, 10.0, 4.0]}
+    assert Row("r", "ms", **pairs).ratio == 2.0
+    assert Row("r", "ms", **pairs, most=2.0).met is True
+    assert Row("r", "ms", **pairs, most=1.9).met is False
+    assert Row("r", "ms", **pairs, least=2.1).met is False
+    assert Row("r", "ms", **pairs, most=1.9, slack=1.0).met is True
+    assert Row("r", "ms", [1.0, 2.0, 9.0], most=2.0).met is True
+    assert Row("r", "ms", [1.0, 2.0, 9.0], most=1.9).met is False
+    assert Row("r", "ms", [1.0]).met is None
+    assert Row("r", most=1.0, note="not here").met is None
+
+
+def test_the_peers_choose_as_benchd_does():
+    """The pattern that the peers run does the same job: the same strategy, layers and ranks for the design's audits."""
+    import golden
+
+    import benchd
+
+    for file in DESIGN.glob("*.json"):
+        theirs = golden.bench_config(json.loads(file.read_bytes()))
+        audit = benchd.read_audit(file.read_bytes())
+        ours = checked(benchd.bench_config(audit, benchd.select(audit)))
+        assert theirs["selection"]["strategy"] == ours["selection"]["strategy"]
+        for key in ("layer_name", "priority", "validation"):
+            assert [x[key] for x in theirs["selection"]["layers"]] == [x[key] for x in ours["selection"]["layers"]]
+        assert [x.get("rank_pattern") for x in theirs["compression_strategies"]] == [
+            x.get("rank_pattern") for x in ours["compression_strategies"]
+        ]
