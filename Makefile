@@ -45,8 +45,17 @@ check: $(VENV)/.installed-dev ## ruff, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev ## measure latency, throughput, start and memory (minutes)
-	@for script in latency burst backlog growth large startup idle peers syscalls; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+BENCHMARKS := latency burst backlog growth large startup idle peers syscalls
+RESULTS := benchmarks/results.json
+BENCH_growth := $(if $(FULL),--full)
+BENCH_peers := $(if $(FULL),--systemd)
+
+bench: $(VENV)/.installed-dev ## measure everything (half an hour; FULL=1: an hour), for docs/performance.md
+	@rm -f $(RESULTS)
+	@place=$$(mktemp -d) && trap 'rm -rf "$$place"' EXIT && \
+	  $(foreach name,$(BENCHMARKS),$(BIN)/python benchmarks/$(name).py --dir "$$place" --keep --results $(RESULTS) $(BENCH_$(name)) &&) \
+	  $(BIN)/python benchmarks/report.py --results $(RESULTS)
+
 
 build: $(VENV)/.installed-dev ## the wheel and the source archive, in dist/
 	@rm -rf dist

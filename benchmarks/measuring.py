@@ -35,13 +35,14 @@ def audit_bytes(path):
 
 
 @contextlib.contextmanager
-def workplace(parent=None):
-    """A temporary folder that is gone afterwards."""
+def workplace(parent=None, *, keep=False):
+    """A temporary folder that is gone afterwards, unless its owner wants to `keep` it."""
     path = Path(tempfile.mkdtemp(prefix="benchd-benchmark-", dir=parent))
     try:
         yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def write_settings(place, *, durable=False, **watching):

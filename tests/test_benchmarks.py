@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,13 @@ def test_runs(script, tmp_path):
     assert all(count == 0 for counts in lost for count in counts)
 
 
+def test_make_bench_runs_all():
+    """`make bench` leaves none out."""
+    makefile = (BENCHMARKS.parent / "Makefile").read_text(encoding="utf-8")
+    (line,) = (line for line in makefile.splitlines() if line.startswith("BENCHMARKS :="))
+    assert line.split()[2:] == list(SHORT)
+
+
 def test_a_target_is_held_against_the_median_of_the_ratios():
     """The ratio is taken within each repeat, less the slack; without a reference the figure itself counts."""
     from findings import Row
@@ -79,6 +88,41 @@ def test_a_target_is_held_against_the_median_of_the_ratios():
     assert Row("r", "ms", [1.0, 2.0, 9.0], most=1.9).met is False
     assert Row("r", "ms", [1.0]).met is None
     assert Row("r", most=1.0, note="not here").met is None
+
+
+def test_the_report_shows_targets_and_plots(tmp_path):
+    """Between its marks the page gets the rows, their verdicts and the plots; what stands around them stays."""
+    import findings
+    import msgspec
+
+    docs, results = tmp_path / "docs", tmp_path / "results.json"
+    docs.mkdir()
+    shutil.copy(BENCHMARKS.parent / "docs" / "performance.md", docs)
+    intro = (docs / "performance.md").read_text(encoding="utf-8").partition("<!--")[0]
+    rows = [
+        findings.Row("quick", "ms", [1.0], "floor", [1.0], most=2.0),
+        findings.Row("slow", "ms", [9.0], "floor", [1.0], most=2.0),
+        findings.Row("elsewhere", note="needs strace"),
+    ]
+    curve = findings.Curve("latency", "a < b", [(0.1, 5.0), (2.0, 50.0), (30.0, 99.5)])
+    found = findings.Findings("Latency: how long.", {"system": "Linux", "load": "1"}, [*rows, curve])
+    without_plot = findings.Findings("Idle: nothing.", {"system": "Linux", "load": "2"}, rows[:1])
+    results.write_bytes(msgspec.json.encode({"latency": found, "idle": without_plot}))
+    for _ in range(2):  # and again, in place of the first
+        run("report", "--results", results, "--docs", docs, place=tmp_path / "tmp")
+    page = (docs / "performance.md").read_text(encoding="utf-8")
+    assert page.startswith(intro)
+    assert page.count("2 of 3 targets are met") == 1
+    assert page.count("## ") == 2
+    assert page.count("Measured on Linux.") == 1
+    assert page.count("Load 1.") == page.count("Load 2.") == 1
+    assert "| quick | ms | 1 | floor: 1 | 1 × | ≤ 2 × | met |" in page
+    assert "| 9 × | ≤ 2 × | **not met** |" in page
+    assert "| needs strace |" in page
+    assert "(performance-latency.svg)" in page
+    drawn = ET.parse(docs / "performance-latency.svg").getroot()
+    assert [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")].count("a < b") == 1
+    assert json.loads((docs / "performance.json").read_bytes())["latency"]["facts"]["system"] == "Linux"
 
 
 def test_the_peers_choose_as_benchd_does():
