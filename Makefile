@@ -1,6 +1,6 @@
 # benchd: `make help` lists the targets. All of them set up what they need in $(VENV).
 .DEFAULT_GOAL := help
-.PHONY: help run test campaign check bench build clean install install-user uninstall uninstall-user
+.PHONY: help run test campaign check bench bench-compare build clean install install-user uninstall uninstall-user
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -56,6 +56,10 @@ bench: $(VENV)/.installed-dev ## measure everything (half an hour; FULL=1: an ho
 	  $(foreach name,$(BENCHMARKS),$(BIN)/python benchmarks/$(name).py --dir "$$place" --keep --results $(RESULTS) $(BENCH_$(name)) &&) \
 	  $(BIN)/python benchmarks/report.py --results $(RESULTS)
 
+BASE ?= HEAD
+bench-compare: $(VENV)/.installed-dev ## is this checkout slower than BASE (a commit; HEAD)?
+	@old=$$(mktemp -d) && trap 'git worktree remove --force "$$old"' EXIT && git worktree add --quiet --detach "$$old" $(BASE) && \
+	  $(BIN)/python benchmarks/compare.py "$$old" . $(COMPARE_ARGS)
 
 build: $(VENV)/.installed-dev ## the wheel and the source archive, in dist/
 	@rm -rf dist

@@ -125,6 +125,26 @@ def test_the_report_shows_targets_and_plots(tmp_path):
     assert json.loads((docs / "performance.json").read_bytes())["latency"]["facts"]["system"] == "Linux"
 
 
+def test_compare_takes_noise_into_account():
+    """Slower is what is slower in nearly every pair; not what one wild pair makes it."""
+    from compare import interval, slower
+
+    assert slower([1.2, 1.15, 1.3, 1.25, 1.18, 1.22], 1.1)
+    assert not slower([1.02, 1.03, 1.04, 1.02, 1.03, 1.05], 1.1)  # surely slower, but too little to matter
+    assert not slower([0.7, 1.2, 0.9, 1.4, 0.8, 1.3, 1.2, 1.15], 1.1)  # noise
+    assert not slower([1.5, 1.5, 1.5], 1.1)  # three pairs prove nothing
+    assert interval([6.0, 1.0, 2.0, 5.0, 3.0, 4.0]) == (1.0, 6.0)
+    assert interval([float(number) for number in range(1, 11)]) == (2.0, 9.0)
+
+
+def test_compare_runs(tmp_path):
+    """A short form measures both checkouts and prints their ratios."""
+    root = BENCHMARKS.parent
+    short = ["--repeats", 1, "--count", 2, "--seconds", 0.05, "--threshold", 1000, "--python", sys.executable]
+    printed = run("compare", root, root, *short, place=tmp_path / "tmp")
+    assert printed.count("0 to inf") == 6
+
+
 def test_the_peers_choose_as_benchd_does():
     """The pattern that the peers run does the same job: the same strategy, layers and ranks for the design's audits."""
     import golden
