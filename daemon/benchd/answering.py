@@ -193,11 +193,19 @@ class Answering:
         """
         directories = _Directories()
         try:
-            steps = [self._guarded(work, self._prepare, work, directories, large) for work in batch]
-            steps = [self._guarded(step.work, self._record, step) for step in steps]
-            if any(isinstance(step, _Prepared) and step.case.durable for step in steps):
+            steps: list[_Step] = []
+            shared: list[_Step] = []
+            for work in batch:
+                step = self._guarded(work, self._prepare, work, directories, large)
+                if isinstance(step, _Prepared) and step.case.durable:
+                    shared.append(step)  # its waits for the disk are those of others too
+                    continue
+                step = self._guarded(work, self._record, step)
+                steps.append(self._guarded(work, self._publish, step))
+            if shared:
+                shared = [self._guarded(step.work, self._record, step) for step in shared]
                 self._trail.flush_to_disk()
-            steps = [self._guarded(step.work, self._publish, step) for step in steps]
+                steps += [self._guarded(step.work, self._publish, step) for step in shared]
             return self._flush(steps)
         finally:
             directories.close()

@@ -284,8 +284,8 @@ class _Sink:
 
 
 def _head(level: str, event: str) -> dict[str, str]:
-    now = datetime.now(UTC)
-    return {"ts": f"{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond:06d}Z", "level": level, "event": event}
+    ts = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+    return {"ts": f"{ts}Z", "level": level, "event": event}
 
 
 _PRIORITIES: Final = {"debug": b"<7>", "info": b"<6>", "warning": b"<4>", "error": b"<3>"}

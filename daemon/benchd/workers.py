@@ -17,8 +17,10 @@ __all__ = ["Counts", "Workers", "count_workers"]
 #: More threads than this wait for each other rather than for the disk.
 _MOST_AUTO: Final = 4
 
-#: Durable answers share their waits for the disk; others have nothing to share, and are published one by one.
-_BATCH: Final = 32
+#: Durable answers share their waits for the disk. Others are published one by one, and share no more than the opening
+#: of their folder: so many that a slow one keeps few waiting while other workers are idle.
+_DURABLE_BATCH: Final = 32
+_BATCH: Final = 4
 
 
 def count_workers(setting: int | Literal["auto"]) -> int:
@@ -73,7 +75,7 @@ class Workers:
         self._inbox = inbox
         self._answering = answering
         self._trail = trail
-        self._batch = _BATCH if durable else 1
+        self._batch = _DURABLE_BATCH if durable else _BATCH
         number = count_workers(count)
         self._retired = threading.Event()
         self._counts = counts
