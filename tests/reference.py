@@ -61,20 +61,22 @@ def starts(data: bytes) -> list[int]:
         if re.fullmatch(rb"\{[ \t]*\r?", line) or line.startswith(b'{"'):
             opening.append(place)
         place += len(line) + 1
-    first = (exact or opening or [0])[0]
-    return [first, 0] if first and data.lstrip(b" \t\r\n").startswith(b"{") else [first]
+    likeliest = (exact or opening or [0])[0]
+    return [likeliest, 0] if likeliest and data.lstrip(b" \t\r\n").startswith(b"{") else [likeliest]
 
 
 def parse(data: bytes) -> Any:
-    """The JSON value that `data` begins with, whatever comes behind it; None where there is none."""
+    """The JSON value that `data` begins with, whatever comes behind it; None where there is none.
+
+    Bytes that are not UTF-8 are read all the same: they stand where nobody looks, or make a name no name.
+    """
     text = data.decode("utf-8", "surrogateescape").lstrip(" \t\r\n")
-    decoder = json.JSONDecoder(parse_constant=lambda token: float(token.replace("Infinity", "inf")), parse_int=integer)
+    # Where a number should stand, NaN and Infinity say no more than null does.
+    decoder = json.JSONDecoder(parse_constant=lambda _: None, parse_int=integer)
     try:
-        value, end = decoder.raw_decode(text)
-        text[:end].encode()
-    except (json.JSONDecodeError, UnicodeEncodeError):
+        return decoder.raw_decode(text)[0]
+    except json.JSONDecodeError:
         return None
-    return value
 
 
 def integer(digits: str) -> float:
@@ -141,9 +143,11 @@ def choose(
             priority = "MEDIUM" if score >= medium_priority else "LOW" if score >= low_priority else "SKIP"
         if priority in {"HIGH", "MEDIUM"}:
             source, rank = next(((source, found) for source, found in evidence(audit, *layer)), (None, None))
-            own = [(a_rank(row.get("r")), a_number(row.get(scale))) for row, scale in rows_about(audit, name)]
-            rank = min([rank, *[r for r, _ in own if r][:1]]) if rank else None
-            scaling = next((scaling for _, scaling in own if scaling is not None), None)
+            gain, row = first(gains(audit), "module", name), first(layer_rows(audit), "name", name)
+            own = a_rank(gain.get("r")) or a_rank(row.get("r")) or rank
+            rank = min(rank, own) if rank and own else None
+            scaling = a_number(gain.get("scaling"))
+            scaling = a_number(row.get("adapter_scale")) if scaling is None else scaling
             alpha = a_number(scaling * rank) if rank and scaling and scaling > 0 else None
         return Chosen(name, module_of(name), priority, rank, source, alpha)
 
@@ -186,25 +190,27 @@ def evidence(audit: dict[str, Any], name: str, rationale: dict[str, Any]) -> Ite
     ks = rationale.get("k_values")
     if found := ranks(ks if isinstance(ks, list) else []):
         yield "k_values", max(found)
-    for row in layer_rows(audit):
-        if row.get("name") == name and (found := ranks_of_policies(row.get("rank_suggestions"))):
-            yield "layer_rows", max(found)
+    if found := ranks_of_policies(first(layer_rows(audit), "name", name).get("rank_suggestions")):
+        yield "layer_rows", max(found)
     for key in ("rank_suggestions", "per_layer_suggestions"):
         suggestions = an_object(audit.get(key))
-        rows = {row["name"]: row for row in objects_in(suggestions.get("layers")) if isinstance(row.get("name"), str)}
+        about = {row["name"]: row for row in objects_in(suggestions.get("layers")) if isinstance(row.get("name"), str)}
         pattern = an_object(suggestions.get("rank_pattern"))
-        values = [rows.get(name, {}).get("suggested_r"), pattern.get(name), suggestions.get("default_r")]
+        values = [about.get(name, {}).get("suggested_r"), pattern.get(name), suggestions.get("default_r")]
         yield from (("suggestions", rank) for rank in ranks(values))
-    for row in objects_in(an_object(audit.get("policies")).get("per_layer")):
-        if row.get("layer_name") == name and (found := ranks_of_policies(row.get("suggestions"))):
-            yield "policies", max(found)
+    rows = objects_in(an_object(audit.get("policies")).get("per_layer"))
+    if found := ranks_of_policies(first(rows, "layer_name", name).get("suggestions")):
+        yield "policies", max(found)
 
 
-def rows_about(audit: dict[str, Any], name: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every row that tells of a module's own rank and scaling, and the key of the scaling."""
-    gains = objects_in(audit.get("per_module_gain")) + objects_in(an_object(audit.get("per_module")).get("gain"))
-    yield from ((row, "scaling") for row in gains if row.get("module") == name)
-    yield from ((row, "adapter_scale") for row in layer_rows(audit) if row.get("name") == name)
+def first(rows: list[dict[str, Any]], key: str, name: str) -> dict[str, Any]:
+    """The first row about a module; an empty one if there is none."""
+    return next((row for row in rows if row.get(key) == name), {})
+
+
+def gains(audit: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that tell of each module's own rank and scaling."""
+    return objects_in(audit.get("per_module_gain")) + objects_in(an_object(audit.get("per_module")).get("gain"))
 
 
 def layer_rows(audit: dict[str, Any]) -> list[dict[str, Any]]:

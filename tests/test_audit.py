@@ -275,6 +275,13 @@ def test_no_focus_message(message: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("behind", [b"\xff", b"\n\xe9\n", b"\xe3"])
+def test_bytes_behind_the_json(behind: bytes) -> None:
+    """What stands behind the JSON need not be text; the JSON itself must."""
+    assert read_audit(encoded(document()) + behind).no_analysis is None
+    assert refused(encoded(document()).rstrip()[:-1] + behind).code in {"bad_encoding", "truncated"}
+
+
 def test_issues_in_another_encoding() -> None:
     """What is not UTF-8 in an issue is shown as such; it is nothing that the selection needs."""
     data = encoded(document(issues=["caf@"])).replace(b"@", b"\xe9")
@@ -539,7 +546,7 @@ def test_bad_encoding(data: bytes, message: str) -> None:
         (b"null", "null"),
         (b"true\n", "true or false"),
         (b"12", "a number"),
-        (b"NaN", "a number"),
+        (b"NaN", "null"),
         (b" [] \n", "a list"),
     ],
 )

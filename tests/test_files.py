@@ -278,8 +278,8 @@ class TestWrite:
 
     def test_a_name_that_is_taken(self, directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         """A file that stands where ours is to be made is not ours to remove."""
-        monkeypatch.setattr(files, "_numbers", iter([7]))
-        taken = tmp_path / f".benchd-{files._SYSTEM}-{os.getpid()}-7.tmp"
+        monkeypatch.setattr(files.os, "urandom", bytes)
+        taken = tmp_path / f".benchd-{files._SYSTEM}-{os.getpid()}-{'00' * 8}.tmp"
         taken.write_bytes(b"theirs")
         with pytest.raises(FileExistsError):
             files.write_temporary(directory, b"ours", durable=False)

@@ -46,6 +46,9 @@ __all__ = ["Answering", "Outcome", "Result"]
 #: What file systems allow a name, in bytes.
 _NAME_MAX: Final = 255
 
+#: What makes one look at an audit because something happened to it.
+_EVENTS: Final = frozenset({"closed", "moved", "created", "poll"})
+
 #: Waits for a file that may be unfinished: the first, and the longest.
 _FIRST_WAIT: Final = 0.05
 _LONGEST_WAIT: Final = 30.0
@@ -240,6 +243,9 @@ class Answering:
             return Result(work, Outcome.LARGE)
         case = _Case(work, directory, name, info, Beside.read(directory, name), started)
         standing, provenance = folder.standing(name, info, case.beside)
+        if standing is Standing.ANSWERED and work.trigger in _EVENTS:
+            # It has just been written: dates that say otherwise are those of a clock that was set back and forth.
+            standing = Standing.IN_DOUBT
         if standing is Standing.ANSWERED and provenance and not self._force:
             if not provenance.code and not self._dry_run:
                 self._remove_report(case)  # of earlier content, by another daemon that was slower
@@ -492,6 +498,8 @@ class Answering:
                 os.unlink(report, dir_fd=case.directory)
 
     def _write_failed(self, case: _Case, error: OSError) -> Result:
+        if error.errno == errno.ENOENT:  # the folder is being deleted, or somebody removes all that is in it
+            return Result(case.work, Outcome.DEFERRED, error="its folder changed meanwhile", retry_in=_FIRST_WAIT)
         wait, reason = _next_retry(case.work), explained(error, os.path.dirname(case.path), "write into")
         self._trail.write_failed(case.path, case.trigger, error=reason, attempt=case.work.failures, retry_in_s=wait)
         return Result(case.work, Outcome.FAILED, error=f"can't write: {reason}", retry_in=wait)

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import itertools
 import os
 import re
 import signal
@@ -46,10 +45,9 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLO
 #: A config of a 4488-module audit with 683 layers has 0.4 MB; what is larger than this is not ours.
 _MAX_SIDECAR: Final = 64 * 2**20
 
-#: Names of unfinished files of ours: which system, which process, which number.
-TEMPORARY: Final = re.compile(r"\.benchd-([0-9a-f]{8})-([0-9]+)-[0-9]+\.tmp")
+#: Names of unfinished files of ours: which system, which process; and what nobody can guess, and so be there first.
+TEMPORARY: Final = re.compile(r"\.benchd-([0-9a-f]{8})-([0-9]+)-[0-9a-f]+\.tmp")
 _SYSTEM: Final = hashlib.sha256("\0".join(this_system()).encode(errors="surrogateescape")).hexdigest()[:8]
-_numbers = itertools.count()
 _in_use: set[str] = set()
 
 #: After this a temporary file of another system has no writer any more.
@@ -233,7 +231,7 @@ def write_temporary(directory: int, content: bytes, *, durable: bool) -> Tempora
 
     Raises OSError.
     """
-    name = f".benchd-{_SYSTEM}-{os.getpid()}-{next(_numbers)}.tmp"
+    name = f".benchd-{_SYSTEM}-{os.getpid()}-{os.urandom(8).hex()}.tmp"
     _in_use.add(name)  # before it is there: a scan, on another thread, removes what nobody uses
     try:
         descriptor = os.open(name, _CREATE, 0o666, dir_fd=directory)

@@ -43,12 +43,14 @@ class _Holder(msgspec.Struct, frozen=True):
     boot: str
     namespace: str
     host: str
+    #: Where it watches the folder: one that was moved away is nobody's.
+    path: str = ""
 
 
-def _holder(pid: int) -> _Holder:
+def _holder(pid: int, path: str = "") -> _Holder:
     """The identity of a process of this system; empty parts are what the system doesn't tell."""
     system = this_system()
-    return _Holder(pid, _started(pid), system.boot, system.namespace, system.host)
+    return _Holder(pid, _started(pid), system.boot, system.namespace, system.host, path)
 
 
 def _text(path: str) -> str:
@@ -94,6 +96,7 @@ class FolderLock:
     def __init__(self, path: str) -> None:
         self._path = path
         self._held: _Holder | None = None
+        self._file = (0, 0)
 
     def acquire(self) -> str | None:
         """Claim the folder; again if its lock file is gone. Raises `Occupied` if a living process has it.
@@ -130,17 +133,43 @@ class FolderLock:
                 # Its holder has given it up while we waited: nobody would see our claim. Once only: a file system may
                 # not count links at all.
                 return self._claim(directory, again=True)
-            me = _holder(os.getpid())
+            me = _holder(os.getpid(), os.path.realpath(self._path))
             present = _read(descriptor)
-            owner = os.fstat(descriptor).st_uid
-            if present is not None and present != me and _runs(present, owner):
+            info = os.fstat(descriptor)
+            ours = present is not None and present.pid == me.pid and _runs(present, info.st_uid)
+            if present is not None and not ours and self._is_watched_by(present, info.st_uid, directory):
                 raise Occupied(self._path, present.pid)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, msgspec.json.encode(me) + b"\n", 0)
-            self._held = me
+            if present != me:
+                os.ftruncate(descriptor, 0)
+                _fill(directory, descriptor, msgspec.json.encode(me) + b"\n")
+            self._held, self._file = me, (info.st_dev, info.st_ino)
         finally:
             os.close(descriptor)
         return None
+
+    @staticmethod
+    def _is_watched_by(holder: _Holder, owner: int, directory: int) -> bool:
+        """Whether that process runs, and watches this folder: not one that took its place after it was moved away."""
+        if not _runs(holder, owner):
+            return False
+        try:
+            return not holder.path or os.path.samestat(os.stat(holder.path), os.fstat(directory))
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+
+    def holds(self) -> bool:
+        """Whether the lock file that this process wrote is still there, as far as there is one."""
+        if self._held is None:
+            return True
+        try:
+            info = os.stat(os.path.join(self._path, LOCK_NAME), follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return (info.st_dev, info.st_ino) == self._file
 
     def _look(self, directory: int) -> None:
         descriptor = os.open(LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
@@ -148,7 +177,7 @@ class FolderLock:
             present, owner = _read(descriptor), os.fstat(descriptor).st_uid
         finally:
             os.close(descriptor)
-        if present is not None and _runs(present, owner):
+        if present is not None and self._is_watched_by(present, owner, directory):
             raise Occupied(self._path, present.pid)
 
     def release(self) -> None:
@@ -169,6 +198,16 @@ class FolderLock:
                     os.close(descriptor)
             finally:
                 os.close(directory)
+
+
+def _fill(directory: int, descriptor: int, content: bytes) -> None:
+    """Write a claim, or leave none: a full disk must not leave an empty file behind."""
+    try:
+        os.pwrite(descriptor, content, 0)
+    except OSError:
+        with contextlib.suppress(OSError):  # what is wrong is said by the first error
+            os.unlink(LOCK_NAME, dir_fd=directory)
+        raise
 
 
 def _lock(descriptor: int) -> bool:

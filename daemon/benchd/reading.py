@@ -181,9 +181,8 @@ class _Tokens:
 
     non_finite = 0
 
-    def constant(self, token: str) -> float:
-        self.non_finite += 1
-        return float(token.replace("Infinity", "inf"))
+    def constant(self, _: str) -> None:
+        self.non_finite += 1  # and null, as on the fast way
 
 
 def _read_tolerantly(raw: bytes, notes: list[str]) -> _Found:
@@ -207,19 +206,16 @@ def _read_tolerantly(raw: bytes, notes: list[str]) -> _Found:
 
 
 def _read_tolerantly_from(raw: bytes, start: int, notes: list[str]) -> _Found:
-    # What stands before the JSON is never decoded: it is the terminal's, in whatever encoding that has.
+    # What stands before and after the JSON need not be text: it is the terminal's, in whatever encoding that has.
     before = raw.count(b"\n", 0, start)
+    undecodable: AuditError | None = None
     try:
         text = raw[start:].decode()
     except UnicodeDecodeError as error:
-        if error.reason == "unexpected end of data" and _OBJECT_FIRST.match(raw, start):
-            # Cut off within a character: the end is what is wrong with it, not the encoding.
-            text = raw[start : start + error.start].decode()
-            raise refusal("truncated", place=_place(text, len(text), before)) from None
-        line = raw.count(b"\n", 0, start + error.start) + 1
-        raise refusal("bad_encoding", place=f"line {line}, byte {start + error.start}", encoding="UTF-8") from None
+        text = raw[start : start + error.start].decode()
+        undecodable = _undecodable(raw, start, error, text, before)
     if not text.strip(_BLANK):
-        raise refusal("empty")
+        raise undecodable or refusal("empty")
     tokens = _Tokens()
     blank = len(text) - len(text.lstrip(" \t\r\n"))
     try:
@@ -227,15 +223,24 @@ def _read_tolerantly_from(raw: bytes, start: int, notes: list[str]) -> _Found:
     except RecursionError:
         raise refusal("too_deep") from None
     except json.JSONDecodeError as error:
-        raise _explain(text, blank, error, before) from None
+        raise undecodable or _explain(text, blank, error, before) from None
     if not isinstance(value, dict):
-        if text[end:].strip():
-            raise _explain(text, blank, json.JSONDecodeError("Extra data", text, end), before)
+        if text[end:].strip() or undecodable:
+            raise undecodable or _explain(text, blank, json.JSONDecodeError("Extra data", text, end), before)
         raise refusal("not_an_object", found=_kind(value))
     _check_schema(value)
     if tokens.non_finite:
         notes.append(_non_finite_note(tokens.non_finite))
     return fit(Document, value), start, start + len(text[:end].encode())
+
+
+def _undecodable(raw: bytes, start: int, error: UnicodeDecodeError, text: str, before: int) -> AuditError:
+    """What is wrong if the JSON is not over before the bytes that are no UTF-8; `text` stands before them."""
+    if error.reason == "unexpected end of data" and _OBJECT_FIRST.match(raw, start):
+        # Cut off within a character: the end is what is wrong with it, not the encoding.
+        return refusal("truncated", place=_place(text, len(text), before))
+    line = raw.count(b"\n", 0, start + error.start) + 1
+    return refusal("bad_encoding", place=f"line {line}, byte {start + error.start}", encoding="UTF-8")
 
 
 def _parse(text: str, start: int, tokens: _Tokens) -> tuple[Any, int]:

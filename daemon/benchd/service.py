@@ -6,6 +6,7 @@ Everything else is owned elsewhere; this module only connects the rooms, waits f
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import sys
@@ -143,6 +144,7 @@ class Service:
 
     def run(self) -> int:
         """Watch and answer until a signal comes. Returns the exit code: 0, or 1 after a failure of our own."""
+        _tell_of_library_logs(self._trail)
         threading.excepthook = self._thread_died
         sys.unraisablehook = self._unraisable
         self._trail.started(version=__version__, pid=os.getpid(), settings=changed_settings(self._settings))
@@ -284,6 +286,16 @@ def _nested(path: str, settings: Settings) -> frozenset[str]:
     """The watched folders inside `path`, relative to it: each belongs to its own watcher alone."""
     prefix = os.path.join(path, "")
     return frozenset(other.path.removeprefix(prefix) for other in settings.watch if other.path.startswith(prefix))
+
+
+def _tell_of_library_logs(trail: Trail) -> None:
+    """Have what libraries log as a warning, or worse, in the trail: on standard error it would be a line of text."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            trail.watch_degraded("", f"{record.name}: {record.getMessage()}")
+
+    logging.getLogger().addHandler(Handler(logging.WARNING))
 
 
 class _Health:

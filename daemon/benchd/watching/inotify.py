@@ -252,8 +252,10 @@ class InotifySource:
             place = pending.pop()
             try:
                 descriptor = folder.open(place)
-            except OSError:
-                continue  # gone again, or swapped; its own events or the next scan will tell
+            except OSError as error:
+                if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+                    self._listener.lost_events(f"can't enter {folder.shown(place)}: {error.strerror}")
+                continue  # gone again, or swapped: its own events will tell
             try:
                 self.enter(place, descriptor)
                 self._list(place, descriptor, pending)

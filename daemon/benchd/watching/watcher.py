@@ -28,6 +28,9 @@ __all__ = ["Watcher"]
 #: How often a folder that is not there is looked for.
 _LOOK_FOR_ROOT: Final = 1.0
 
+#: So many directories that can't be read are remembered, to be said once.
+_MAX_FAILING: Final = 1000
+
 #: A folder that has to be polled by scans costs at most this share of one core's time.
 _POLLING_SHARE: Final = 0.1
 
@@ -53,7 +56,11 @@ class Watcher:
         #: Why the folder is not watched, as the trail has been told; None while it is.
         self._lost: str | None = None
         self._degraded = False
+        #: Why the folder is watched without a lock, or None.
+        self._unlocked: str | None = None
+        #: The directories that can't be read, as the trail has been told; and those of the present scan.
         self._failures: set[str] = set()
+        self._failing: set[str] = set()
         #: Set once the folder is watched, or known to be missing: the service is ready when all are.
         self.watched = threading.Event()
         self.thread = threading.Thread(target=self._run, name=f"benchd-watch {folder.path}", daemon=True)
@@ -137,12 +144,13 @@ class Watcher:
                 if left <= 0:
                     break
                 self._wake.wait(left)
-            self._root_in_question = False
             return not self._stopping
 
     def _look(self) -> float:
         """One round: is the folder there and watched, and does it want a scan? Returns how long to sleep."""
-        reason = self._check_root()
+        with self._wake:
+            in_question, self._root_in_question = self._root_in_question, False
+        reason = self._check_root(in_question=in_question)
         if reason is not None:
             self._drop_source()
             self._lose(reason)
@@ -151,7 +159,7 @@ class Watcher:
         if self._source is not None and not self._source.alive:
             self._drop_source()
             self._trail.watch_degraded(self.folder.path, "the source of events has failed", instead="opening another")
-        if self._source is None and not self._open_source():
+        if not (self._take_lock_again() if self._source else self._open_source()):
             self.watched.set()
             return _LOOK_FOR_ROOT
         self.watched.set()
@@ -162,12 +170,15 @@ class Watcher:
             return min(self._rescan_interval, max(self.folder.settings.poll_interval, took / _POLLING_SHARE))
         return self._rescan_interval
 
-    def _check_root(self) -> str | None:
-        """Why the folder can't be watched, or None. A folder that was replaced is watched anew."""
+    def _check_root(self, *, in_question: bool) -> str | None:
+        """Why the folder can't be watched, or None. A folder that was replaced is watched anew.
+
+        One that was deleted and made again can have the same number: an event about the folder itself counts too.
+        """
         try:
             descriptor = self.folder.open()
             try:
-                info = os.fstat(descriptor)
+                info = os.stat(".", dir_fd=descriptor)  # takes the right to enter; `fstat` takes none
                 os.scandir(descriptor).close()
             finally:
                 os.close(descriptor)
@@ -176,11 +187,26 @@ class Watcher:
                 return "it does not exist; benchd waits for it"
             return explained(error, self.folder.path, "read and enter")
         identity = (info.st_dev, info.st_ino)
-        if self._source is not None and identity != self._identity:
+        if self._source is not None and (in_question or identity != self._identity):
             self._drop_source()
             self._lose("another folder stands in its place")
         self._identity = identity
         return None
+
+    def _take_lock_again(self) -> bool:
+        """Take the folder where that was not possible before (a full disk), or where somebody has removed our lock.
+
+        False if another benchd has it by now.
+        """
+        if self._unlocked is None and self._lock.holds():
+            return True
+        try:
+            self._unlocked = self._lock.acquire()
+        except Occupied as error:
+            self._drop_source()
+            self._lose(f"{error}; waiting for it to end")
+            return False
+        return True
 
     def _open_source(self) -> bool:
         """Take the folder and watch it; False if another benchd has it."""
@@ -189,8 +215,9 @@ class Watcher:
         except Occupied as error:
             self._lose(f"{error}; waiting for it to end")
             return False
-        if unlocked is not None:
+        if unlocked is not None and unlocked != self._unlocked:
             self._trail.watch_degraded(self.folder.path, unlocked, instead="watching without a lock")
+        self._unlocked = unlocked
         source = source_for(self.folder.settings, self, self._reader)
         try:
             source.start(self.folder)
@@ -242,6 +269,7 @@ class Watcher:
             if self._stopping or self._inbox.closed:
                 return 0.0
         source.scanned()
+        self._failures, self._failing = self._failing, set()
         took = time.monotonic() - started
         self._trail.scanned(
             self.folder.path,
@@ -260,8 +288,10 @@ class Watcher:
             self.root_changed()
             return
         shown = self.folder.shown(relative)
-        if shown not in self._failures and len(self._failures) < 1000:
-            self._failures.add(shown)
+        said = shown in self._failures or shown in self._failing
+        if len(self._failing) < _MAX_FAILING:
+            self._failing.add(shown)
+        if not said:
             self._trail.watch_degraded(
                 self.folder.path,
                 f"can't read {shown}: {explained(error, shown, 'read and enter')}",
