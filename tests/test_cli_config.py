@@ -53,6 +53,20 @@ def test_origins(file: Path, tmp_path: Path):
     assert "watch[0].bench.durable" not in result.output
 
 
+def test_tables_for_bench(file: Path):
+    """Of `[bench.base]` each key is shown, with where it came from; a folder shows those of its own."""
+    assert line(config(), "bench.base") == "bench.base = {} # default"
+    with file.open("a", encoding="utf-8") as text:
+        text.write("base.train.learning_rate = 5e-5\n[bench.base]\nmodel = { name = 'm' }\nlora = { dropout = 0 }\n")
+        text.write("task = { dataset = 'glue', subset = 'sst2', generation = { a = [1] } }\ntrain = { seed = 1 }\n")
+    result = config("--config", file)
+    assert line(result, "bench.base.model.name") == f'bench.base.model.name = "m" # {file}'
+    assert line(result, "bench.base.task.generation") == f'bench.base.task.generation = {{"a": [1]}} # {file}'
+    assert line(result, "watch[0].bench.base.train.learning_rate").endswith(f"= 5e-05 # {file}")
+    assert "watch[0].bench.base.model" not in result.output
+    assert "bench.base = " not in result.output
+
+
 def test_environment(file: Path):
     """`BENCHD_CONFIG` names the file, unless the option does."""
     assert line(config(environment=str(file)), "selection.top_n").startswith("selection.top_n = 5")

@@ -7,7 +7,6 @@ command line. The defaults are the defaults of the structs below, and nowhere el
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os.path
 import re
@@ -16,6 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 import tomli
+
+from benchd.base import LEFT_OPEN, Base, check, leaves, merged, missing, shown
 
 __all__ = [
     "BenchSettings",
@@ -26,6 +27,7 @@ __all__ = [
     "TrailSettings",
     "WatchingSettings",
     "folder_for",
+    "lacking",
     "parse_settings",
 ]
 
@@ -48,6 +50,9 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     uniform_rank: int | Literal["audit_median", "audit_p90"] = 8
     error_reports: bool = True
     durable: bool = True
+    focus: bool = False
+    adapter_config: bool = False
+    base: Base = {}
 
 
 class FolderSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,6 +238,8 @@ _BENCH = {
     "uniform_rank": _Rule('an integer from 1 to 65536, "audit_median" or "audit_p90"', _uniform_rank),
     "error_reports": _BOOLEAN,
     "durable": _BOOLEAN,
+    "focus": _BOOLEAN,
+    "adapter_config": _BOOLEAN,
 }
 _WATCHING = {
     "rescan_interval": _duration(0.1),
@@ -259,6 +266,7 @@ _SECTIONS: dict[str, dict[str, _Rule]] = {
     "bench": _BENCH,
     "trail": _TRAIL,
 }
+_TABLES_IN: dict[str, tuple[str, ...]] = {"watching": (), "selection": (), "bench": ("base",), "trail": ()}
 
 
 class _Reader:
@@ -275,7 +283,7 @@ class _Reader:
     def table(self, value: object, where: str) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
-        self.problem(where, f"expected a table, got {_shown(value)}")
+        self.problem(where, f"expected a table, got {shown(value)}")
         return {}
 
     def unknown(self, key: str, where: str, known: list[str]) -> None:
@@ -296,19 +304,41 @@ class _Reader:
             try:
                 values[key] = rule.parse(value)
             except (ValueError, OverflowError):
-                self.problem(f"{where}.{key}", f"expected {rule.expected}, got {_shown(value)}")
+                self.problem(f"{where}.{key}", f"expected {rule.expected}, got {shown(value)}")
             else:
                 self.origins[f"{where}.{key}"] = self.source
         return values
 
+    def base(self, section: object, where: str) -> Base:
+        """The tables of `[bench.base]` in `section`; see `benchd.base`."""
+        if not isinstance(section, dict) or "base" not in section:
+            return {}
+        tables = self.table(section["base"], f"{where}.base")
+        mistakes = list(check(tables))
+        for mistake in mistakes:
+            self.problem(f"{where}.base.{mistake.where}", mistake.text)
+        if mistakes:
+            return {}
+        self.origins[f"{where}.base"] = self.source
+        self.origins.update({f"{where}.base.{key}": self.source for key, _ in leaves(tables)})
+        return merged({}, tables)
 
-def _shown(value: object) -> str:
-    """A wrong value as its writer wrote it, near enough, and never long."""
-    try:
-        text = json.dumps(value, ensure_ascii=False, default=str)
-    except ValueError:
-        return "an integer of thousands of digits"  # Python refuses to write it out
-    return text if len(text) <= 60 else text[:57] + "..."
+    def check_runnable(self, bench: BenchSettings, where: str) -> None:
+        for line in lacking(bench, where):
+            problem = f"{self.source}: {line}"
+            if problem not in self.problems:  # folders share the general tables, and what these lack
+                self.problems.append(problem)
+
+
+def lacking(bench: BenchSettings, where: str = "bench") -> list[str]:
+    """A line for each key that the tables of `[bench.base]` lack: known now, not after hours of training."""
+    lines = []
+    for key in missing(bench.base, adapter_config=bench.adapter_config):
+        line = f"{where}.base.{key}: missing; Bench can't run without it"
+        if key in LEFT_OPEN:
+            line += f" ({where}.adapter_config = true would take it from the adapter's own file)"
+        lines.append(line)
+    return lines
 
 
 def parse_settings(text: str, *, source: str = "config.toml", base: str = "") -> Settings:
@@ -329,17 +359,19 @@ def parse_settings(text: str, *, source: str = "config.toml", base: str = "") ->
             homes = [f"{name}.{key}" for name, rules in _SECTIONS.items() if key in rules]
             reader.unknown(homes[0] if homes else key, key, [*known, *homes])
     sections = {
-        name: reader.values(reader.table(document.get(name, {}), name), rules, name)
+        name: reader.values(reader.table(document.get(name, {}), name), rules, name, *_TABLES_IN[name])
         for name, rules in _SECTIONS.items()
     }
     watching = WatchingSettings(**sections["watching"])
     selection = SelectionSettings(**sections["selection"])
-    bench = BenchSettings(**sections["bench"])
+    bench = BenchSettings(**sections["bench"], base=reader.base(document.get("bench"), "bench"))
     if sections["trail"].get("file"):
         sections["trail"]["file"] = _absolute(sections["trail"]["file"], base)
     trail = TrailSettings(**sections["trail"])
     _check_priorities(reader, selection, "selection")
     folders = _folders(reader, document.get("watch", []), base, selection, bench)
+    if not folders:
+        reader.check_runnable(bench, "bench")
     if reader.problems:
         raise SettingsError(reader.problems)
     return Settings(
@@ -372,7 +404,7 @@ def _folders(
     reader: _Reader, tables: object, base: str, selection: SelectionSettings, bench: BenchSettings
 ) -> tuple[FolderSettings, ...]:
     if not isinstance(tables, list):
-        reader.problem("watch", f"expected [[watch]] tables, one for each folder, got {_shown(tables)}")
+        reader.problem("watch", f"expected [[watch]] tables, one for each folder, got {shown(tables)}")
         return ()
     folders: list[FolderSettings] = []
     for index, value in enumerate(tables):
@@ -380,9 +412,12 @@ def _folders(
         table = reader.table(value, where)
         values = reader.values(table, _WATCH, where, "selection", "bench")
         overrides = {
-            name: reader.values(reader.table(table.get(name, {}), f"{where}.{name}"), rules, f"{where}.{name}")
+            name: reader.values(
+                reader.table(table.get(name, {}), at := f"{where}.{name}"), rules, at, *_TABLES_IN[name]
+            )
             for name, rules in (("selection", _SELECTION), ("bench", _BENCH))
         }
+        own = reader.base(table.get("bench"), f"{where}.bench")
         if "path" not in table and isinstance(value, dict):
             reader.problem(f"{where}.path", "missing; every [[watch]] table names its folder")
         if "path" not in values:
@@ -391,13 +426,15 @@ def _folders(
         folder = FolderSettings(
             **values,
             selection=msgspec.structs.replace(selection, **overrides["selection"]),
-            bench=msgspec.structs.replace(bench, **overrides["bench"]),
+            bench=msgspec.structs.replace(bench, **overrides["bench"], base=merged(bench.base, own)),
         )
+        its_own = own or "adapter_config" in overrides["bench"]
+        reader.check_runnable(folder.bench, f"{where}.bench" if its_own else "bench")
         if overrides["selection"]:
             _check_priorities(reader, folder.selection, f"{where}.selection")
         for earlier, other in enumerate(folders):
             if other.path == folder.path:
-                reader.problem(f"{where}.path", f"the same folder as watch[{earlier}].path: {_shown(folder.path)}")
+                reader.problem(f"{where}.path", f"the same folder as watch[{earlier}].path: {shown(folder.path)}")
         folders.append(folder)
     return tuple(folders)
 

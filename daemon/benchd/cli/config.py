@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, Final
 
 import click
 import msgspec
 
+from benchd.base import leaves
 from benchd.cli.loading import config_option, fail, load_settings, read_settings
 from benchd.settings import FolderSettings, Settings, SettingsError
 
@@ -40,7 +42,7 @@ def _rows(settings: Settings) -> list[tuple[str, str, str]]:
     for index, folder in enumerate(settings.watch):
         rows.extend(_folder_rows(index, folder, settings))
     for section in ("watching", "selection", "bench", "trail"):
-        for key, value in msgspec.structs.asdict(getattr(settings, section)).items():
+        for key, value in _keys(getattr(settings, section)):
             rows.append((f"{section}.{key}", _shown(key, value), settings.origins.get(f"{section}.{key}", "default")))
     return rows
 
@@ -52,11 +54,20 @@ def _folder_rows(index: int, folder: FolderSettings, settings: Settings) -> list
         if key not in {"selection", "bench"}:
             rows.append((f"{where}.{key}", _shown(key, value), settings.origins.get(f"{where}.{key}", "default")))
     for section in ("selection", "bench"):
-        for key, value in msgspec.structs.asdict(getattr(folder, section)).items():
+        for key, value in _keys(getattr(folder, section)):
             origin = settings.origins.get(f"{where}.{section}.{key}")
             if origin:  # the others are the general ones, shown below
                 rows.append((f"{where}.{section}.{key}", _shown(key, value), origin))
     return rows
+
+
+def _keys(section: Any) -> Iterator[tuple[str, Any]]:
+    """Each key of a section with its value; of `[bench.base]` each key of its tables."""
+    for key, value in msgspec.structs.asdict(section).items():
+        if key == "base" and value:
+            yield from ((f"base.{name}", item) for name, item in leaves(value))
+        else:
+            yield key, value
 
 
 _DURATIONS: Final = frozenset({"rescan_interval", "settle", "poll_interval"})

@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 import msgspec
 
-from benchd.settings import Settings, SettingsError, folder_for, parse_settings
+from benchd.settings import Settings, SettingsError, folder_for, lacking, parse_settings
 
 __all__ = ["config_option", "fail", "find_settings", "load_settings", "read_settings", "with_folders"]
 
@@ -59,6 +59,12 @@ def load_settings(config: str | None) -> Settings:
 
 
 def with_folders(settings: Settings, paths: Sequence[str]) -> Settings:
-    """`settings` watching `paths` and nothing else; a folder that the file names too keeps its own settings there."""
+    """`settings` watching `paths` and nothing else; a folder that the file names too keeps its own settings there.
+
+    Raises `SettingsError` where the file's tables for Bench are whole only for its own folders, and not for these.
+    """
     folders = {path: folder_for(settings, path) for path in (os.path.abspath(path) for path in paths)}
+    problems = [f"{path}: {line}" for path, folder in folders.items() for line in lacking(folder.bench)]
+    if problems:
+        raise SettingsError(problems)
     return msgspec.structs.replace(settings, watch=tuple(folders.values()))
