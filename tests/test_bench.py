@@ -198,7 +198,14 @@ def test_names_for_two_readers(name: str) -> None:
 def test_plain_names_are_their_own_patterns() -> None:
     """A module's name stands as it is unless it holds more of a pattern's characters than the dot."""
     assert patterns("base_model.model.model.layers.1.q-proj", "a b") == {"model.layers.1.q-proj": 4, "a b": 4}
-    assert patterns("a.b(c)") == {r"a\.b\(c\)": 4}
+    assert patterns("a.b(c)") == {r"$|^a\.b\(c\)": 4}
+
+
+def test_names_that_others_end_in() -> None:
+    """A key is for its module alone, though the name of another that is not selected ends in it."""
+    flagged, other = entry("base_model.model.layers.1.q", k_values=[4]), entry("base_model.model.model.layers.1.q")
+    config = answer(document(flagged=[flagged], candidates=[flagged, other]))
+    assert config["compression_strategies"][1]["rank_pattern"] == {r"$|^layers\.1\.q": 4}
 
 
 @pytest.mark.parametrize("name", ["a\u2028.json", "a\x85.json", "a\x7f\n.json", "😀\ufeff.json", "gr\udcfcn.json"])

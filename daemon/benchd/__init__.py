@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from benchd.adapter import AdapterConfig, read_adapter_config
     from benchd.audit import Audit, Layer, read_audit
     from benchd.bench import bench_config
     from benchd.rejection import AuditError, NotAnAudit
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SELECTION_VERSION",
+    "AdapterConfig",
     "Audit",
     "AuditError",
     "BenchSettings",
@@ -32,6 +34,7 @@ __all__ = [
     "SelectionSettings",
     "__version__",
     "bench_config",
+    "read_adapter_config",
     "read_audit",
     "select",
 ]
@@ -41,6 +44,7 @@ __version__ = "0.1.0"
 #: Where each public name comes from. Imported when it is asked for: the commands start faster without the rest.
 _HOMES = {
     "SELECTION_VERSION": "selection",
+    "AdapterConfig": "adapter",
     "Audit": "audit",
     "AuditError": "rejection",
     "BenchSettings": "settings",
@@ -51,6 +55,7 @@ _HOMES = {
     "Selection": "selection",
     "SelectionSettings": "settings",
     "bench_config": "bench",
+    "read_adapter_config": "adapter",
     "read_audit": "audit",
     "select": "selection",
 }

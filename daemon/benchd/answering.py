@@ -298,6 +298,7 @@ class Answering:
             sha256=digest,
             selection=settings.selection,
             bench=settings.bench,
+            adapter=case.beside.adapter,
             frugal=len(content) > _SMALL,
         )
 
@@ -317,6 +318,7 @@ class Answering:
                 name=utf8(case.name),
                 selection=folder.settings.selection,
                 bench=folder.settings.bench,
+                adapter=case.beside.adapter,
             )
         finally:
             os.close(descriptor)

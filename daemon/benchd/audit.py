@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Final
 
@@ -32,8 +34,8 @@ __all__ = ["Audit", "AuditError", "Costly", "Layer", "Module", "NotAnAudit", "Ra
 PEFT_PREFIX: Final = "base_model.model."
 
 #: Longer names are no module of any model, and as a key they would not be YAML any more (PyYAML gives
-#: up on a key beyond 1024 characters; escaping can make four of one).
-MAX_NAME: Final = 255
+#: up on a key beyond 1024 characters; escaping can make four of one, and a pattern adds a few).
+MAX_NAME: Final = 254
 
 _MAX_ISSUES: Final = 20
 _MAX_ISSUES_BYTES: Final = 2**20
@@ -52,6 +54,19 @@ class Module(Struct, gc=False, frozen=True):
 
     rank: int | None
     scaling: float | None
+
+    def alpha_at(self, rank: int, *, use_rslora: bool = False) -> int | float | None:
+        """The alpha that keeps the scaling at another rank: scaling x rank (field-notes, section 3), or None if untold.
+
+        With `use_rslora` PEFT scales this module by alpha / sqrt(rank); Gradience reports alpha / rank all the same.
+        """
+        scaling = self.scaling
+        if use_rslora and scaling is not None:
+            scaling = scaling * math.sqrt(self.rank) if self.rank else None
+        alpha = finite(scaling * rank) if scaling is not None and scaling > 0 else None
+        if alpha is None:
+            return None
+        return int(alpha) if alpha.is_integer() and alpha < 2**53 else alpha
 
 
 class Audit:
@@ -149,6 +164,27 @@ class Audit:
             scaling = finite(row.adapter_scale)
         return Module(rank, scaling)
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Every adapted module that the audit names, as PEFT does, in the audit's order."""
+        listed = (layer.module for layer in (*self.flagged, *self.candidates))
+        return tuple(dict.fromkeys((*(_stripped(name) for name in self._told), *listed)))
+
+    @cached_property
+    def modules(self) -> dict[str, Module]:
+        """What the audit tells of the adapter of each module, by the name that PEFT has for it."""
+        return {_stripped(name): module for name in self._told if (module := self.module(name))}
+
+    @property
+    def largest(self) -> Module | None:
+        """The first module of the largest rank, or None where no module's rank is told."""
+        return max(self.modules.values(), key=lambda module: module.rank or 0, default=None)
+
+    @property
+    def _told(self) -> Iterator[str]:
+        # They are kept with the last first.
+        return (name for told in (self._gains, self._rows) for name in reversed(told) if _usable(name))
+
     def row_rank(self, name: str) -> int | None:
         """The largest `k` over the policies of the module's layer row, or None."""
         row = self._rows.get(name)
@@ -232,10 +268,10 @@ def _layers(entries: list[Entry] | None, where: str, notes: list[str]) -> tuple[
     malformed = repeated = 0
     for entry in entries or ():
         name = entry.layer_name
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        if not isinstance(name, str) or not _usable(name):
             malformed += 1
             continue
-        module = name.removeprefix(PEFT_PREFIX) or name
+        module = _stripped(name)
         if module in layers:
             repeated += 1
             continue
@@ -247,6 +283,14 @@ def _layers(entries: list[Entry] | None, where: str, notes: list[str]) -> tuple[
         is_are = "entry repeats a layer" if repeated == 1 else "entries repeat layers"
         notes.append(f"{where}: {repeated} {is_are} already named; the first counts")
     return tuple(layers.values())
+
+
+def _usable(name: str) -> bool:
+    return 0 < len(name) <= MAX_NAME and name.isprintable()
+
+
+def _stripped(name: str) -> str:
+    return name.removeprefix(PEFT_PREFIX) or name
 
 
 def _issue_notes(issues: object) -> list[str]:

@@ -6,44 +6,57 @@ Pure and deterministic: no time stamps, no host names, no paths. Same input, sam
 from __future__ import annotations
 
 import hashlib
-import re
-from typing import Any, Final
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from benchd.adapter import AdapterConfig, adapter_used, counted
 from benchd.audit import Audit
+from benchd.base import Base
 from benchd.document import MAX_RANK, utf8, words
+from benchd.patterns import pattern_keys
 from benchd.rejection import AuditError
+from benchd.runnable import base_used, runnable, targets
 from benchd.selection import SELECTION_VERSION, SelectedLayer, Selection
 from benchd.settings import BenchSettings
 from benchd.sidecar import number, seal
 
-__all__ = ["bench_config", "decision_id", "error_report", "settings_used"]
+__all__ = ["bench_config", "decision_id", "error_report", "lora_config", "noted", "settings_used"]
 
 _SCHEMA_VERSION: Final = 1
 _DEFAULT_RANK: Final = 8
 
 
 def bench_config(
-    audit: Audit, selection: Selection, settings: BenchSettings | None = None, *, decision: str | None = None
+    audit: Audit,
+    selection: Selection,
+    settings: BenchSettings | None = None,
+    adapter: AdapterConfig | None = None,
+    *,
+    decision: str | None = None,
 ) -> bytes:
     """The content of `NAME.bench.json`: JSON, UTF-8, the same object when read as YAML 1.1.
 
+    `adapter` is what `read_adapter_config` made of the `adapter_config.json` beside the audit, if there is one;
     `decision` is the `decision_id`, where the caller has it already.
     """
     settings = settings or BenchSettings()
-    used = settings_used(selection, settings)
+    plan = _plan(audit, selection, settings, adapter)
+    token = adapter_used(settings, adapter)
     return seal(
         {
             "schema_version": _SCHEMA_VERSION,
-            "compression_strategies": _strategies(audit, selection, settings),
+            **_numbers(plan.tables),
+            "compression_strategies": _numbers(plan.strategies),
             "selection": {
                 "strategy": selection.strategy,
                 "confidence": selection.confidence,
                 "reason": selection.reason,
                 "ladder": selection.ladder,
                 "layers": [_layer(layer) for layer in selection.layers],
-                "notes": selection.notes,
+                "notes": [*selection.notes, *plan.notes],
             },
             "provenance": {
                 "audit": utf8(audit.name),
@@ -51,22 +64,69 @@ def bench_config(
                 "audit_bytes": audit.size,
                 "gradience_version": audit.gradience_version,
                 "selection_version": SELECTION_VERSION,
-                "settings": {key: number(value) if isinstance(value, float) else value for key, value in used.items()},
-                "decision_id": decision or decision_id(audit, selection, settings),
+                "settings": _numbers(settings_used(selection, settings)),
+                **({"adapter_config": token} if token else {}),
+                "decision_id": decision or decision_id(audit, selection, settings, adapter),
             },
         }
     )
 
 
+def noted(
+    audit: Audit, selection: Selection, settings: BenchSettings, adapter: AdapterConfig | None = None
+) -> Selection:
+    """`selection` with all the notes that its config has, for records and people; `bench_config` takes it without."""
+    notes = _plan(audit, selection, settings, adapter).notes
+    return msgspec.structs.replace(selection, notes=(*selection.notes, *notes)) if notes else selection
+
+
+def lora_config(
+    audit: Audit,
+    selection: Selection,
+    settings: BenchSettings | None = None,
+    adapter: AdapterConfig | None = None,
+) -> dict[str, Any]:
+    """What `peft.LoraConfig(**…)` takes to train the adapter anew at the ranks of this answer.
+
+    The selected layers get ranks of their own, every other module the uniform rank, and all keep their scaling.
+    `lora_alpha` is left out where the audit doesn't tell any scaling, `target_modules` where it names no module.
+    """
+    settings = settings or BenchSettings()
+    uniform, *others = _plan(audit, selection, settings, adapter).strategies
+    adapter, _ = counted(settings, adapter, audit)
+    rank = uniform["rank"]
+    rslora = adapter is not None and adapter.use_rslora
+    ranked = {layer.module for layer in selection.layers if layer.rank}
+    told = {name: module.alpha_at(rank, use_rslora=rslora) for name, module in audit.modules.items()}
+    alphas = {name: alpha for name, alpha in told.items() if alpha is not None and name not in ranked}
+    common = Counter(alphas.values() or [alpha for alpha in told.values() if alpha is not None]).most_common(1)
+    arguments: dict[str, Any] = {"r": rank}
+    if common:
+        arguments["lora_alpha"] = common[0][0]
+    # Few adapters have modules of different scalings.
+    apart = {name: alpha for name, alpha in alphas.items() if alpha != arguments["lora_alpha"]}
+    keys = pattern_keys(list(apart), audit.names)
+    own = others[0] if others else {}
+    arguments["rank_pattern"] = own.get("rank_pattern", {})
+    arguments["alpha_pattern"] = {**own.get("alpha_pattern", {}), **{keys[name]: apart[name] for name in apart}}
+    wanted = targets(audit, selection, settings)
+    if wanted:
+        arguments["target_modules"] = wanted
+    return arguments
+
+
 def settings_used(selection: Selection, settings: BenchSettings) -> dict[str, Any]:
     """Every setting that shaped this answer, by its dotted key; another value of any other changes nothing."""
-    return {"bench.uniform_rank": settings.uniform_rank, **selection.settings}
+    return {"bench.uniform_rank": settings.uniform_rank, **base_used(settings), **selection.settings}
 
 
-def decision_id(audit: Audit, selection: Selection, settings: BenchSettings) -> str:
-    """Names this decision: the same for the same audit, settings and selection version, whenever it is made."""
+def decision_id(
+    audit: Audit, selection: Selection, settings: BenchSettings, adapter: AdapterConfig | None = None
+) -> str:
+    """Names this decision: the same for the same inputs and selection version, whenever it is made."""
     parts = [utf8(audit.name), audit.sha256, SELECTION_VERSION, settings_used(selection, settings)]
-    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
+    token = adapter_used(settings, adapter)
+    return hashlib.sha256(msgspec.json.encode([*parts, token] if token else parts)).hexdigest()[:32]
 
 
 def error_report(name: str, error: AuditError, *, sha256: str | None, size: int | None) -> bytes:
@@ -88,24 +148,45 @@ def error_report(name: str, error: AuditError, *, sha256: str | None, size: int 
     )
 
 
-def _strategies(audit: Audit, selection: Selection, settings: BenchSettings) -> list[dict[str, Any]]:
-    strategies = [_uniform(audit, settings)]
+class _Plan(NamedTuple):
+    """What the config asks of Bench, and the notes about that."""
+
+    strategies: list[dict[str, Any]]
+    tables: Base
+    notes: tuple[str, ...]
+
+
+def _plan(audit: Audit, selection: Selection, settings: BenchSettings, adapter: AdapterConfig | None) -> _Plan:
+    adapter, notes = counted(settings, adapter, audit)
+    strategies = [_uniform(audit, settings), *_per_layer(audit, selection, adapter)]
+    ranks = {strategies[0]["rank"], *(layer.rank for layer in selection.layers if layer.rank)}
+    run = runnable(audit, selection, ranks, settings, adapter)
+    return _Plan(strategies, run.tables, (*notes, *run.notes))
+
+
+def _per_layer(audit: Audit, selection: Selection, adapter: AdapterConfig | None) -> Iterator[dict[str, Any]]:
     ranked = [layer for layer in selection.layers if layer.rank]
     if not ranked:
-        return strategies
-    per_layer: dict[str, Any] = {
-        "variant": "per_layer",
-        "rank_pattern": {_pattern(layer.module): layer.rank for layer in ranked},
-    }
-    alphas = {_pattern(layer.module): number(layer.alpha) for layer in ranked if layer.alpha is not None}
-    if alphas:
-        per_layer["alpha_pattern"] = alphas
+        return
+    keys = pattern_keys([layer.module for layer in ranked], audit.names)
+    alphas = {keys[layer.module]: alpha for layer in ranked if (alpha := _alpha(audit, layer, adapter)) is not None}
     layers = "layer" if len(ranked) == 1 else "layers"
-    per_layer["description"] = f"Per-layer optimization for {len(ranked)} critical {layers}"
-    per_layer["focus_justification"] = audit.focus_message or selection.reason
-    per_layer["layers_tested"] = len(ranked)
-    per_layer["layers_skipped"] = max(0, audit.total_layers - len(ranked))
-    return [*strategies, per_layer]
+    yield {
+        "variant": "per_layer",
+        "rank_pattern": {keys[layer.module]: layer.rank for layer in ranked},
+        **({"alpha_pattern": alphas} if alphas else {}),
+        "description": f"Per-layer optimization for {len(ranked)} critical {layers}",
+        "focus_justification": audit.focus_message or selection.reason,
+        "layers_tested": len(ranked),
+        "layers_skipped": max(0, audit.total_layers - len(ranked)),
+    }
+
+
+def _alpha(audit: Audit, layer: SelectedLayer, adapter: AdapterConfig | None) -> int | float | None:
+    if adapter is None or not adapter.use_rslora or layer.alpha is None or not layer.rank:
+        return layer.alpha
+    module = audit.module(layer.layer_name)
+    return module.alpha_at(layer.rank, use_rslora=True) if module else None
 
 
 def _uniform(audit: Audit, settings: BenchSettings) -> dict[str, Any]:
@@ -119,16 +200,13 @@ def _uniform(audit: Audit, settings: BenchSettings) -> dict[str, Any]:
     return {"variant": "uniform", "rank": min(rank, MAX_RANK), "description": description}
 
 
-_PLAIN_MODULE = re.compile(r"[^\\^$*+?{}\[\]|()]*")
-
-
-def _pattern(module: str) -> str:
-    """The key that PEFT matches against `module`.
-
-    PEFT reads keys as regular expressions. A module's name is its own pattern unless it holds more of their
-    characters than the dot; then it is escaped, so that a crafted name can't match other modules.
-    """
-    return module if _PLAIN_MODULE.fullmatch(module) else re.escape(module)
+def _numbers(value: Any) -> Any:
+    """`value` with every float in it written for both readers."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return number(value) if isinstance(value, float) else value
 
 
 def _layer(layer: SelectedLayer) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import hashlib
 
 from msgspec import Struct
 
+from benchd.adapter import AdapterConfig
 from benchd.audit import read_audit
-from benchd.bench import bench_config, decision_id
+from benchd.bench import bench_config, decision_id, noted
 from benchd.selection import Selection, select
 from benchd.settings import BenchSettings, SelectionSettings
 
@@ -30,16 +31,20 @@ def decide(
     name: str,
     selection: SelectionSettings,
     bench: BenchSettings,
+    adapter: AdapterConfig | None = None,
     sha256: str | None = None,
     frugal: bool = False,
 ) -> Decision:
-    """Decide what the audit `content`, named `name`, is answered. Raises as `read_audit` does."""
+    """Decide what the audit `content`, named `name`, is answered. Raises as `read_audit` does.
+
+    `adapter` is the `adapter_config.json` that lies beside it, if any.
+    """
     audit = read_audit(content, name=name, sha256=sha256 or hashlib.sha256(content).hexdigest(), frugal=frugal)
     chosen = select(audit, selection)
-    decision = decision_id(audit, chosen, bench)
+    decision = decision_id(audit, chosen, bench, adapter)
     return Decision(
-        selection=chosen,
-        config=bench_config(audit, chosen, bench, decision=decision),
+        selection=noted(audit, chosen, bench, adapter),
+        config=bench_config(audit, chosen, bench, adapter, decision=decision),
         decision_id=decision,
         audit_sha256=audit.sha256,
         audit_bytes=audit.size,

@@ -18,14 +18,24 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from benchd.adapter import (
+    ADAPTER_CONFIG,
+    MAX_ADAPTER_CONFIG,
+    AdapterConfig,
+    adapter_used,
+    read_adapter_config,
+    unusable,
+)
 from benchd.clock import FolderClock
 from benchd.document import utf8
-from benchd.files import TEMPORARY, open_directory, read_sidecar, remove_stale_temporary
+from benchd.files import TEMPORARY, Vanished, open_directory, read_regular, read_sidecar, remove_stale_temporary
+from benchd.rejection import AuditError
+from benchd.runnable import base_used
 from benchd.selection import SELECTION_VERSION
 from benchd.settings import FolderSettings
 from benchd.sidecar import ERROR_SUFFIX, Provenance, config_name, error_name, is_sidecar, provenance_of, unbroken
 
-__all__ = ["Beside", "Folder", "Standing", "Tally"]
+__all__ = ["Beside", "Folder", "Standing", "Tally", "adapter_beside"]
 
 #: Time stamps come from the kernel's coarse clock, which stands still for up to a tick (10 ms at 100 Hz); a network
 #: file server's may be coarser. Nearer than this, the order of two changes is in doubt.
@@ -63,15 +73,32 @@ class Tally:
 
 
 class Beside(NamedTuple):
-    """What stands in the places of an audit's sidecars: content and `stat`, or None where there is nothing."""
+    """What stands beside an audit: in the places of its sidecars content and `stat`, and the file of its adapter.
+
+    None where there is nothing.
+    """
 
     config: tuple[bytes, os.stat_result] | None
     report: tuple[bytes, os.stat_result] | None
+    adapter: AdapterConfig | None = None
 
     @classmethod
     def read(cls, directory: int, name: str) -> Beside:
         """What stands beside the audit `name`. Raises OSError where the process itself lacks something."""
-        return cls(read_sidecar(directory, config_name(name)), read_sidecar(directory, error_name(name)))
+        return cls.with_adapter(directory, name, adapter_beside(directory))
+
+    @classmethod
+    def with_adapter(cls, directory: int, name: str, adapter: AdapterConfig | None) -> Beside:
+        """The same for a caller who has looked at the adapter's file already, once for all audits in the directory."""
+        return cls(read_sidecar(directory, config_name(name)), read_sidecar(directory, error_name(name)), adapter)
+
+
+class _Listing(NamedTuple):
+    """What a scan knows of a directory before it looks at the entries."""
+
+    #: What was last changed before this needs only a config that is there; 0 if every sidecar must be read.
+    until_ns: int
+    adapter: AdapterConfig | None
 
 
 class Folder:
@@ -87,7 +114,10 @@ class Folder:
         self._shaping = {
             **{f"selection.{key}": value for key, value in msgspec.structs.asdict(settings.selection).items()},
             "bench.uniform_rank": settings.bench.uniform_rank,
+            **base_used(settings.bench),
         }
+        #: The directories in which the last scan met an adapter_config.json; only the scan touches it.
+        self._adapters: set[str] = set()
         self._remembered: dict[tuple[str, int, int], str | None] = {}
         self._clock: FolderClock | None = None
         self._scanned_until_ns = 0
@@ -130,6 +160,8 @@ class Folder:
                 continue
             if not self._still_holds(provenance, info, is_config=is_config):
                 continue
+            if is_config and provenance.adapter_config != adapter_used(self.settings.bench, beside.adapter):
+                continue
             if info.st_ctime_ns + _CLEARLY_NS < found[1].st_mtime_ns <= self._now_ns():
                 return Standing.ANSWERED, provenance
             doubtful = doubtful or provenance
@@ -149,7 +181,9 @@ class Folder:
     def same_settings(self, provenance: Provenance) -> bool:
         """Whether the settings that shaped a config are still the present ones."""
         used = provenance.settings
-        return used is not None and all(self._shaping.get(key) == value for key, value in used.items())
+        if used is None or used.get("bench.base") != self._shaping.get("bench.base"):
+            return False
+        return all(self._shaping.get(key) == value for key, value in used.items())
 
     def remember(self, relative: str, info: os.stat_result, *, beside: str | None = None) -> None:
         """Note that this content needs no sidecar, so that the next scan passes it by.
@@ -248,11 +282,15 @@ class Folder:
         tidy: bool,
     ) -> Iterator[str]:
         prefix = f"{relative}/" if relative else ""
+        adapter_ns = _changed_ns(directory, ADAPTER_CONFIG)
+        # Another adapter_config.json, or none any more: each sidecar must be looked at again.
+        same = (adapter_ns > 0) is (relative in self._adapters) and adapter_ns <= self._scanned_until_ns
+        listing = _Listing(self._scanned_until_ns if same else 0, adapter_beside(directory) if adapter_ns else None)
         with os.scandir(directory) as entries:
             for entry in entries:
                 path = prefix + entry.name
                 try:
-                    wanted = self._look(directory, entry, path, pending, tally, force=force, tidy=tidy)
+                    wanted = self._look(directory, entry, path, pending, tally, listing, force=force, tidy=tidy)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
@@ -261,6 +299,10 @@ class Folder:
                     wanted = self.wants(path)
                 if wanted:
                     yield path
+        if adapter_ns:
+            self._adapters.add(relative)
+        else:
+            self._adapters.discard(relative)
 
     def _look(
         self,
@@ -269,6 +311,7 @@ class Folder:
         path: str,
         pending: list[str],
         tally: Tally,
+        listing: _Listing,
         *,
         force: bool,
         tidy: bool,
@@ -283,21 +326,24 @@ class Folder:
                 pending.append(path)
         elif name.endswith(ERROR_SUFFIX):
             if tidy:
-                self._drop_stale_report(directory, name)
+                self._drop_stale_report(directory, name, listing)
         elif self.wants(path):
             info = entry.stat(follow_symlinks=False)
             tally.found += 1
-            if force or not self._is_answered(directory, path, name, info, tally):
+            if force or not self._is_answered(directory, path, name, info, tally, listing):
                 return True
             tally.answered += 1
         return False
 
-    def _is_answered(self, directory: int, path: str, name: str, info: os.stat_result, tally: Tally) -> bool:
-        if info.st_ctime_ns < self._scanned_until_ns and _exists(directory, config_name(name)):
+    def _is_answered(
+        self, directory: int, path: str, name: str, info: os.stat_result, tally: Tally, listing: _Listing
+    ) -> bool:
+        if info.st_ctime_ns < listing.until_ns and _exists(directory, config_name(name)):
             return True
         if self._remembers(directory, path, info):
             return True
-        standing, provenance = self.standing(name, info, Beside.read(directory, name))
+        beside = Beside.with_adapter(directory, name, listing.adapter)
+        standing, provenance = self.standing(name, info, beside)
         if standing is not Standing.ANSWERED:
             tally.in_doubt += standing is Standing.IN_DOUBT
             return False
@@ -307,31 +353,53 @@ class Folder:
                 tally.rejections.append((path, f"{provenance.message} [{provenance.code}]"))
         return True
 
-    def _drop_stale_report(self, directory: int, name: str) -> None:
+    def _drop_stale_report(self, directory: int, name: str, listing: _Listing) -> None:
         """Remove an error report of ours whose file is gone, or has its config: there is nothing left to mend.
 
         The second is what two daemons on one folder can leave behind.
         """
         stem = name.removesuffix(ERROR_SUFFIX)
         audits = [audit for audit in (f"{stem}.json", stem) if _exists(directory, audit)]
-        if any(not self._has_config(directory, audit) for audit in audits):
+        if any(not self._has_config(directory, audit, listing) for audit in audits):
             return
         found = read_sidecar(directory, name)
         if found is not None and unbroken(found[0]):
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=directory)
 
-    def _has_config(self, directory: int, audit: str) -> bool:
+    def _has_config(self, directory: int, audit: str, listing: _Listing) -> bool:
         if not _exists(directory, config_name(audit)):
             return False
         info = os.stat(audit, dir_fd=directory, follow_symlinks=False)
-        beside = Beside(read_sidecar(directory, config_name(audit)), None)
+        beside = Beside(read_sidecar(directory, config_name(audit)), None, listing.adapter)
         return self.standing(audit, info, beside)[0] is Standing.ANSWERED
 
     def forget_scans(self) -> None:
         """Make the next scan look at every sidecar again."""
         self._generation += 1
         self._scanned_until_ns = 0
+
+
+def adapter_beside(directory: int) -> AdapterConfig | None:
+    """The `adapter_config.json` in an open directory, or None where there is none. Raises OSError as `read_regular`."""
+    try:
+        info = os.stat(ADAPTER_CONFIG, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    try:
+        return read_adapter_config(read_regular(directory, ADAPTER_CONFIG, info, MAX_ADAPTER_CONFIG)[0])
+    except Vanished:
+        return None
+    except AuditError as error:
+        return unusable(error.code)
+
+
+def _changed_ns(directory: int, name: str) -> int:
+    """When the file was last changed; 0 if there is none."""
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_ctime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _exists(directory: int, name: str) -> bool:

@@ -20,6 +20,7 @@ from typing import Final
 
 import msgspec
 
+from benchd.adapter import AdapterConfig
 from benchd.audit import AuditError, NotAnAudit
 from benchd.deciding import Decision, decide
 from benchd.files import read_all
@@ -50,6 +51,7 @@ class _Request(msgspec.Struct):
     parent: int
     selection: SelectionSettings
     bench: BenchSettings
+    adapter: AdapterConfig | None
 
 
 class Verdict(msgspec.Struct):
@@ -71,10 +73,16 @@ class Verdict(msgspec.Struct):
 
 
 def decide_isolated(
-    descriptor: int, *, size: int, name: str, selection: SelectionSettings, bench: BenchSettings
+    descriptor: int,
+    *,
+    size: int,
+    name: str,
+    selection: SelectionSettings,
+    bench: BenchSettings,
+    adapter: AdapterConfig | None = None,
 ) -> Verdict:
     """Decide the open audit `descriptor` of `size` bytes. Raises OSError if that could not be tried to the end."""
-    request = msgspec.msgpack.encode(_Request(name, size, os.getpid(), selection, bench))
+    request = msgspec.msgpack.encode(_Request(name, size, os.getpid(), selection, bench, adapter))
     os.lseek(descriptor, 0, os.SEEK_SET)
     with subprocess.Popen(  # noqa: S603 - our own interpreter, and a number
         [*_COMMAND, str(descriptor)],
@@ -138,7 +146,14 @@ def _verdict(descriptor: int, request: _Request) -> Verdict:
 
 
 def _decide(content: bytes, digest: str, request: _Request) -> Decision:
-    return decide(content, name=request.name, sha256=digest, selection=request.selection, bench=request.bench)
+    return decide(
+        content,
+        name=request.name,
+        sha256=digest,
+        selection=request.selection,
+        bench=request.bench,
+        adapter=request.adapter,
+    )
 
 
 def _die_with(parent: int) -> None:

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from benchd.audit import Audit, Layer, Module
+from benchd.audit import Audit, Layer
 from benchd.document import finite, whole
 from benchd.settings import SelectionSettings
 
@@ -179,7 +179,7 @@ class _Climb:
             validation=_VALIDATION[priority],
             rank=rank,
             rank_source=source,
-            alpha=_alpha(rank, module),
+            alpha=module.alpha_at(rank) if rank and module else None,
             priority_score=score,
             spread=finite(rationale.spread),
             spread_threshold=finite(rationale.spread_threshold),
@@ -247,16 +247,6 @@ def _rank(audit: Audit, layer: Layer) -> tuple[int | None, RankSource | None]:
     if rank is not None:
         return rank or None, "policies"
     return None, None
-
-
-def _alpha(rank: int | None, module: Module | None) -> float | None:
-    """The alpha that keeps the adapter's scaling at the new rank: scaling x rank (field-notes, section 3)."""
-    if not rank or module is None or module.scaling is None or module.scaling <= 0:
-        return None
-    alpha = finite(module.scaling * rank)
-    if alpha is None:
-        return None
-    return int(alpha) if alpha.is_integer() and alpha < 2**53 else alpha
 
 
 def _rank_notes(layers: Iterable[SelectedLayer]) -> list[str]:

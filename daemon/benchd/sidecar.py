@@ -20,7 +20,9 @@ __all__ = [
     "error_name",
     "is_sidecar",
     "number",
+    "number_text",
     "provenance_of",
+    "quoted",
     "seal",
     "unbroken",
 ]
@@ -56,6 +58,8 @@ class Provenance(msgspec.Struct, gc=False):
     audit_bytes: int | None
     selection_version: int | None = None
     settings: dict[str, int | float | str | bool | None] | None = None
+    #: Which `adapter_config.json` beside the audit shaped the config; see `benchd.adapter`.
+    adapter_config: str | None = None
     code: str | None = None
     #: Of an error report; it stands outside of its provenance.
     message: str | None = None
@@ -85,11 +89,21 @@ def number(value: float | None) -> msgspec.Raw | float | None:
     """A float in the one notation that both JSON and YAML 1.1 read as a number: `5.0e-05`, not `5e-05`."""
     if value is None or isinstance(value, int) or _WITHOUT_EXPONENT[0] <= abs(value) < _WITHOUT_EXPONENT[1]:
         return value
+    return msgspec.Raw(number_text(value).encode())
+
+
+def number_text(value: float) -> str:
+    """That notation of a float, as text."""
     text = repr(value)
     if "e" in text:
         mantissa, exponent = text.split("e")
         text = f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}"
-    return msgspec.Raw(text.encode())
+    return text
+
+
+def quoted(text: str) -> str:
+    """A string as both JSON and YAML 1.1 read it, in its quotes."""
+    return _NOT_YAML.sub(_escape, _encode(text)).decode()
 
 
 def seal(document: dict[str, Any]) -> bytes:

@@ -1,0 +1,84 @@
+r"""Module names -> what PEFT takes: keys of `rank_pattern` and `alpha_pattern`, and `target_modules`. Pure.
+
+PEFT 0.15 and later match a key against a module's full name with `(.*\.)?(KEY)$`; older ones with `.*\.KEY$`, and
+look the name itself up if no key matches so. With both, a full name that is its own key hits its module, and besides
+it every module whose name ends in a dot and this name, or differs from it only where it has a dot.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+__all__ = ["pattern_keys", "target_modules"]
+
+#: A name without these is a regular expression for itself, but for its dots.
+_PLAIN: Final = re.compile(r"[^\\^$*+?{}\[\]|()]*")
+
+
+def pattern_keys(modules: Sequence[str], among: Iterable[str]) -> dict[str, str]:
+    """For each of `modules` the key that hits this module alone `among` all adapted ones, in old PEFT and new.
+
+    That is its name as it stands, unless the name is more than its own pattern.
+    """
+    others = tuple(among)
+    shared = _endings(modules, others) | _without_dot(modules, others)
+    return {
+        module: module if _PLAIN.fullmatch(module) and module not in shared else _exact(module) for module in modules
+    }
+
+
+def target_modules(modules: Sequence[str], among: Iterable[str]) -> list[str] | str:
+    """What makes `LoraConfig(target_modules=…)` hit exactly `modules` `among` all adapted ones.
+
+    A list of names; PEFT takes these for endings too, so where that would hit others it is one pattern.
+    """
+    chosen = set(modules)
+    if not _endings(modules, [other for other in among if other not in chosen]):
+        return list(modules)
+    return "|".join(re.escape(module) for module in modules)
+
+
+def _exact(module: str) -> str:
+    # Old PEFT makes `.*\.$|^name$` of it, which matches the name from its beginning (and whatever ends in a dot, as no
+    # module does); new PEFT `(.*\.)?($|^name)$`, which comes to the same.
+    return f"$|^{re.escape(module)}"
+
+
+def _endings(modules: Iterable[str], others: Sequence[str]) -> set[str]:
+    """Which of `modules` are what the name of another ends in."""
+    names = set(modules)
+    # Nearly every name begins with what no name has further back, and no search is as fast as that of a text.
+    text = "\n".join(others) + "\n"
+    firsts = {name.partition(".")[0] for name in names}
+    if not any(f".{first}." in text or f".{first}\n" in text for first in firsts):
+        return set()
+    found: set[str] = set()
+    for other in others:
+        parts = other.split(".")
+        endings = (".".join(parts[start:]) for start in range(1, len(parts)))
+        found.update(ending for ending in endings if ending in names)
+    return found
+
+
+def _without_dot(modules: Sequence[str], others: Sequence[str]) -> set[str]:
+    """Which of `modules` could match another's name with some character for one of their dots, as `fc.1` does `fc_1`.
+
+    Such a name has a part that begins with two parts of the module's and a character between them. Not every module
+    that this finds has one, but all that have one are found.
+    """
+    own = _parts(modules)
+    shared = {
+        f".{part[:place]}.{part[place + 1 : end]}."
+        for part in _parts(others)
+        for place in range(1, len(part) - 1)
+        if part[:place] in own
+        for end in range(place + 2, len(part) + 1)
+        if part[place + 1 : end] in own
+    }
+    return {module for module in modules if any(pair in f".{module}." for pair in shared)} if shared else set()
+
+
+def _parts(names: Iterable[str]) -> set[str]:
+    return set("\n".join(names).replace(".", "\n").split("\n"))

@@ -1,0 +1,358 @@
+"""Bench's tables in a config: what the audit fills, what wins, what is noted; `bench.focus`; export for PEFT."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from benchd import AdapterConfig, BenchSettings, bench_config, read_adapter_config, read_audit, select
+from benchd.bench import decision_id, lora_config, noted, settings_used
+from benchd.runnable import base_used
+from corpus import USABLE, Sample, checked, content, document, encoded, entry
+
+BASE: dict[str, Any] = {
+    "model": {"name": "m"},
+    "task": {"dataset": "glue", "subset": "sst2"},
+    "train": {"seed": 42, "learning_rate": 5e-05},
+    "lora": {"dropout": 0.0},
+    "runtime": {"device": "cpu"},
+}
+GAIN = [
+    {"module": "base_model.model.a", "r": 8, "scaling": 2.0},
+    {"module": "base_model.model.b", "r": 16, "scaling": 2.0},
+    {"module": "base_model.model.c", "r": 16, "scaling": 2.0},
+]
+AUDIT = document(
+    flagged=[entry("base_model.model.a", k_values=[4]), entry("base_model.model.b", k_values=[5])],
+    candidates=[entry("base_model.model.c")],
+    per_module_gain=GAIN,
+)
+NOTHING_SELECTED = document(per_module_gain=GAIN)
+PEFT_FILE = {"r": 16, "rank_pattern": {"a": 8}, "alpha_pattern": {"a": 16}, "lora_dropout": 0.1}
+ADAPTER = read_adapter_config(json.dumps({**PEFT_FILE, "base_model_name_or_path": "from/adapter"}).encode())
+RSLORA = read_adapter_config(json.dumps({**PEFT_FILE, "use_rslora": True}).encode())
+
+
+def config(
+    audit: dict[str, Any] = AUDIT, adapter: AdapterConfig | None = None, *, without: str = "", **changes: Any
+) -> dict[str, Any]:
+    """The checked config with tables for Bench; `lora__r=1` puts a key into a table, `without` takes one out."""
+    base = {name: dict(table) for name, table in BASE.items()}
+    for key in without.split():
+        table, _, name = key.partition(".")
+        del base[table][name]
+    for key in [key for key in changes if "__" in key]:
+        table, _, name = key.partition("__")
+        base.setdefault(table, {})[name] = changes.pop(key)
+    read = read_audit(encoded(audit))
+    data = bench_config(read, select(read), BenchSettings(base=base, **changes), adapter)
+    value = checked(data)
+    assert yaml.safe_load(data.decode()) == value
+    return value
+
+
+def notes(*arguments: Any, **changes: Any) -> list[str]:
+    found: list[str] = config(*arguments, **changes)["selection"]["notes"]
+    return found
+
+
+# --- what is in it --------------------------------------------------------------------------------------------
+
+
+def test_without_a_base() -> None:
+    """Without a base a config has no tables for Bench, whatever else is set."""
+    read = read_audit(encoded(AUDIT))
+    plain = bench_config(read, select(read))
+    assert bench_config(read, select(read), BenchSettings(focus=True, adapter_config=True), ADAPTER) == plain
+    assert not {"model", "lora", "compression"} & set(json.loads(plain))
+
+
+def test_filled() -> None:
+    """The base's tables come first, at the top level; what it leaves open is the audit's."""
+    value = config()
+    assert list(value) == [
+        "schema_version", "model", "task", "train", "lora", "compression", "runtime", "compression_strategies",
+        "selection", "provenance",
+    ]  # fmt: skip
+    assert value["model"] == {"name": "m"}
+    assert value["train"] == {"seed": 42, "learning_rate": 5e-05}
+    assert value["lora"] == {"probe_r": 16, "alpha": 32, "target_modules": ["a", "b", "c"], "dropout": 0.0}
+    assert value["compression"] == {"allowed_ranks": [4, 5, 8, 16]}
+    assert value["selection"]["notes"] == []
+
+
+def test_numbers() -> None:
+    """Every float in the tables is one for YAML, too, at any depth."""
+    read = read_audit(encoded(AUDIT))
+    base = {**BASE, "task": {**BASE["task"], "deep": [{"a": [1e-07, 1e22]}]}}
+    data = bench_config(read, select(read), BenchSettings(base=base))
+    assert b'"learning_rate": 5.0e-05' in data
+    assert yaml.safe_load(data)["task"]["deep"] == [{"a": [1e-07, 1e22]}]
+
+
+@pytest.mark.parametrize("sample", USABLE, ids=lambda sample: sample.file)
+@pytest.mark.parametrize("focus", [False, True])
+def test_real_audits(sample: Sample, focus: bool) -> None:
+    """Every real audit that tells of its adapter fills all that Bench needs."""
+    read = read_audit(sample.content)
+    selection = select(read)
+    value = checked(bench_config(read, selection, BenchSettings(base=BASE, focus=focus)))
+    lacking = [note for note in value["selection"]["notes"] if note.startswith("Bench can't run")]
+    if not read.modules:
+        assert lacking
+        return
+    assert not lacking
+    largest = max(module.rank or 0 for module in read.modules.values())
+    assert value["lora"]["probe_r"] == largest
+    ranks = {layer.rank for layer in selection.layers if layer.rank} | {8, largest}
+    assert value["compression"]["allowed_ranks"] == sorted(ranks)
+    focused = focus and bool(selection.layers)
+    wanted = [layer.module for layer in selection.layers] if focused else list(read.names)
+    assert value["lora"]["target_modules"] == wanted
+
+
+# --- the base wins --------------------------------------------------------------------------------------------
+
+
+def test_the_base_wins() -> None:
+    """Each key of the base stands, whatever the audit tells."""
+    value = config(
+        lora__probe_r=16, lora__alpha=32, lora__target_modules=".*", compression__allowed_ranks=[16, 8, 5, 4, 2]
+    )
+    assert value["lora"] == {"probe_r": 16, "alpha": 32, "target_modules": ".*", "dropout": 0.0}
+    assert value["compression"] == {"allowed_ranks": [16, 8, 5, 4, 2]}
+    assert value["selection"]["notes"] == []
+
+
+def test_another_probe_rank() -> None:
+    """Another probe rank than the adapter's is noted; alpha keeps the adapter's scaling at it."""
+    value = config(lora__probe_r=32)
+    assert (value["lora"]["probe_r"], value["lora"]["alpha"]) == (32, 64)
+    assert value["compression"]["allowed_ranks"] == [4, 5, 8, 32]
+    assert value["selection"]["notes"] == ["lora.probe_r is 32 (bench.base), the adapter's largest rank is 16"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"lora__alpha": 16}, "lora.alpha is 16 (bench.base); 32 would keep the adapter's scaling"),
+        (
+            {"compression__allowed_ranks": [4, 8]},
+            "compression.allowed_ranks of bench.base lacks 5, 16; Bench takes the nearest that it has",
+        ),
+        (
+            {"lora__target_modules": ["b", "c"]},
+            "lora.target_modules of bench.base leaves out selected layers: a",
+        ),
+    ],
+)
+def test_contradictions(changes: dict[str, Any], note: str) -> None:
+    """Where base and audit contradict each other, a note says how."""
+    assert notes(**changes) == [note]
+
+
+def test_left_out_layers() -> None:
+    """Target modules are endings; of many layers that they leave out some are named."""
+    names = [f"base_model.model.layers.{number}.q_proj" for number in range(5)]
+    audit = document(flagged=[entry(name, k_values=[4]) for name in names], per_module_gain=GAIN)
+    assert notes(audit, lora__target_modules=["q_proj"]) == []
+    [note] = notes(audit, lora__target_modules=["proj", "layers.4.q_proj"])
+    assert note.endswith(" leaves out selected layers: layers.0.q_proj, layers.1.q_proj, layers.2.q_proj and 1 more")
+
+
+def test_lacking() -> None:
+    """What neither base nor audit tells is noted as what keeps Bench from running."""
+    said = "Bench can't run this config: neither bench.base nor the audit has "
+    told_nothing = document(flagged=[entry("a")])
+    assert notes(told_nothing)[-1] == f"{said}lora.probe_r, lora.alpha, compression.allowed_ranks"
+    assert notes(document())[-1] == (
+        f"{said}lora.probe_r, lora.alpha, lora.target_modules, compression.allowed_ranks"
+    )  # fmt: skip
+    assert notes(document(), lora__probe_r=4, lora__alpha=8, lora__target_modules=["q"]) == []
+    assert notes(without="model.name train.seed")[-1] == f"{said}model.name, train.seed"
+
+
+def test_a_table_that_nobody_fills() -> None:
+    """A table of which nothing is known is left out."""
+    assert "compression" not in config(document())
+
+
+# --- focus ----------------------------------------------------------------------------------------------------
+
+
+def test_focus() -> None:
+    """With focus the target modules are exactly the selected layers', in the order of the selection."""
+    value = config(focus=True)
+    assert value["lora"]["target_modules"] == ["a", "b"]
+    assert value["selection"]["notes"] == []
+
+
+def test_focus_and_the_base() -> None:
+    """Focus wins over the base's own target modules, and says so."""
+    value = config(focus=True, lora__target_modules=["c"])
+    assert value["lora"]["target_modules"] == ["a", "b"]
+    assert value["selection"]["notes"] == [
+        "bench.focus: lora.target_modules are the selected layers', not those of bench.base"
+    ]
+
+
+@pytest.mark.parametrize(("own", "targets"), [({}, ["a", "b", "c"]), ({"lora__target_modules": ["c"]}, ["c"])])
+def test_focus_on_nothing(own: dict[str, Any], targets: list[str]) -> None:
+    """Where no layer is selected there is nothing to focus on: it is as without focus, and a note says so."""
+    value = config(NOTHING_SELECTED, focus=True, **own)
+    assert value["lora"]["target_modules"] == targets
+    assert value["selection"]["notes"] == ["bench.focus: no layer is selected, so lora.target_modules are not narrowed"]
+
+
+def test_focus_on_an_ending() -> None:
+    """A selected module whose name is what another's ends in is alone, too."""
+    both = [entry("base_model.model.a.q", k_values=[4]), entry("base_model.model.b.a.q")]
+    value = config(document(flagged=both[:1], candidates=both, per_module_gain=GAIN), focus=True)
+    assert value["lora"]["target_modules"] == r"a\.q"
+
+
+# --- the adapter's own file -----------------------------------------------------------------------------------
+
+
+def test_left_to_the_adapter() -> None:
+    """What the base leaves to it comes from the adapter's own file."""
+    value = config(adapter=ADAPTER, adapter_config=True, without="model.name lora.dropout")
+    assert value["model"] == {"name": "from/adapter"}
+    assert value["lora"]["dropout"] == 0.1
+    assert value["selection"]["notes"] == []
+    assert value["provenance"]["adapter_config"] == ADAPTER.token
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_base_before_the_adapter(asked: bool) -> None:
+    """The adapter's file has no say in what the base has, nor where it was not asked; then nothing records it."""
+    value = config(adapter=ADAPTER, adapter_config=asked)
+    assert (value["model"]["name"], value["lora"]["dropout"]) == ("m", 0.0)
+    assert "adapter_config" not in value["provenance"]
+    assert value["provenance"]["settings"].get("bench.adapter_config") is None
+
+
+@pytest.mark.parametrize("adapter", [None, read_adapter_config(b"{}"), read_adapter_config(b"[]")])
+def test_no_adapter_to_ask(adapter: AdapterConfig | None) -> None:
+    """Without a file that tells it, a note says what the config lacks."""
+    found = notes(adapter=adapter, adapter_config=True, without="model.name lora.dropout")
+    assert found[-1] == (
+        "Bench can't run this config: neither bench.base, the audit nor an adapter_config.json of it has "
+        "model.name, lora.dropout"
+    )
+
+
+def test_rslora() -> None:
+    """Beside an adapter with `use_rslora` every alpha is for its scaling, alpha / sqrt(rank); so in the patterns."""
+    value = config(adapter=RSLORA)
+    assert value["lora"]["alpha"] == 2.0 * 4 * 16  # the scaling 32 / sqrt(16), at rank 16
+    alphas = value["compression_strategies"][1]["alpha_pattern"]
+    assert alphas == {"a": pytest.approx(2.0 * 8**0.5 * 4), "b": 2.0 * 4 * 5}
+    assert value["provenance"]["adapter_config"] == RSLORA.token
+    assert "use_rslora" in value["selection"]["notes"][0]
+
+
+def test_rslora_without_scaling() -> None:
+    """Where the audit doesn't tell a module's scaling there is still no alpha."""
+    flagged = document(flagged=[entry("a", k_values=[4])])
+    assert "alpha_pattern" not in config(flagged, RSLORA)["compression_strategies"][1]
+    unranked = document(flagged=[entry("a", k_values=[4])], per_module_gain=[{"module": "a", "scaling": 2.0}])
+    assert config(unranked)["compression_strategies"][1]["alpha_pattern"] == {"a": 8}
+    assert "alpha_pattern" not in config(unranked, RSLORA)["compression_strategies"][1]
+
+
+# --- what is recorded -----------------------------------------------------------------------------------------
+
+
+def test_settings_used() -> None:
+    """The base is recorded by a digest, `focus` with it, and `adapter_config` where the base leaves something to it."""
+    read = read_audit(encoded(AUDIT))
+    used = settings_used(select(read), BenchSettings(base=BASE))
+    assert set(used) == {"bench.uniform_rank", "bench.base", "bench.focus"}
+    assert set(base_used(BenchSettings(base={"train": {}}))) == {"bench.base", "bench.focus", "bench.adapter_config"}
+    assert base_used(BenchSettings(focus=True, adapter_config=True)) == {}
+    assert config()["provenance"]["settings"] == used
+
+
+def test_each_input_is_another_decision() -> None:
+    """Another base, focus or adapter is another decision."""
+    read = read_audit(encoded(AUDIT))
+    selection = select(read)
+    inputs: list[tuple[BenchSettings, AdapterConfig | None]] = [
+        (BenchSettings(), None),
+        (BenchSettings(), RSLORA),
+        (BenchSettings(base=BASE), None),
+        (BenchSettings(base=BASE), RSLORA),
+        (BenchSettings(base=BASE, focus=True), None),
+        (BenchSettings(base={**BASE, "runtime": {}}), None),
+    ]
+    assert len({decision_id(read, selection, *each) for each in inputs}) == len(inputs)
+    assert decision_id(read, selection, BenchSettings(), ADAPTER) == decision_id(read, selection, BenchSettings())
+
+
+def test_noted() -> None:
+    """The records of a decision have the notes that its config has."""
+    read = read_audit(encoded({**AUDIT, "issues": ["x"]}))
+    selection = select(read)
+    settings = BenchSettings(base={**BASE, "lora": {"dropout": 0.0, "probe_r": 4}})
+    told = noted(read, selection, settings).notes
+    assert list(told) == json.loads(bench_config(read, selection, settings))["selection"]["notes"]
+    assert told[: len(selection.notes)] == selection.notes
+    assert len(told) > len(selection.notes) == 1
+    assert noted(read, selection, BenchSettings()) is selection
+
+
+# --- for PEFT -------------------------------------------------------------------------------------------------
+
+
+def lora(audit: dict[str, Any], adapter: AdapterConfig | None = None, **settings: Any) -> dict[str, Any]:
+    read = read_audit(encoded(audit))
+    return lora_config(read, select(read), BenchSettings(**settings), adapter)
+
+
+def test_lora_config() -> None:
+    """The selected layers at their ranks, all others at the uniform one, and each keeps its scaling."""
+    assert lora(AUDIT) == {
+        "r": 8,
+        "lora_alpha": 16,
+        "rank_pattern": {"a": 4, "b": 5},
+        "alpha_pattern": {"a": 8, "b": 10},
+        "target_modules": ["a", "b", "c"],
+    }
+    read = read_audit(encoded(AUDIT))
+    assert lora_config(read, select(read)) == lora(AUDIT)
+
+
+def test_modules_of_other_scalings() -> None:
+    """Modules that are scaled unlike most keep their own scaling, too."""
+    gain = [{"module": name, "r": 8, "scaling": scaling} for name, scaling in [("x", 1.0), ("y.x", 2.0), ("z", 2.0)]]
+    made = lora(document(per_module_gain=gain), uniform_rank=4)
+    assert (made["r"], made["lora_alpha"], made["alpha_pattern"]) == (4, 8, {"$|^x": 4})
+    assert made["rank_pattern"] == {}
+
+
+def test_lora_config_of_little() -> None:
+    """What the audit doesn't tell is left out."""
+    assert lora(document()) == {"r": 8, "rank_pattern": {}, "alpha_pattern": {}}
+    everything = document(flagged=[entry("a", k_values=[4])], per_module_gain=[{"module": "a", "r": 8, "scaling": 2.0}])
+    assert lora(everything)["lora_alpha"] == 16
+
+
+def test_lora_config_with_settings() -> None:
+    """Focus and the base's target modules hold here as they do for Bench; so does the adapter's scaling."""
+    assert lora(AUDIT, focus=True)["target_modules"] == ["a", "b"]
+    assert lora(AUDIT, base={"lora": {"target_modules": ["q"]}})["target_modules"] == ["q"]
+    assert lora(AUDIT, RSLORA)["lora_alpha"] == 2.0 * 4 * 8
+
+
+def test_real_lora_config() -> None:
+    """Of a real audit: an adapter whose modules differ in rank and scaling."""
+    read = read_audit(content("rank_pattern__default.json"))
+    made = lora_config(read, select(read))
+    assert made["r"] == 8
+    scalings = {name: made["alpha_pattern"].get(name, made["lora_alpha"]) for name in read.names}
+    for name, module in read.modules.items():
+        assert scalings[name] / made["rank_pattern"].get(name, 8) == pytest.approx(module.scaling)
