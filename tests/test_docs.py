@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 TOP = HERE.parent
 PAGES = sorted([*TOP.glob("*.md"), *TOP.glob("docs/*.md"), *TOP.glob("systemd/*.md"), *TOP.glob("benchmarks/*.md")])
 CONTRACT = TOP / "docs" / "spec.md"  # says what is to come, too
+USING = TOP / "docs" / "using-the-config.md"  # its programs need PEFT and Bench; tests/interop runs them
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)")
 
@@ -94,7 +95,7 @@ def test_toml_examples_are_settings(code):
     parse_settings(code)
 
 
-@pytest.mark.parametrize("code", examples("python"))
+@pytest.mark.parametrize("code", examples("python", *(page for page in PAGES if page != USING)))
 def test_python_examples_run(code, folder):
     """Each Python example runs as it stands, in a folder with `inbox/audit.json`."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folder)
@@ -121,6 +122,24 @@ def test_config_example_is_what_the_library_makes(folder):
     subprocess.run([sys.executable, "-m", "benchd", "run", "inbox"], check=True, capture_output=True)
     page = (TOP / "docs" / "formats.md").read_text(encoding="utf-8")
     assert (folder / "inbox" / "audit.bench.json").read_text(encoding="utf-8") in page
+
+
+def test_exports_in_the_docs_are_real(tmp_path):
+    """What docs/using-the-config.md shows of a config and of an export is in them."""
+    shutil.copy(HERE / "audits" / "distilbert_seqcls__default.json", tmp_path / "audit.json")
+    page = USING.read_text(encoding="utf-8")
+    [toml] = [code for kind, code in FENCE.findall(page) if kind == "toml"]
+    (tmp_path / "config.toml").write_text(toml, encoding="utf-8")
+    settings = ["--config", tmp_path / "config.toml"]
+    run = [sys.executable, "-m", "benchd"]
+    subprocess.run([*run, "run", tmp_path / "audit.json", *settings], check=True, capture_output=True)
+    peft = subprocess.run([*run, "export", tmp_path / "audit.json", "--peft"], check=True, capture_output=True).stdout
+    lora, exported = [json.loads(code) for kind, code in FENCE.findall(page) if kind == "json"]
+    config = json.loads((tmp_path / "audit.bench.json").read_text(encoding="utf-8"))
+    assert lora == {**config["lora"]}
+    made = json.loads(peft)
+    assert len(made.pop("target_modules")) == 24
+    assert exported == made
 
 
 def test_every_event_is_documented():

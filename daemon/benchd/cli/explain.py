@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
@@ -14,12 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from benchd.audit import Audit
-from benchd.bench import bench_config
-from benchd.cli.loading import config_option, fail, load_settings
-from benchd.files import Vanished, look, open_directory, read_regular
-from benchd.rejection import AuditError
-from benchd.selection import SelectedLayer, Selection, select
-from benchd.settings import FolderSettings, SelectionSettings, folder_for
+from benchd.bench import bench_config, noted
+from benchd.cli.chosen import Chosen, choose
+from benchd.cli.loading import config_option
+from benchd.selection import SelectedLayer, Selection
+from benchd.settings import SelectionSettings
 
 __all__ = ["command"]
 
@@ -56,39 +54,16 @@ def command(audit: str, config: str | None, *, as_json: bool) -> None:
 
     Writes nothing. Exit code 1 if the file can't be used.
     """
-    settings = load_settings(config)
-    path = os.path.realpath(audit)  # a person may name a link; only folders are watched with suspicion
-    folder = folder_for(settings, os.path.dirname(path))
-    try:
-        parsed = _read(path, settings.watching.max_bytes)
-    except AuditError as error:
-        click.echo(f"{audit}: {error.message} [{error.code}]\n  {error.hint}", err=True)
-        sys.exit(1)
-    except Vanished:
-        fail(f"benchd explain: {audit}: No such file or directory")
-    except OSError as error:
-        fail(f"benchd explain: {audit}: {error.strerror}")
-    selection = select(parsed, folder.selection)
+    chosen = choose("explain", audit, config)
     if as_json:
-        click.echo(json.dumps(_as_json(parsed, selection, folder), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(_as_json(chosen), indent=2, ensure_ascii=False))
         return
-    _show(parsed, selection, folder)
+    _show(chosen)
 
 
-def _read(path: str, max_bytes: int) -> Audit:
-    from benchd.audit import read_audit  # noqa: PLC0415
-
-    directory = open_directory(os.path.dirname(path))
-    try:
-        name = os.path.basename(path)
-        content, _ = read_regular(directory, name, look(directory, name), max_bytes)
-    finally:
-        os.close(directory)
-    return read_audit(content, name=name)
-
-
-def _as_json(audit: Audit, selection: Selection, folder: FolderSettings) -> dict[str, Any]:
-    config = json.loads(bench_config(audit, selection, folder.bench))
+def _as_json(chosen: Chosen) -> dict[str, Any]:
+    audit, selection, folder, adapter = chosen
+    config = json.loads(bench_config(audit, selection, folder.bench, adapter))
     return {
         "audit": config["provenance"]["audit"],
         "gradience_version": audit.gradience_version,
@@ -107,7 +82,8 @@ def _by_priority(selection: Selection) -> list[tuple[str, list[SelectedLayer]]]:
     return [(name, layers) for name, layers in groups if layers]
 
 
-def _show(audit: Audit, selection: Selection, folder: FolderSettings) -> None:
+def _show(chosen: Chosen) -> None:
+    audit, selection, folder, adapter = chosen
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     version = f", Gradience {audit.gradience_version}" if audit.gradience_version else ""
     console.print(Text.assemble((audit.name, "bold"), f": {_count(audit.total_layers)}{version}"))
@@ -121,8 +97,8 @@ def _show(audit: Audit, selection: Selection, folder: FolderSettings) -> None:
         if any(layer.spread_threshold is None for layer in selection.layers):
             hint = "thresholds that this audit leaves out: gradience audit --disagreement-rationale full"
             console.print(Text(hint, "dim"))
-    console.print(Text.assemble(("For Bench: ", "bold"), _strategies(audit, selection, folder)))
-    for note in selection.notes:
+    console.print(Text.assemble(("For Bench: ", "bold"), _strategies(chosen)))
+    for note in noted(audit, selection, folder.bench, adapter).notes:
         console.print(Text(f"note: {note}", "yellow"))
 
 
@@ -232,9 +208,10 @@ def _against(value: float | None, threshold: float | None, form: str, *, failed:
     return Text.assemble(f"{shown}{against} ", ("✓", "green") if holds else ("✗", "red"))
 
 
-def _strategies(audit: Audit, selection: Selection, folder: FolderSettings) -> str:
+def _strategies(chosen: Chosen) -> str:
     """What the config asks of Bench, in one sentence."""
-    uniform, *others = json.loads(bench_config(audit, selection, folder.bench))["compression_strategies"]
+    audit, selection, folder, adapter = chosen
+    uniform, *others = json.loads(bench_config(audit, selection, folder.bench, adapter))["compression_strategies"]
     text = f"the uniform baseline at rank {uniform['rank']}"
     for strategy in others:
         text += f", and {_count(strategy['layers_tested'])} at ranks of their own"
