@@ -1,6 +1,6 @@
 # benchd: `make help` lists the targets. All of them set up what they need in $(VENV).
 .DEFAULT_GOAL := help
-.PHONY: help run test campaign check bench bench-compare build clean install install-user uninstall uninstall-user
+.PHONY: help run test test-interop campaign check bench bench-compare build clean install install-user uninstall uninstall-user
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ PURE := daemon/benchd/document.py,daemon/benchd/reading.py,daemon/benchd/audit.p
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "benchd needs Python 3.11 or newer; this is $$($(PYTHON) --version). Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -39,6 +39,21 @@ test: $(VENV)/.installed-dev ## all tests, with coverage
 
 campaign: $(VENV)/.installed-dev ## the long form of the reliability campaigns (hours): CAMPAIGN=kill for one of them
 	cd tests && "$(abspath $(BIN))/python" -m campaigns --long $(CAMPAIGN)
+
+# PyTorch for the CPU is a tenth of the size, and has an index of its own.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+$(VENV)-interop/.installed: pyproject.toml
+	@echo "setting up $(VENV)-interop with the real Gradience and PEFT (minutes) ..."
+	@$(PYTHON) -m venv $(VENV)-interop
+	@$(VENV)-interop/bin/pip install --quiet '$(TORCH)+cpu' 2>/dev/null || $(VENV)-interop/bin/pip install --quiet --index-url $(TORCH_INDEX) '$(TORCH)'
+	@$(VENV)-interop/bin/pip install --quiet --editable '.[interop]'
+	@$(VENV)-interop/bin/pip install --quiet --no-deps --target $(VENV)-interop/peft-0.13 --upgrade peft==0.13.2
+	@touch $@
+
+test-interop: $(VENV)-interop/.installed ## the answers, held to the real Gradience, Bench and PEFT (minutes)
+	$(VENV)-interop/bin/python -m pytest -W default tests/interop $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev ## ruff, formatting, types
 	$(BIN)/ruff check .
@@ -93,4 +108,4 @@ uninstall: ## the reverse; audits, configs and settings stay
 	  SYSUSERSDIR="$(SYSUSERSDIR)" TMPFILESDIR="$(TMPFILESDIR)" CONFDIR="$(CONFDIR)" sh systemd/uninstall.sh
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(SAMPLE) dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-interop $(SAMPLE) dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
