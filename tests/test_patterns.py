@@ -94,3 +94,10 @@ def test_targets_by_pattern() -> None:
     """Targets are a pattern only where a list would hit more."""
     assert target_modules(["a.q"], ["a.q", "b.a.q"]) == r"a\.q"
     assert target_modules(["a.q", "b.a.q"], ["a.q", "b.a.q"]) == ["a.q", "b.a.q"]
+
+
+def test_crafted_names_cost_little() -> None:
+    """Many long names, all alike: every key is exact, without a look at each pair of their pieces."""
+    names = ["a" * length for length in range(1, 250)] + ["a" * 100 + f".{number}" for number in range(5000)]
+    keys = pattern_keys(names, names)
+    assert all(key.startswith("$|^") for key in keys.values())

@@ -23,10 +23,27 @@ from benchd.selection import SELECTION_VERSION, SelectedLayer, Selection
 from benchd.settings import BenchSettings
 from benchd.sidecar import number, seal
 
-__all__ = ["bench_config", "decision_id", "error_report", "lora_config", "noted", "settings_used"]
+__all__ = [
+    "Written",
+    "bench_config",
+    "decision_id",
+    "error_report",
+    "lora_config",
+    "noted",
+    "settings_used",
+    "write_config",
+]
 
 _SCHEMA_VERSION: Final = 1
 _DEFAULT_RANK: Final = 8
+
+
+class Written(NamedTuple):
+    """A config's bytes, its `decision_id`, and all the notes that stand in it."""
+
+    config: bytes
+    decision_id: str
+    notes: tuple[str, ...]
 
 
 def bench_config(
@@ -34,18 +51,23 @@ def bench_config(
     selection: Selection,
     settings: BenchSettings | None = None,
     adapter: AdapterConfig | None = None,
-    *,
-    decision: str | None = None,
 ) -> bytes:
     """The content of `NAME.bench.json`: JSON, UTF-8, the same object when read as YAML 1.1.
 
-    `adapter` is what `read_adapter_config` made of the `adapter_config.json` beside the audit, if there is one;
-    `decision` is the `decision_id`, where the caller has it already.
+    `adapter` is what `read_adapter_config` made of the `adapter_config.json` beside the audit, if there is one.
     """
-    settings = settings or BenchSettings()
+    return write_config(audit, selection, settings or BenchSettings(), adapter).config
+
+
+def write_config(
+    audit: Audit, selection: Selection, settings: BenchSettings, adapter: AdapterConfig | None = None
+) -> Written:
+    """The same, with what the trail says of it."""
     plan = _plan(audit, selection, settings, adapter)
     token = adapter_used(settings, adapter)
-    return seal(
+    decision = decision_id(audit, selection, settings, adapter)
+    notes = (*selection.notes, *plan.notes)
+    config = seal(
         {
             "schema_version": _SCHEMA_VERSION,
             **_numbers(plan.tables),
@@ -56,7 +78,7 @@ def bench_config(
                 "reason": selection.reason,
                 "ladder": selection.ladder,
                 "layers": [_layer(layer) for layer in selection.layers],
-                "notes": [*selection.notes, *plan.notes],
+                "notes": notes,
             },
             "provenance": {
                 "audit": utf8(audit.name),
@@ -66,10 +88,11 @@ def bench_config(
                 "selection_version": SELECTION_VERSION,
                 "settings": _numbers(settings_used(selection, settings)),
                 **({"adapter_config": token} if token else {}),
-                "decision_id": decision or decision_id(audit, selection, settings, adapter),
+                "decision_id": decision,
             },
         }
     )
+    return Written(config, decision, notes)
 
 
 def noted(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 
+import msgspec
 from msgspec import Struct
 
 from benchd.adapter import AdapterConfig
 from benchd.audit import read_audit
-from benchd.bench import bench_config, decision_id, noted
+from benchd.bench import write_config
 from benchd.selection import Selection, select
 from benchd.settings import BenchSettings, SelectionSettings
 
@@ -41,11 +42,11 @@ def decide(
     """
     audit = read_audit(content, name=name, sha256=sha256 or hashlib.sha256(content).hexdigest(), frugal=frugal)
     chosen = select(audit, selection)
-    decision = decision_id(audit, chosen, bench, adapter)
+    written = write_config(audit, chosen, bench, adapter)
     return Decision(
-        selection=noted(audit, chosen, bench, adapter),
-        config=bench_config(audit, chosen, bench, adapter, decision=decision),
-        decision_id=decision,
+        selection=msgspec.structs.replace(chosen, notes=written.notes),
+        config=written.config,
+        decision_id=written.decision_id,
         audit_sha256=audit.sha256,
         audit_bytes=audit.size,
     )

@@ -16,6 +16,13 @@ __all__ = ["pattern_keys", "target_modules"]
 #: A name without these is a regular expression for itself, but for its dots.
 _PLAIN: Final = re.compile(r"[^\\^$*+?{}\[\]|()]*")
 
+#: So many different beginnings are looked for one by one: real names have one or two.
+_FEW: Final = 16
+
+#: The names of a real model are made of a few hundred short parts, about 50,000 by this measure. Who crafts many long
+#: ones gets keys that are longer, and as exact.
+_MOST_WORK: Final = 1_000_000
+
 
 def pattern_keys(modules: Sequence[str], among: Iterable[str]) -> dict[str, str]:
     """For each of `modules` the key that hits this module alone `among` all adapted ones, in old PEFT and new.
@@ -52,7 +59,7 @@ def _endings(modules: Iterable[str], others: Sequence[str]) -> set[str]:
     # Nearly every name begins with what no name has further back, and no search is as fast as that of a text.
     text = "\n".join(others) + "\n"
     firsts = {name.partition(".")[0] for name in names}
-    if not any(f".{first}." in text or f".{first}\n" in text for first in firsts):
+    if len(firsts) <= _FEW and not any(f".{first}." in text or f".{first}\n" in text for first in firsts):
         return set()
     found: set[str] = set()
     for other in others:
@@ -68,10 +75,12 @@ def _without_dot(modules: Sequence[str], others: Sequence[str]) -> set[str]:
     Such a name has a part that begins with two parts of the module's and a character between them. Not every module
     that this finds has one, but all that have one are found.
     """
-    own = _parts(modules)
+    own, parts = _parts(modules), _parts(others)
+    if sum(len(part) ** 2 for part in parts) > _MOST_WORK:
+        return set(modules)
     shared = {
         f".{part[:place]}.{part[place + 1 : end]}."
-        for part in _parts(others)
+        for part in parts
         for place in range(1, len(part) - 1)
         if part[:place] in own
         for end in range(place + 2, len(part) + 1)
