@@ -1,0 +1,140 @@
+"""Kill: no SIGKILL loses, doubles or tears an answer.
+
+Audits arrive without a pause: new ones, replaced ones, bad ones that become good and good ones that become bad,
+moved in, linked in and written in place, into the folder and two subfolders. Meanwhile the daemon lives for a second,
+is killed, and is started again; with `durable` and without. Half of the kills come from outside at a random moment.
+The other half come from inside: a launcher counts the calls that make a sidecar (create, write, flush, publish, flush
+the folder, remove) and kills the process before, within or after one of them.
+
+Another process reads every sidecar as it appears: it must be whole, never written to in its place, and its record must
+be in the trail by then. In the end every audit has exactly the answer that its last content must have, to the byte; no
+temporary file is left, and no life of the daemon has answered the same content twice.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+from campaigns.drops import CALLS, Drops, Launched, Reader, Tail, seeded
+from daemon import until
+
+#: Calls of which a life has few: the kill comes at one of the first.
+_RARE: Final = frozenset({"flush", "flush the folder", "remove", "date", "claim"})
+
+
+def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
+    """Rounds of kills, each in a folder of its own: a scan of ten thousand audits would take up a whole life."""
+    seed, chance = seeded()
+    rounds, kills, audits = (10, 50, 5_000) if long else (1, 8, 250)
+    started = time.monotonic()
+    figures: Counter[str] = Counter()
+    for number in range(rounds):
+        home = place / f"round-{number}"
+        home.mkdir()
+        figures.update(_Round(home, chance, audits=audits).run(kills))
+    if long:
+        missed = set(CALLS) - {site.partition(":")[0] for site in figures}
+        assert not missed, f"no kill ever came at: {', '.join(missed)}"
+    return {"seed": seed, **dict(sorted(figures.items())), "seconds": round(time.monotonic() - started, 1)}
+
+
+class _Round:
+    """One folder, from empty to the last answer."""
+
+    def __init__(self, home: Path, chance: random.Random, *, audits: int) -> None:
+        self._home = home
+        self._chance = chance
+        self._audits = audits
+        self._log = home / "deaths"
+        self._drops = Drops(home / "inbox", home, chance, subfolders=("", "one", "two"))
+        self._reader = Reader(home / "inbox", home / "trail.jsonl")
+
+    def run(self, kills: int) -> Counter[str]:
+        """All lives, and a last one to answer what is open."""
+        try:
+            for number in range(kills):
+                self._live(self._audits * number // kills, self._audits * (number + 1) // kills)
+            left = len(list(self._drops.folder.rglob(".benchd-*.tmp")))
+            self._last_life()
+            figures = Counter(self._reader.finish())
+        finally:
+            self._reader.close()
+        figures.update(self._deaths(kills), **self._doubles(kills))
+        figures.update({"audits": self._drops.arrived, "deeds": self._drops.deeds.total(), "kills": kills})
+        figures["temporary files that kills left"] = left
+        return figures
+
+    def _daemon(self, *, durable: bool) -> Launched:
+        return Launched(self._home, settle="100ms", level="info", durable=durable)
+
+    def _live(self, begin: int, end: int) -> None:
+        """One life, in which the audits from number `begin` to `end` arrive; then a kill, if none came from inside."""
+        inside = self._chance.random() < 0.6
+        purpose = self._chance.choices(list(CALLS), [1 if call in {"date", "claim"} else 4 for call in CALLS])[0]
+        # Without `durable` nothing is flushed.
+        daemon = self._daemon(durable=(inside and "flush" in purpose) or self._chance.random() < 0.5)
+        seconds = 1.5 if inside else self._chance.choice((self._chance.uniform(0, 0.5), self._chance.uniform(0.3, 1.5)))
+        daemon.launch(*(self._call(purpose, end - begin) if inside else []))
+        try:
+            code, born = None, time.monotonic()
+            while code is None and (age := time.monotonic() - born) < seconds:
+                while (
+                    self._drops.arrived < begin + (end - begin) * age / min(seconds, 1.0) and self._drops.arrived < end
+                ):
+                    self._drops.deed()
+                code = daemon.ended(0.01)
+            assert code in {None, -signal.SIGKILL}, f"benchd ended with {code}: {daemon.stderr}"
+        finally:
+            daemon.kill()
+        while self._drops.arrived < end:
+            self._drops.deed()
+        assert daemon.stderr == "", daemon.stderr
+
+    def _call(self, purpose: str, audits: int) -> list[str]:
+        """The launcher's options for a kill at a random call of that purpose, one that a life is likely to reach."""
+        moment = self._chance.choice(["before", "after", *(["within"] if purpose == "write" else [])])
+        most = 2 if purpose == "claim" else 8 if purpose in _RARE else audits
+        return ["--die-at", purpose, moment, str(self._chance.randint(1, most)), str(self._log)]
+
+    def _last_life(self) -> None:
+        """Answer what is open; then nothing but answers is left."""
+        daemon = self._daemon(durable=True)
+        daemon.launch()
+        try:
+            daemon.await_ready()
+            self._drops.await_answers(60)
+            until(lambda: daemon.has_said("scan.finished"), what="the first scan")
+            daemon.stop()
+        finally:
+            daemon.kill()
+        self._drops.check()
+
+    def _deaths(self, kills: int) -> Counter[str]:
+        """Where the kills came, with their count."""
+        deaths = Counter(self._log.read_text(encoding="utf-8").splitlines() if self._log.exists() else ())
+        deaths["from outside"] = kills - deaths.total()
+        return deaths
+
+    def _doubles(self, kills: int) -> dict[str, int]:
+        """No life answers a content twice. How many decisions were recorded again after a kill."""
+        tail = Tail(self._home / "trail.jsonl")
+        ever, life = Counter[tuple[str, str]](), set[tuple[str, str]]()
+        for record in tail.news():
+            if record["event"] == "service.started":
+                life.clear()
+            elif record["event"] == "audit.selected":
+                decision = (record["audit"], record["decision_id"])
+                assert decision not in life, f"answered twice in one life: {decision}"
+                life.add(decision)
+                ever[decision] += 1
+        assert tail.torn <= kills, f"{tail.torn} torn lines in the trail of {kills} kills"
+        return {
+            "decisions": len(ever),
+            "decisions recorded again": ever.total() - len(ever),
+            "torn lines in the trail": tail.torn,
+        }

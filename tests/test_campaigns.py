@@ -1,0 +1,17 @@
+"""The short form of every campaign."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from campaigns import CAMPAIGNS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CAMPAIGNS)
+def test_short_form(name: str, tmp_path: Path) -> None:
+    """Every promise holds, for as long as a test may take; `make campaign` takes longer."""
+    assert importlib.import_module(f"campaigns.{name}").run(tmp_path, long=False)
