@@ -40,14 +40,13 @@ test: $(VENV)/.installed-dev ## all tests, with coverage
 campaign: $(VENV)/.installed-dev ## the long form of the reliability campaigns (hours): CAMPAIGN=kill for one of them
 	cd tests && "$(abspath $(BIN))/python" -m campaigns --long $(CAMPAIGN)
 
-# PyTorch for the CPU is a tenth of the size, and has an index of its own.
+# PyTorch for the CPU is a tenth of the size, where there is one to be had.
 TORCH ?= torch==2.13.0
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 $(VENV)-interop/.installed: pyproject.toml
 	@echo "setting up $(VENV)-interop with the real Gradience and PEFT (minutes) ..."
 	@$(PYTHON) -m venv $(VENV)-interop
-	@$(VENV)-interop/bin/pip install --quiet '$(TORCH)+cpu' 2>/dev/null || $(VENV)-interop/bin/pip install --quiet --index-url $(TORCH_INDEX) '$(TORCH)'
+	@$(VENV)-interop/bin/pip install --quiet '$(TORCH)+cpu' 2>/dev/null || $(VENV)-interop/bin/pip install --quiet '$(TORCH)'
 	@$(VENV)-interop/bin/pip install --quiet --editable '.[interop]'
 	@$(VENV)-interop/bin/pip install --quiet --no-deps --target $(VENV)-interop/peft-0.13 --upgrade peft==0.13.2
 	@touch $@

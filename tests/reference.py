@@ -159,7 +159,7 @@ def layers_of(entries: Any) -> list[tuple[str, dict[str, Any]]]:
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     for entry in objects_in(entries):
         name = entry.get("layer_name")
-        if isinstance(name, str) and 0 < len(name) <= 255 and name.isprintable():
+        if isinstance(name, str) and 0 < len(name) <= 254 and name.isprintable():
             found.setdefault(module_of(name), (name, an_object(entry.get("flagging_rationale"))))
     return list(found.values())
 

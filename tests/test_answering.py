@@ -556,6 +556,17 @@ def large(number: int = 0, *, size: int = 2 * 2**20, more: bytes = b"") -> bytes
     return text * (size // len(text) + 1) + b"{\n" + audit(number)[1:-1] + more + b"}\n"
 
 
+def test_what_waits_holds_no_content(desk: Desk, path: Path):
+    """The verdict on a file that may be unfinished does not keep the file in memory."""
+    path.write_bytes(b'{"x": "' + b"y" * 100_000)
+    work = desk.work(path.name, "scan")
+    with path.open("ab"):
+        [result] = desk.answering.answer([work])
+    assert result.outcome is Outcome.DEFERRED
+    assert work.verdict is not None
+    assert (work.verdict.__traceback__, work.verdict.__context__) == (None, None)
+
+
 class TestLarge:
     @pytest.fixture
     def apart(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:

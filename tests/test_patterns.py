@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchd import read_audit
@@ -45,7 +45,6 @@ NAMES = st.lists(
 
 
 @both
-@settings(deadline=None)
 @given(names=NAMES, count=st.integers(1, 8))
 def test_each_key_hits_its_own(chosen_by: Callable[[Sequence[str], str], str], names: list[str], count: int) -> None:
     """Of all modules, PEFT finds the key of a module for this module alone, and for the others none."""
@@ -57,7 +56,6 @@ def test_each_key_hits_its_own(chosen_by: Callable[[Sequence[str], str], str], n
         assert of.get(chosen_by(list(of), name)) == (name if name in chosen else None)
 
 
-@settings(deadline=None)
 @given(names=NAMES, count=st.integers(1, 8))
 def test_targets_hit_their_own(names: list[str], count: int) -> None:
     """Of all modules, PEFT adapts the chosen ones."""

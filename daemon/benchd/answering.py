@@ -361,7 +361,8 @@ class Answering:
             known = work.closed or writer is False
             age = max(0.0, time.time() - case.info.st_ctime) if known else 0.0
             work.seen, work.settles_from, work.attempts = state, now - age, 0
-            work.verdict, work.digest = error, digest
+            # A copy: an exception holds on to the frames that it went through, and so to the content.
+            work.verdict, work.digest = AuditError(error.code, error.message, error.hint), digest
         work.attempts += 1
         unchanged = now - work.settles_from
         known_closed = work.closed or writer is False

@@ -196,6 +196,7 @@ class Meter:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
+        self._command = _command(pid)
         self._strangers: set[str] = set()
         self._ended = threading.Event()
         self.peak = self.base = 0
@@ -220,7 +221,8 @@ class Meter:
             self.peak = max(self.peak, self._sample())
 
     def _sample(self) -> int:
-        children = self.children()
+        # Until a new process runs a program of its own, its memory is its parent's, and would count twice.
+        children = [child for child in self.children() if _command(child) != self._command]
         self.most_children = max(self.most_children, len(children))
         return memory(self._pid, "RssAnon") + sum(memory(child, "RssAnon") for child in children)
 
@@ -235,6 +237,14 @@ class Meter:
                     continue
                 (family if parent in family else self._strangers).add(name)
         return [int(name) for name in family if name != str(self._pid)]
+
+
+def _command(pid: int) -> bytes:
+    """What the process was called with; nothing if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def memory(pid: int, field: str) -> int:
@@ -302,7 +312,7 @@ class _Campaign:
         """All parts, one after the other; the honest audits arrive all the while."""
         parts: list[Callable[[], None]] = [
             self.no_files, self.odd_names, self.odd_contents, self.layer_names, self.sidecars_in_the_way,
-            self.temporary_names, self.swaps, self.growing, self.large, self.bombs, self.locks,
+            self.temporary_names, self.swaps, self.growing, self.unfinished, self.large, self.bombs, self.locks,
         ]  # fmt: skip
         broken = []
         for part in parts:
@@ -571,7 +581,7 @@ class _Campaign:
         """A file that grows is not judged before its writer closes it; one that outgrows the limit is, unread."""
         path = self.daemon.folder / "growing.json"
         piece = b'{"layer_name": "base_model.model.a.b", "x": "' + b"x" * 4096 + b'"},'
-        end = time.monotonic() + (10.0 if self.long else 1.5)
+        end = time.monotonic() + (10.0 if self.long else 1.0)
         with path.open("wb", buffering=0) as file:
             file.write(b'{"policy_disagreement_analysis": {"flagged_layers": [')
             while time.monotonic() < end:
@@ -588,6 +598,32 @@ class _Campaign:
         path.write_bytes(audit(1))
         assert self._becomes(path, SELECTED), self.verdicts.of(path)[-3:]
         self.things += 1
+
+    def unfinished(self) -> None:
+        """Many files that have a writer and no end: while they wait, none of their content is kept."""
+        size, number = 900_000, 300 if self.long else 80
+        paths = [self.daemon.folder / f"unfinished-{index}.json" for index in range(number)]
+        with contextlib.ExitStack() as open_files, Meter(self.daemon.pid) as meter:
+            for path, earlier in zip(paths, [*[None] * 8, *paths], strict=False):  # not all at a time
+                file = open_files.enter_context(path.open("wb", buffering=0))
+                file.write(b'{"a": '.ljust(size))
+                self._await_deferred(earlier)
+            for path in paths:
+                self._await_deferred(path)
+        for path in paths:
+            assert self.verdicts.await_one(path, 10) == "truncated", self.verdicts.of(path)
+        self.things += number
+        grown, allowed = (meter.peak - meter.base) / MIB, 3 * size / MIB + 64
+        assert grown <= allowed, (
+            f"{number} files of {size} bytes wait: {grown:.0f} MiB above base, not within {allowed:.0f}"
+        )
+
+    def _await_deferred(self, path: Path | None) -> None:
+        def is_deferred() -> bool:
+            self.verdicts.read()
+            return path is None or any(record["event"] == "audit.deferred" for record in self.verdicts.of(path))
+
+        until(is_deferred, what=f"{path} is looked at")
 
     def _becomes(self, path: Path, verdict: str) -> bool:
         def is_that() -> bool:
