@@ -296,6 +296,27 @@ class TestFile:
         trail.root_restored("2")
         assert len(records(path)) == 2
 
+    def test_replaced_while_others_write(self, tmp_path: Path):
+        """A trail that is replaced again and again under its writers leaves no file open but the last."""
+        settings = [TrailSettings(file=str(tmp_path / name)) for name in ("a", "b")]
+        trail, done = Trail.open(settings[0]), threading.Event()
+
+        def write() -> None:
+            while not done.is_set():
+                trail.root_restored("/in")
+
+        writers = [threading.Thread(target=write) for _ in range(3)]
+        before = len(os.listdir("/proc/self/fd"))
+        for writer in writers:
+            writer.start()
+        for number in range(400):
+            trail.reopen(settings[number % 2])
+        done.set()
+        for writer in writers:
+            writer.join()
+        trail.close()
+        assert len(os.listdir("/proc/self/fd")) <= before
+
     def test_failing_disk(self, path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
         """What a flush could not put on the disk may be lost: it is said again on stderr, with the reason."""
         trail = Trail(TrailFile(str(path)), name=str(path))

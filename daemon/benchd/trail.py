@@ -262,16 +262,20 @@ class _Sink:
 
     def close(self) -> None:
         with self._lock:
-            try:
-                self.target.close()
-            except OSError as error:
-                self._fall_back("flush", b"".join(self._unflushed or ()), error)
+            self._close()
 
     def replace(self, target: TrailFile | TrailStream, name: str) -> None:
-        self.close()
+        # In one turn: a record that came in between would open the old file again, for good.
         with self._lock:
+            self._close()
             self.target, self.name = target, name
             self._failing.clear()
+
+    def _close(self) -> None:
+        try:
+            self.target.close()
+        except OSError as error:
+            self._fall_back("flush", b"".join(self._unflushed or ()), error)
 
     def _fall_back(self, what: str, line: bytes, error: OSError) -> None:
         complaint = b""
