@@ -7,10 +7,10 @@ whether PEFT scales by alpha / sqrt(rank) (`use_rslora`), where Gradience report
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 from benchd.audit import Audit
@@ -39,6 +39,27 @@ _UNREAD: Final = {
     "not_a_regular_file": "it is not a regular file",
     "too_large": f"it has more than {MAX_ADAPTER_CONFIG} bytes",
 }
+
+
+#: Longer than any value that is read, but for the patterns.
+_MAX_VALUE: Final = 4096
+
+
+class _File(Struct, gc=False):
+    """What is read of the file, as text: anybody may have put anything there, and most of it is never looked at."""
+
+    peft_type: msgspec.Raw = msgspec.Raw()
+    base_model_name_or_path: msgspec.Raw = msgspec.Raw()
+    lora_dropout: msgspec.Raw = msgspec.Raw()
+    use_rslora: msgspec.Raw = msgspec.Raw()
+    r: msgspec.Raw = msgspec.Raw()
+    lora_alpha: msgspec.Raw = msgspec.Raw()
+    rank_pattern: msgspec.Raw = msgspec.Raw()
+    alpha_pattern: msgspec.Raw = msgspec.Raw()
+
+
+_decode = msgspec.json.Decoder(_File).decode
+_decode_pattern = msgspec.json.Decoder(dict[str, float] | None).decode
 
 
 class AdapterConfig(Struct, frozen=True, kw_only=True):
@@ -74,22 +95,22 @@ def read_adapter_config(content: bytes) -> AdapterConfig:
     """Read an `adapter_config.json`. Never raises: what is wrong with it is its `problem`."""
     token = hashlib.sha256(content).hexdigest()
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        return AdapterConfig(token=token, problem=f"it is not JSON ({words(str(error), 100)})")
-    if not isinstance(value, dict):
+        file = _decode(content)
+    except msgspec.ValidationError:
         return AdapterConfig(token=token, problem="it is not a JSON object")
-    kind = value.get("peft_type", "LORA")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return AdapterConfig(token=token, problem=f"it is not JSON ({words(str(error), 100)})")
+    kind = _value(file.peft_type) if file.peft_type else "LORA"
     if kind != "LORA":
         return AdapterConfig(token=token, problem=f"it is of another kind of adapter: {words(kind, 60)}")
     return AdapterConfig(
         token=token,
-        base_model=_name(value.get("base_model_name_or_path")),
-        dropout=_share(value.get("lora_dropout")),
-        use_rslora=value.get("use_rslora") is True,
-        ranks=_ranks(value),
+        base_model=_name(_value(file.base_model_name_or_path)),
+        dropout=_share(_value(file.lora_dropout)),
+        use_rslora=_value(file.use_rslora) is True,
+        ranks=_ranks(_value(file.r), file.rank_pattern),
         # With an alpha pattern the modules differ, and PEFT alone knows which is which.
-        alpha=None if value.get("alpha_pattern") else finite(value.get("lora_alpha")),
+        alpha=None if _pattern(file.alpha_pattern) else finite(_value(file.lora_alpha)),
     )
 
 
@@ -126,6 +147,24 @@ def counted(
     return adapter, ()
 
 
+def _value(raw: msgspec.Raw) -> Any:
+    """What a short text of JSON says; None for a long one, which is no value that PEFT writes there."""
+    if not 0 < len(raw) <= _MAX_VALUE:
+        return None
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):  # a number that is none, text that is not UTF-8
+        return None
+
+
+def _pattern(raw: msgspec.Raw) -> dict[str, float] | None:
+    """A pattern's numbers by key, empty where there is none; None for what is no pattern."""
+    try:
+        return (_decode_pattern(raw) or {}) if raw else {}
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
 def _name(value: Any) -> str | None:
     return value if isinstance(value, str) and value.strip() and len(value) <= 1000 and value.isprintable() else None
 
@@ -135,9 +174,9 @@ def _share(value: Any) -> float | None:
     return number if number is not None and 0 <= number <= 1 else None
 
 
-def _ranks(value: dict[str, Any]) -> frozenset[int]:
+def _ranks(rank: Any, raw: msgspec.Raw) -> frozenset[int]:
     """`r` and what a rank pattern puts in its place; none if any of them is no rank."""
-    pattern = value.get("rank_pattern") or {}
-    found = [whole(rank) for rank in (value.get("r"), *(pattern.values() if isinstance(pattern, dict) else (None,)))]
+    pattern = _pattern(raw)
+    found = {whole(value) for value in (rank, *pattern.values())} if pattern is not None else {None}
     ranks = frozenset(rank for rank in found if rank)
-    return ranks if len(ranks) == len(set(found)) else frozenset()
+    return ranks if len(ranks) == len(found) else frozenset()
