@@ -5,6 +5,8 @@ Everything else is owned elsewhere; this module only connects the rooms, waits f
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -29,6 +31,9 @@ from benchd.watching import Watcher, open_reader
 from benchd.workers import Counts, Workers
 
 __all__ = ["Service", "block_signals", "changed_settings"]
+
+#: malloc.h
+_M_ARENA_MAX: Final = -8
 
 _STOPPING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _SIGNALS: Final = _STOPPING | {signal.SIGHUP}
@@ -144,6 +149,7 @@ class Service:
 
     def run(self) -> int:
         """Watch and answer until a signal comes. Returns the exit code: 0, or 1 after a failure of our own."""
+        _share_one_heap()
         _tell_of_library_logs(self._trail)
         threading.excepthook = self._thread_died
         sys.unraisablehook = self._unraisable
@@ -296,6 +302,16 @@ def _tell_of_library_logs(trail: Trail) -> None:
             trail.watch_degraded("", f"{record.name}: {record.getMessage()}")
 
     logging.getLogger().addHandler(Handler(logging.WARNING))
+
+
+def _share_one_heap() -> None:
+    """Have all threads take their memory from one place, where the C library is glibc.
+
+    It gives each new thread a heap of its own, up to eight a core, and each keeps what one large file took there once.
+    Python's own lock lets one thread allocate at a time anyway.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 class _Health:
