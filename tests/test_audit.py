@@ -576,7 +576,7 @@ def test_too_deep(data: bytes) -> None:
 def test_almost_too_deep(token: bytes) -> None:
     """At the edge of the stack a value that could be read but not quoted is too deep, too."""
     codes = set()
-    for depth in range(850, 1000):
+    for depth in (*range(850, 1000), *range(9800, 10_100)):  # where the edge is in Python 3.11, and in 3.13
         try:
             read_audit(b"{" + token + b'"policy_disagreement_analysis_error": ' + b"[" * depth + b"]" * depth + b"}")
         except AuditError as error:

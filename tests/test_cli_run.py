@@ -120,7 +120,7 @@ def test_a_working_directory_that_is_gone(home: Path):
     gone.mkdir()
     code = f"import os, sys; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); "
     code += "from benchd.cli import main; main(['run', '.'])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
 
 

@@ -265,7 +265,8 @@ def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
     seed, chance = seeded()
     started = time.monotonic()
     outside = _outside(place)
-    daemon = Daemon(place, watching='rescan_interval = "200ms"').start()
+    # Often, since some things are only found by a scan; but one must not follow on the heels of the other.
+    daemon = Daemon(place, watching=f'rescan_interval = "{"1s" if long else "200ms"}"').start()
     campaign = _Campaign(place, daemon, outside, chance, long=long)
     try:
         campaign.everything()
@@ -652,7 +653,7 @@ class _Campaign:
         thing.make(hidden)
         size = hidden.stat().st_size
         path = self.daemon.folder / thing.name
-        seconds = 5 + size / (4 * MIB)
+        seconds = 10 + size / (3 * MIB)
         with Meter(self.daemon.pid) as meter:
             started = time.monotonic()
             hidden.rename(path)
@@ -698,7 +699,7 @@ class _Campaign:
         """Something else by the name of the lock: a daemon starts all the same, and does not touch what is behind."""
         kinds = dict(crafted.in_the_way(self.outside))
         # One by itself costs half a second.
-        for kind in kinds if self.long else ["link-out"]:
+        for kind in kinds if self.long else ["link-out", "hard-link"]:
             home = self.place / f"lock-{kind}"
             (home / "inbox").mkdir(parents=True)
             with contextlib.suppress(PermissionError):
