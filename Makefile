@@ -33,7 +33,7 @@ run: $(VENV)/.installed ## watch a sample folder into which real audits are drop
 
 test: $(VENV)/.installed-dev ## all tests, with coverage
 	@rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest --cov --cov-report= $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --cov --cov-report= $(PYTEST_ARGS)
 	@$(BIN)/coverage report --fail-under=95
 	@$(BIN)/coverage report --include='$(PURE)' --fail-under=100 >/dev/null || { echo "the pure rooms must be covered wholly" >&2; exit 1; }
 
