@@ -85,12 +85,8 @@ class Beside(NamedTuple):
     @classmethod
     def read(cls, directory: int, name: str) -> Beside:
         """What stands beside the audit `name`. Raises OSError where the process itself lacks something."""
-        return cls.with_adapter(directory, name, adapter_beside(directory))
-
-    @classmethod
-    def with_adapter(cls, directory: int, name: str, adapter: AdapterConfig | None) -> Beside:
-        """The same for a caller who has looked at the adapter's file already, once for all audits in the directory."""
-        return cls(read_sidecar(directory, config_name(name)), read_sidecar(directory, error_name(name)), adapter)
+        config, report = read_sidecar(directory, config_name(name)), read_sidecar(directory, error_name(name))
+        return cls(config, report, adapter_beside(directory))
 
 
 class _Listing(NamedTuple):
@@ -342,8 +338,13 @@ class Folder:
             return True
         if self._remembers(directory, path, info):
             return True
-        beside = Beside.with_adapter(directory, name, listing.adapter)
+        # Nearly all have a config that holds, and no report: one file to open for each.
+        beside = Beside(read_sidecar(directory, config_name(name)), None, listing.adapter)
         standing, provenance = self.standing(name, info, beside)
+        if standing is not Standing.ANSWERED:
+            beside = beside._replace(report=read_sidecar(directory, error_name(name)))
+            if beside.report is not None:
+                standing, provenance = self.standing(name, info, beside)
         if standing is not Standing.ANSWERED:
             tally.in_doubt += standing is Standing.IN_DOUBT
             return False
