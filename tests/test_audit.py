@@ -282,6 +282,18 @@ def test_bytes_behind_the_json(behind: bytes) -> None:
     assert refused(encoded(document()).rstrip()[:-1] + behind).code in {"bad_encoding", "truncated"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{a\n{"per_module_gain": []}',
+        b'{"policy_disagreement_analysis": {}}\n{\n"x": 0, "y": ""}',
+    ],
+)
+def test_the_audit_among_objects(text: bytes) -> None:
+    """Of what looks like the beginning of an object the one that is an audit counts, whichever way reads it."""
+    assert read_audit(text).total_layers == 0
+
+
 def test_issues_in_another_encoding() -> None:
     """What is not UTF-8 in an issue is shown as such; it is nothing that the selection needs."""
     data = encoded(document(issues=["caf@"])).replace(b"@", b"\xe9")

@@ -190,6 +190,29 @@ class TestGiveBack:
         assert inbox.counts() == (0, 1)
 
 
+class TestOrder:
+    def test_an_event_moves_it_up(self, inbox: Inbox, folder: Folder):
+        """What a scan has met in a backlog, and is dropped anew, is as fresh as others; and is taken once."""
+        for name in ("a", "b", "c"):
+            inbox.put_scanned(folder, name)
+        inbox.put(folder, "c", "closed")
+        taken = inbox.take(9)
+        assert [work.relative for work in taken] == ["c", "a", "b"]
+        assert taken[0].trigger == "closed"
+
+    def test_a_stream_starves_nobody(self, inbox: Inbox, folder: Folder):
+        """However many fresh drops come, the backlog is looked at."""
+        inbox.put_scanned(folder, "old")
+        for number in range(100):
+            inbox.put(folder, f"{number}", "closed")
+            inbox.put(folder, f"{number}+", "closed")
+            [work] = inbox.take(1)
+            if work.relative == "old":
+                return
+            inbox.done(work)
+        pytest.fail("the backlog was never looked at")
+
+
 class TestLarge:
     def test_a_lane_of_its_own(self, inbox: Inbox, folder: Folder):
         """What is large is taken by who asks for it, and by nobody else; everything else the other way round."""

@@ -231,3 +231,17 @@ def test_a_number_that_another_user_has_now(tmp_path: Path, monkeypatch: pytest.
     write(tmp_path, pid=os.getppid(), started=module._started(os.getppid()))
     monkeypatch.setattr(os, "kill", refuse)
     assert FolderLock(str(tmp_path)).acquire() is None
+
+
+def test_a_lock_that_is_a_link_to_a_file(tmp_path: Path) -> None:
+    """A hard link in the lock's place is removed, and what it links to is not written to."""
+    folder, victim = tmp_path / "in", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_bytes(b"theirs")
+    os.link(victim, folder / ".benchd.lock")
+    lock = FolderLock(str(folder))
+    assert lock.acquire() is None
+    assert victim.read_bytes() == b"theirs"
+    assert lock.holds()
+    lock.release()
+    assert os.listdir(folder) == []

@@ -32,6 +32,10 @@ _IN_FLIGHT: Final = 2
 CREATED_DELAY: Final = 0.05
 
 
+#: Every so manieth look is at the backlog first.
+_BACKLOG_TURN: Final = 8
+
+
 class Work:
     """One audit to answer, and what is known of its earlier attempts. Written by the inbox and its one taker."""
 
@@ -96,6 +100,7 @@ class Inbox:
         self._large: deque[Work] = deque()
         self._delayed: list[tuple[float, int, Work]] = []
         self._numbers = itertools.count()
+        self._turns = 0
         self._waiting_takers = 0
         self._closed = False
         #: Folders that are not watched any more: what of theirs was in flight does not come back.
@@ -139,7 +144,8 @@ class Inbox:
                 work.wanted_again = trigger
         elif whole:
             work.closed = True
-            if work.state == _DELAYED:
+            if work.state == _DELAYED or work.trigger == "scan":
+                # From the backlog it moves up: what is left of it there is passed over.
                 work.trigger = trigger
                 self._make_ready(work)
         elif work.state == _DELAYED and trigger == "poll":
@@ -174,11 +180,10 @@ class Inbox:
         Whatever is taken must be given back through `done`, `again` or `to_large`.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        queues = (self._large,) if large else (self._fresh, self._backlog)
         with self._changed:
             while not self._closed and not (unless and unless.is_set()):
                 self._wake_delayed()
-                taken = self._pop(most, queues)
+                taken = self._pop(most, (self._large,) if large else self._in_turn())
                 if taken:
                     return taken
                 if deadline is not None and time.monotonic() >= deadline:
@@ -200,9 +205,15 @@ class Inbox:
         for queue in queues:
             while queue and len(taken) < most:
                 work = queue.popleft()
-                work.state = _IN_FLIGHT
-                taken.append(work)
+                if work.state == _READY:
+                    work.state = _IN_FLIGHT
+                    taken.append(work)
         return taken
+
+    def _in_turn(self) -> tuple[deque[Work], ...]:
+        """Fresh drops before the backlog; now and then the other way round: a stream of drops starves nobody."""
+        self._turns += 1
+        return (self._fresh, self._backlog) if self._turns % _BACKLOG_TURN else (self._backlog, self._fresh)
 
     def _wake_delayed(self) -> None:
         now = time.monotonic()

@@ -129,6 +129,12 @@ class FolderLock:
                 return f"{LOCK_NAME} is not a regular file"
             if not _lock(descriptor):
                 return f"{LOCK_NAME} is held by a process that is not benchd"
+            if os.fstat(descriptor).st_nlink > 1:
+                # A link to somebody's file, which must not be written to; the name in the folder is ours to remove.
+                if again:
+                    return f"{LOCK_NAME} is a link to another file"
+                os.unlink(LOCK_NAME, dir_fd=directory)
+                return self._claim(directory, again=True)
             if os.fstat(descriptor).st_nlink == 0 and not again:
                 # Its holder has given it up while we waited: nobody would see our claim. Once only: a file system may
                 # not count links at all.

@@ -99,8 +99,9 @@ def _starts(text: bytes) -> list[int]:
     if _BARE_OBJECT.match(text):
         return [0]
     start = text.find(b"\n{\n") + 1
-    if start == 0 and not text.startswith(b"{"):
-        first = text.find(b"\n{")  # many times faster than the pattern, for megabytes of something else
+    if start == 0:
+        # Searching for text is many times faster than for the pattern, in megabytes of something else.
+        first = 0 if text.startswith(b"{") else text.find(b"\n{")
         opening = _OPENING_LINE.search(text, first) if first >= 0 else None
         start = opening.start() if opening else 0
     return [start, 0] if start and _OBJECT_FIRST.match(text) else [start]
@@ -117,18 +118,20 @@ def _end(text: bytes, start: int) -> int:
 def _read_fast(text: bytes, clean: Callable[[memoryview], bytes | memoryview] = lambda part: part) -> _Found | None:
     """The way for nearly every file: typed, from the bytes. None for what it can't take."""
     found: _Found | None = None
+    missed = False
     for start in _starts(text):
         end = _end(text, start)
         try:
             document = _decode(clean(memoryview(text)[start:end]))
         except (msgspec.DecodeError, UnicodeDecodeError):
+            missed = True
             continue
         except RecursionError:
             raise refusal("too_deep") from None
         if document.is_audit:
             return document, start, end
         found = found or (document, start, end)
-    return found
+    return None if missed else found  # what it missed may be the audit
 
 
 def _read_non_finite(text: bytes, notes: list[str], *, frugal: bool) -> _Found | None:
