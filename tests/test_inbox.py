@@ -240,6 +240,15 @@ class TestLarge:
         thread.join(5)
         assert taken == [work]
 
+    def test_nobody_waits_for_it(self, inbox: Inbox, folder: Folder):
+        """A reload waits for what is in flight, but not for a large file."""
+        inbox.put(folder, "large", "closed")
+        [work] = inbox.take(1)
+        assert not inbox.await_idle(folder, 0.01)
+        inbox.to_large(work)
+        assert inbox.take(1, large=True) == [work]
+        assert inbox.await_idle(folder, 0.01)
+
     def test_changed_meanwhile(self, inbox: Inbox, folder: Folder):
         """It is looked at anew in its lane: an event that came meanwhile needs no further look."""
         inbox.put(folder, "large", "scan")

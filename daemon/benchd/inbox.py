@@ -292,10 +292,15 @@ class Inbox:
             self._room.notify_all()
 
     def await_idle(self, folder: Folder, seconds: float) -> bool:
-        """Wait until there is nothing of `folder` here, waiting or in flight, at most `seconds`; whether that is so."""
+        """Wait until there is nothing of `folder` here, waiting or in flight, at most `seconds`; whether that is so.
+
+        Large files are not waited for: they can take long, and an answer to one that has been answered meanwhile is
+        thrown away, because another config stands in its place than the one that it looked at.
+        """
         with self._changed:
             return self._room.wait_for(
-                lambda: not any(work.folder is folder for work in self._work.values()), timeout=seconds
+                lambda: not any(work.folder is folder and not work.large for work in self._work.values()),
+                timeout=seconds,
             )
 
     def counts(self) -> tuple[int, int]:
