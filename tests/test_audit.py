@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchd import AuditError, NotAnAudit, read_audit
-from benchd.audit import MAX_NAME, Module
+from benchd.audit import MAX_NAME, Costly, Module
 from benchd.document import MAX_RANK, finite, utf8, whole, words
 from corpus import content, document, encoded, entry, refused, tolerantly
 
@@ -292,6 +292,16 @@ def test_bytes_behind_the_json(behind: bytes) -> None:
 def test_the_audit_among_objects(text: bytes) -> None:
     """Of what looks like the beginning of an object the one that is an audit counts, whichever way reads it."""
     assert read_audit(text).total_layers == 0
+
+
+def test_frugal() -> None:
+    """Who is frugal is told of what may take much more than its size, instead of being given it."""
+    many = encoded(document()).rstrip()[:-1] + b', "x": [1' + (b"," + b" " * 30 + b"NaN") * 30_000 + b"]}"
+    assert "30000 times" in read_audit(many).notes[0]
+    for data in (many, b'{"per_module_gain": [' + b"{}," * 1000 + b"{}]}", b"x" * 2_000_000):
+        with pytest.raises(Costly):
+            read_audit(data, frugal=True)
+    assert read_audit(content("llama4_many__default.json"), frugal=True).no_analysis is None
 
 
 def test_issues_in_another_encoding() -> None:
