@@ -121,6 +121,20 @@ def test_a_process_that_fails_is_no_verdict(tmp_path: Path, monkeypatch: pytest.
         verdict(path)
 
 
+def test_a_bug_in_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What went wrong in it is in the error that its parent records."""
+    path = tmp_path / "a.json"
+    path.write_bytes(audit())
+    code = (
+        "from benchd import isolated\n"
+        "def fail(*_, **__): raise IndexError('a bug')\n"
+        "isolated.decide = fail\nisolated.main()"
+    )
+    monkeypatch.setattr(isolated, "_COMMAND", (sys.executable, "-c", code))
+    with pytest.raises(ChildProcessError, match="IndexError: a bug"):
+        verdict(path)
+
+
 def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     """A daemon that is killed leaves no process behind."""
     fifo = tmp_path / "audit.json"

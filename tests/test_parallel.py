@@ -138,3 +138,26 @@ def test_a_signal_stops_all(tmp_path: Path, inbox: Path) -> None:
     assert temporary_files(inbox) == []
     for pid in pids:
         assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_parent_that_is_killed_leaves_no_process(tmp_path: Path, inbox: Path) -> None:
+    """Its processes find nobody to tell, and end, however much there is to tell."""
+    patch = (
+        "import os, time\nfrom benchd import parallel\n"
+        f"started = {str(tmp_path)!r}\n"
+        "write = parallel._write\n"
+        "def waiting(descriptor, content):\n"
+        "    open(f'{started}/pid-{os.getpid()}', 'w').close()\n"
+        "    while not os.path.exists(f'{started}/go'): time.sleep(0.01)\n"
+        "    write(descriptor, content + bytes(1 << 20))\n"
+        "parallel._write = waiting"
+    )
+    with subprocess.Popen(
+        command(tmp_path, inbox, patch=patch), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        children = until(lambda: found if len(found := list(tmp_path.glob("pid-*"))) == 2 else None)
+        process.kill()
+    (tmp_path / "go").touch()
+    for path in children:
+        pid = path.name.removeprefix("pid-")
+        until(lambda pid=pid: not os.path.exists(f"/proc/{pid}") or " Z " in Path(f"/proc/{pid}/stat").read_text())

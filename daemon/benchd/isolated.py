@@ -55,12 +55,16 @@ class _Request(msgspec.Struct):
 
 
 class Verdict(msgspec.Struct):
-    """What became of it: a decision, or the code, message and hint of a refusal; and the content's SHA-256."""
+    """What became of it: a decision, or the code, message and hint of a refusal; and the content's SHA-256.
+
+    `failure` is a bug of ours, in words.
+    """
 
     audit_sha256: str | None = None
     decision: Decision | None = None
     refusal: tuple[str, str, str] | None = None
     not_an_audit: bool = False
+    failure: str | None = None
 
     def unwrap(self) -> Decision:
         """The decision. Raises `AuditError`, `NotAnAudit`."""
@@ -103,7 +107,10 @@ def decide_isolated(
         return _too_complex(size)
     if process.returncode > 0:
         raise ChildProcessError(f"the process that reads large audits failed with code {process.returncode}")
-    return msgspec.msgpack.decode(output, type=Verdict)
+    verdict = msgspec.msgpack.decode(output, type=Verdict)
+    if verdict.failure is not None:
+        raise ChildProcessError(f"the process that reads large audits failed: {verdict.failure}")
+    return verdict
 
 
 def _too_complex(size: int, sha256: str | None = None) -> Verdict:
@@ -143,6 +150,8 @@ def _verdict(descriptor: int, request: _Request) -> Verdict:
         return Verdict(digest, refusal=(error.code, error.message, error.hint))
     except MemoryError:
         return _too_complex(request.size, digest)
+    except Exception as error:  # noqa: BLE001 - its parent records it, and tries again
+        return Verdict(digest, failure=f"{type(error).__name__}: {error}")
 
 
 def _decide(content: bytes, digest: str, request: _Request) -> Decision:

@@ -74,6 +74,9 @@ def _answer_forked(
             results, tell = os.pipe()
             child = os.fork()
             if child == 0:
+                # The parent alone reads: when it is gone, writing must fail, not wait for ever.
+                pipes.close()
+                os.close(results)
                 _work(lambda: _answer_share(answering, works, share, processes, tell, stopped), trail)  # noqa: B023
             os.close(tell)
             pipes.callback(os.close, results)
