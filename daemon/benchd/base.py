@@ -7,7 +7,6 @@ types of those that it computes with.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -123,6 +122,8 @@ def check(base: Mapping[str, Any]) -> Iterator[Mistake]:
 
 
 def _nearest(name: str) -> str:
+    import difflib  # noqa: PLC0415 - only a mistake needs it
+
     near = difflib.get_close_matches(name, TABLES, n=1, cutoff=0.6)
     homes = [f"{table}.{key}" for table, key in _KEYS if key == name]
     if near or homes:

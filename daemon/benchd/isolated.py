@@ -15,7 +15,6 @@ import resource
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -184,7 +183,9 @@ def _limit(size: int) -> None:
 
 def _data_bytes() -> int:
     """How much memory of its own the process has by now."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        lines = status.read().splitlines()
+    for line in lines:
         if line.startswith("VmData:"):
             return int(line.split()[1]) * 1024
     return 0

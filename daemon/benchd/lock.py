@@ -14,7 +14,6 @@ import fcntl
 import os
 import stat
 import time
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -55,7 +54,8 @@ def _holder(pid: int, path: str = "") -> _Holder:
 
 def _text(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="ascii", errors="replace").strip()
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read().strip()
     except OSError:
         return ""
 

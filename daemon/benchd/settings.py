@@ -6,7 +6,6 @@ command line. The defaults are the defaults of the structs below, and nowhere el
 
 from __future__ import annotations
 
-import difflib
 import math
 import os.path
 import re
@@ -14,7 +13,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-import tomli
 
 from benchd.base import LEFT_OPEN, Base, check, leaves, merged, missing, shown
 
@@ -287,6 +285,8 @@ class _Reader:
         return {}
 
     def unknown(self, key: str, where: str, known: list[str]) -> None:
+        import difflib  # noqa: PLC0415 - only a mistake needs it
+
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
         hint = f'did you mean "{near[0]}"?' if near else "known here: " + ", ".join(known)
         self.problem(where, f"unknown key; {hint}")
@@ -347,6 +347,8 @@ def parse_settings(text: str, *, source: str = "config.toml", base: str = "") ->
     `source` names the file in messages; relative paths in it are relative to `base` (the file's own
     folder). Raises `SettingsError` with every mistake in the file.
     """
+    import tomli  # noqa: PLC0415 - nobody waits for it whom the defaults suit
+
     reader = _Reader(source)
     try:
         document = tomli.loads(text)

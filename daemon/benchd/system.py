@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
 from typing import NamedTuple
 
 __all__ = ["System", "this_system"]
@@ -24,7 +23,8 @@ class System(NamedTuple):
 def this_system() -> System:
     """The system of this process. Containers share a host name, and a boot, and each has its own process 1."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii", errors="replace").strip()
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii", errors="replace") as file:
+            boot = file.read().strip()
     except OSError:
         boot = ""
     try:

@@ -84,7 +84,7 @@ def _by_priority(selection: Selection) -> list[tuple[str, list[SelectedLayer]]]:
 
 def _show(chosen: Chosen) -> None:
     audit, selection, folder, adapter = chosen
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 140)
     version = f", Gradience {audit.gradience_version}" if audit.gradience_version else ""
     console.print(Text.assemble((audit.name, "bold"), f": {_count(audit.total_layers)}{version}"))
     console.print()

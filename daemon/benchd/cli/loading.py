@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -36,7 +35,8 @@ def fail(*lines: str) -> NoReturn:
 def read_settings(path: str) -> Settings:
     """The settings in the file `path`. Raises `SettingsError`."""
     try:
-        text = Path(path).read_bytes().decode()
+        with open(path, "rb") as file:
+            text = file.read().decode()
     except OSError as error:
         raise SettingsError([f"{path}: can't be read: {error.strerror}"]) from None
     except UnicodeDecodeError as error:

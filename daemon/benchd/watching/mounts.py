@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from pathlib import Path
 
 __all__ = ["is_remote"]
 
@@ -24,7 +23,8 @@ def is_remote(path: str, *, mountinfo: str = "/proc/self/mountinfo") -> bool:
     real = os.path.realpath(path)
     best, kind = "", ""
     try:
-        lines = Path(mountinfo).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        with open(mountinfo, encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
     except OSError:
         return False
     for line in lines:
