@@ -64,14 +64,25 @@ def write_config(
 ) -> Written:
     """The same, with what the trail says of it."""
     plan = _plan(audit, selection, settings, adapter)
+    used = settings_used(selection, settings)
     token = adapter_used(settings, adapter)
-    decision = decision_id(audit, selection, settings, adapter)
+    decision = _decision_id(audit, used, token)
     notes = (*selection.notes, *plan.notes)
+    provenance = {
+        "audit": utf8(audit.name),
+        "audit_sha256": audit.sha256,
+        "audit_bytes": audit.size,
+        "gradience_version": audit.gradience_version,
+        "selection_version": SELECTION_VERSION,
+        "settings": _numbers(used),
+        **({"adapter_config": token} if token else {}),
+        "decision_id": decision,
+    }
     config = seal(
         {
             "schema_version": _SCHEMA_VERSION,
             **_numbers(plan.tables),
-            "compression_strategies": _numbers(plan.strategies),
+            "compression_strategies": [_written(strategy) for strategy in plan.strategies],
             "selection": {
                 "strategy": selection.strategy,
                 "confidence": selection.confidence,
@@ -80,16 +91,7 @@ def write_config(
                 "layers": [_layer(layer) for layer in selection.layers],
                 "notes": notes,
             },
-            "provenance": {
-                "audit": utf8(audit.name),
-                "audit_sha256": audit.sha256,
-                "audit_bytes": audit.size,
-                "gradience_version": audit.gradience_version,
-                "selection_version": SELECTION_VERSION,
-                "settings": _numbers(settings_used(selection, settings)),
-                **({"adapter_config": token} if token else {}),
-                "decision_id": decision,
-            },
+            "provenance": provenance,
         }
     )
     return Written(config, decision, notes)
@@ -147,8 +149,11 @@ def decision_id(
     audit: Audit, selection: Selection, settings: BenchSettings, adapter: AdapterConfig | None = None
 ) -> str:
     """Names this decision: the same for the same inputs and selection version, whenever it is made."""
-    parts = [utf8(audit.name), audit.sha256, SELECTION_VERSION, settings_used(selection, settings)]
-    token = adapter_used(settings, adapter)
+    return _decision_id(audit, settings_used(selection, settings), adapter_used(settings, adapter))
+
+
+def _decision_id(audit: Audit, used: dict[str, Any], token: str | None) -> str:
+    parts = [utf8(audit.name), audit.sha256, SELECTION_VERSION, used]
     return hashlib.sha256(msgspec.json.encode([*parts, token] if token else parts)).hexdigest()[:32]
 
 
@@ -221,6 +226,12 @@ def _uniform(audit: Audit, settings: BenchSettings) -> dict[str, Any]:
             description = f"Uniform baseline at the audit's own suggestion ({which})"
         rank = suggested or _DEFAULT_RANK
     return {"variant": "uniform", "rank": min(rank, MAX_RANK), "description": description}
+
+
+def _written(strategy: dict[str, Any]) -> dict[str, Any]:
+    """A strategy with every float in it written for both readers; only an alpha can be one."""
+    alphas = strategy.get("alpha_pattern")
+    return {**strategy, "alpha_pattern": _numbers(alphas)} if alphas else strategy
 
 
 def _numbers(value: Any) -> Any:

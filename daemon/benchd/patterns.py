@@ -75,8 +75,13 @@ def _without_dot(modules: Sequence[str], others: Sequence[str]) -> set[str]:
     Such a name has a part that begins with two parts of the module's and a character between them. Not every module
     that this finds has one, but all that have one are found.
     """
-    own, parts = _parts(modules), _parts(others)
-    if sum(len(part) ** 2 for part in parts) > _MOST_WORK:
+    own, every = _parts(modules), _parts(others)
+    if len(own) * len(every) > _MOST_WORK:
+        return set(modules)
+    # The character and what follows it are two at least; few parts of real names begin with another.
+    beginnings = tuple(own)
+    parts = [part for part in every if part[:-2].startswith(beginnings)]
+    if sum([len(part) ** 2 for part in parts]) > _MOST_WORK:
         return set(modules)
     shared = {
         f".{part[:place]}.{part[place + 1 : end]}."
