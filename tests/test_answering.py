@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchd import answering as module
-from benchd import isolated
+from benchd import isolated, patience
 from benchd.answering import Answering, Outcome, Result, give_back
 from benchd.folder import Folder, Tally
 from benchd.inbox import Inbox, Trigger, Work
@@ -187,6 +187,31 @@ class TestSelected:
         assert desk.answering.answer([work])[0].outcome is Outcome.GONE
         assert os.listdir(desk.path) == []
 
+    def test_report_edited_while_it_was_answered(self, desk: Desk, monkeypatch: pytest.MonkeyPatch):
+        """An error report that a person puts there meanwhile is looked at before it is replaced."""
+        path = desk.path / "bad.json"
+        path.write_bytes(b"[]")
+        real = module.write_temporary
+
+        def write(*arguments: Any, **options: Any) -> str:
+            report_of(path).write_bytes(b"a note")
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, "write_temporary", write)
+        assert desk.answer(path.name).outcome is Outcome.DEFERRED
+        assert report_of(path).read_bytes() == b"a note"
+        assert not temporary_files(desk.path)
+
+    def test_two_with_one_config(self, desk: Desk, path: Path):
+        """Of `x` and `x.json` in one batch one is answered, and the other told so; no record says otherwise."""
+        twin = path.with_suffix("")
+        shutil.copy(path, twin)
+        works = [desk.work(path.name), desk.work(twin.name)]
+        assert [result.outcome for result in desk.answering.answer(works)] == [Outcome.DEFERRED, Outcome.SELECTED]
+        assert desk.events() == ["audit.selected"]
+        assert desk.answering.answer(works[1:])[0].outcome is Outcome.KEPT
+        assert answers(path)
+
 
 class TestUnchanged:
     def test_answered_before(self, desk: Desk, path: Path):
@@ -350,7 +375,7 @@ class TestUnfinished:
         (desk.path / "b.json").write_bytes(b"{")
         assert desk.answer("a.json", "scan").outcome is expected
         assert desk.answer("b.json", "scan").outcome is Outcome.REJECTED
-        monkeypatch.setattr(module, "_ABANDONED", 0.0)
+        monkeypatch.setattr(patience, "_ABANDONED", 0.0)
         assert desk.answer("a.json", "scan").outcome is Outcome.REJECTED
 
     def test_unchanged_content_is_not_read_again(self, desk: Desk, monkeypatch: pytest.MonkeyPatch):

@@ -245,6 +245,25 @@ class TestHasWriter:
         assert files.has_writer(directory, "folder") is None
 
 
+class TestExists:
+    def test_there_or_not(self, directory: int, tmp_path: Path):
+        """Whatever has the name counts, a link to nowhere too; no file can have a name that is too long."""
+        (tmp_path / "link").symlink_to("nowhere")
+        assert files.exists(directory, "link")
+        assert not files.exists(directory, "gone")
+        assert not files.exists(directory, "x" * 300)
+
+    def test_cannot_be_told(self, tmp_path: Path):
+        """What keeps it from looking is no answer: a config that can't be seen must not be taken for none."""
+        (tmp_path / "file").write_bytes(b"")
+        descriptor = os.open(tmp_path / "file", os.O_RDONLY)
+        try:
+            with pytest.raises(NotADirectoryError):
+                files.exists(descriptor, "x")
+        finally:
+            os.close(descriptor)
+
+
 class TestWrite:
     def test_appears_whole(self, directory: int, tmp_path: Path):
         """The content is under a hidden name first, and then at once in its place."""
@@ -261,12 +280,28 @@ class TestWrite:
             os.chown(tmp_path, -1, 12345)
         before = os.umask(0o027)
         try:
-            name = files.write_temporary(directory, b"", durable=False).name
+            group = files.group_to_give(directory)
+            name = files.write_temporary(directory, b"", durable=False, group=group).name
         finally:
             os.umask(before)
         info = (tmp_path / name).stat()
         assert stat.S_IMODE(info.st_mode) == 0o640
         assert info.st_gid == tmp_path.stat().st_gid
+
+    def test_closing_fails(self, directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """A file server may say only at the end that there is no room: nothing is left behind, nothing closed twice."""
+        real, before = os.close, set(files._in_use)
+
+        def close(descriptor: int) -> None:
+            real(descriptor)
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "close", close)
+            with pytest.raises(OSError, match="quota"):
+                files.write_temporary(directory, b"content", durable=False)
+        assert os.listdir(tmp_path) == []
+        assert files._in_use == before
 
     def test_replaces_a_link_not_its_target(self, directory: int, tmp_path: Path):
         """A link in the config's place is replaced; what it points to is not written to."""

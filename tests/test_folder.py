@@ -13,11 +13,11 @@ import pytest
 
 from benchd import bench_config, read_audit, select
 from benchd.bench import error_report
-from benchd.files import look
-from benchd.folder import Beside, Folder, Standing, Tally
+from benchd.files import look, read_sidecar
+from benchd.folder import Beside, Folder, Standing, Tally, adapter_beside
 from benchd.rejection import refusal
 from benchd.settings import FolderSettings, SelectionSettings
-from benchd.sidecar import Provenance
+from benchd.sidecar import Provenance, config_name, error_name
 from daemon import audit, config_of, report_of
 
 Make = Callable[..., Folder]
@@ -55,7 +55,8 @@ def standing(folder: Folder, name: str) -> Standing:
     """How the file `name` stands."""
     directory = folder.open()
     try:
-        return folder.standing(name, look(directory, name), Beside.read(directory, name))[0]
+        config, report = (read_sidecar(directory, of(name)) for of in (config_name, error_name))
+        return folder.standing(name, look(directory, name), Beside(config, report, adapter_beside(directory)))[0]
     finally:
         os.close(directory)
 

@@ -235,7 +235,7 @@ def test_every_record_holds(records: list[dict[str, Any]]) -> None:
 def test_every_method_is_tried() -> None:
     """No method of the trail that writes a record is missing above."""
     source = inspect.getsource(write_everything)
-    others = {"open", "reopen", "close", "flush_to_disk", "share"}
+    others = {"open", "reopen", "close", "flush_to_disk", "share", "together"}
     methods = {name for name, _ in inspect.getmembers(Trail, inspect.isroutine) if not name.startswith("_")} - others
     assert {name for name in methods if f"trail.{name}(" not in source} == set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -141,6 +142,36 @@ class TestRecords:
             thread.join()
         assert len(records(path)) == 400
 
+    def test_together(self, trail: Trail, path: Path):
+        """What a thread says together comes at the end, in order; others need not wait for it."""
+        with trail.together():
+            trail.ignored("/in/1.json", "scan", "first")
+            trail.ignored("/in/2.json", "scan", "second")
+            thread = threading.Thread(target=lambda: trail.ignored("/in/3.json", "scan", "between"))
+            thread.start()
+            thread.join()
+            assert [record["reason"] for record in records(path)] == ["between"]
+        trail.ignored("/in/4.json", "scan", "after")
+        assert [record["reason"] for record in records(path)] == ["between", "first", "second", "after"]
+
+    def test_together_and_not_on_the_disk_yet(self, trail: Trail, path: Path):
+        """Each record counts for the bound of what is kept until it is on the disk; a reopened trail keeps nothing."""
+        trail.flush_to_disk()
+        with trail.together():
+            for number in range(3):
+                trail.ignored(f"/in/{number}.json", "scan", "together")
+        assert len(trail._sink._unflushed or ()) == 3
+        trail.reopen(TrailSettings(file=str(path)))
+        assert trail._sink._unflushed is None
+
+    def test_nothing_together(self, trail: Trail, path: Path):
+        """Whoever had nothing to say writes nothing, and speaks for itself again afterwards, whatever happened."""
+        with contextlib.suppress(KeyError), trail.together():
+            raise KeyError
+        assert not path.exists()
+        trail.ignored("/in/1.json", "scan", "alone")
+        assert len(records(path)) == 1
+
 
 class TestAnythingCanBeSaid:
     @pytest.mark.parametrize(
@@ -225,6 +256,30 @@ class TestFile:
         torn, whole = path.read_bytes().splitlines()
         assert torn == b'{"ts": "2026'
         assert json.loads(whole)["root"] == "1"
+
+    def test_whole_lines_of_several(
+        self, trail: Trail, path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ):
+        """A disk that fills up between two records leaves no torn line, and none is thought of."""
+        real = os.write
+
+        def write(descriptor: int, text: bytes) -> int:
+            if descriptor == 2:
+                return real(descriptor, text)
+            line = text.partition(b"\n")[0] + b"\n"
+            if b'"1"' not in line:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(descriptor, line)
+
+        trail.root_restored("0")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", write)
+            with trail.together():
+                trail.root_restored("1")
+                trail.root_restored("2")
+        trail.root_restored("3")
+        assert [record["root"] for record in records(path)] == ["0", "1", "3"]
+        assert '"2"' in capfd.readouterr().err
 
     def test_torn_by_a_full_disk(
         self, trail: Trail, path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -24,8 +24,10 @@ __all__ = [
     "Temporary",
     "Vanished",
     "discard",
+    "exists",
     "explained",
     "flush",
+    "group_to_give",
     "has_writer",
     "look",
     "open_directory",
@@ -94,6 +96,22 @@ def explained(error: OSError, path: str, access: str) -> str:
     if error.errno == errno.ENOSPC:
         return f"{reason}: {path}; free some"
     return reason
+
+
+#: There is no such file, or none can have that name.
+_ABSENT: Final = frozenset({errno.ENOENT, errno.ENAMETOOLONG})
+
+
+def exists(directory: int, name: str) -> bool:
+    """Whether there is anything of that name, be it a link to nowhere. Raises OSError where that can't be told."""
+    # `access` would be sooner done, but answers for another user, and takes whatever keeps it from looking for a no.
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return False
+        raise
+    return True
 
 
 def look(directory: int, name: str) -> os.stat_result:
@@ -174,11 +192,9 @@ def read_sidecar(directory: int, name: str) -> tuple[bytes, os.stat_result] | No
     """A sidecar's content and `stat`; None if there is no such file; empty content if it can't be one of ours."""
     try:
         descriptor = os.open(name, _READ, dir_fd=directory)
-    except FileNotFoundError:
-        return None
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            return None  # no file can have that name
+        if error.errno in _ABSENT:
+            return None
         if error.errno in _OURS:
             raise
         try:
@@ -226,10 +242,16 @@ class Temporary(NamedTuple):
     descriptor: int = -1
 
 
-def write_temporary(directory: int, content: bytes, *, durable: bool) -> Temporary:
-    """Write `content` to a new temporary file. If `durable` it is on its way to the disk: `flush` waits for it.
+def group_to_give(directory: int) -> int | None:
+    """The group that new files in a folder are to have, where they would not have it anyway. Raises OSError."""
+    group = os.fstat(directory).st_gid
+    return None if group == os.getegid() else group
 
-    Raises OSError.
+
+def write_temporary(directory: int, content: bytes, *, durable: bool, group: int | None = None) -> Temporary:
+    """Write `content` to a new temporary file of `group`, so that who shares the folder can read the answer.
+
+    If `durable` it is on its way to the disk: `flush` waits for it. Raises OSError.
     """
     name = f".benchd-{_SYSTEM}-{os.getpid()}-{os.urandom(8).hex()}.tmp"
     _in_use.add(name)  # before it is there: a scan, on another thread, removes what nobody uses
@@ -239,7 +261,10 @@ def write_temporary(directory: int, content: bytes, *, durable: bool) -> Tempora
         _in_use.discard(name)
         raise
     try:
-        _keep_group(descriptor, directory)
+        if group is not None and os.fstat(descriptor).st_gid != group:
+            # Only members of the group may give it away; and in a user namespace it may have no number at all.
+            with contextlib.suppress(OSError):
+                os.fchown(descriptor, -1, group)
         view = memoryview(content)
         while view:
             view = view[os.write(descriptor, view) :]
@@ -252,7 +277,7 @@ def write_temporary(directory: int, content: bytes, *, durable: bool) -> Tempora
     except BaseException:
         discard(directory, Temporary(name, descriptor))
         raise
-    os.close(descriptor)
+    _close(directory, Temporary(name, descriptor))
     return Temporary(name)
 
 
@@ -263,17 +288,16 @@ def flush(directory: int, temporary: Temporary) -> Temporary:
     except BaseException:
         discard(directory, temporary)
         raise
-    os.close(temporary.descriptor)
+    _close(directory, temporary)
     return temporary._replace(descriptor=-1)
 
 
-def _keep_group(descriptor: int, directory: int) -> None:
-    """Give the file the folder's group, so that who shares the folder can read the answer."""
-    group = os.fstat(directory).st_gid
-    if os.fstat(descriptor).st_gid != group:
-        # Only members of the group may give it away; and in a user namespace it may have no number at all.
-        with contextlib.suppress(OSError):
-            os.fchown(descriptor, -1, group)
+def _close(directory: int, temporary: Temporary) -> None:
+    try:
+        os.close(temporary.descriptor)  # a file server may say only now that there is no room
+    except OSError:
+        discard(directory, temporary._replace(descriptor=-1))  # it is closed all the same
+        raise
 
 
 def publish(directory: int, temporary: Temporary, name: str) -> None:

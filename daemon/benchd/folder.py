@@ -7,7 +7,6 @@ size, and changed clearly before the sidecar was written; in doubt, the hash dec
 from __future__ import annotations
 
 import contextlib
-import errno
 import fnmatch
 import os
 import re
@@ -28,7 +27,7 @@ from benchd.adapter import (
 )
 from benchd.clock import FolderClock
 from benchd.document import utf8
-from benchd.files import TEMPORARY, Vanished, open_directory, read_regular, read_sidecar, remove_stale_temporary
+from benchd.files import TEMPORARY, Vanished, exists, open_directory, read_regular, read_sidecar, remove_stale_temporary
 from benchd.rejection import AuditError
 from benchd.runnable import base_used
 from benchd.selection import SELECTION_VERSION
@@ -82,12 +81,6 @@ class Beside(NamedTuple):
     report: tuple[bytes, os.stat_result] | None
     adapter: AdapterConfig | None = None
 
-    @classmethod
-    def read(cls, directory: int, name: str) -> Beside:
-        """What stands beside the audit `name`. Raises OSError where the process itself lacks something."""
-        config, report = read_sidecar(directory, config_name(name)), read_sidecar(directory, error_name(name))
-        return cls(config, report, adapter_beside(directory))
-
 
 class _Listing(NamedTuple):
     """What a scan knows of a directory before it looks at the entries."""
@@ -125,8 +118,9 @@ class Folder:
     def wants(self, relative: str) -> bool:
         """Whether the name alone makes the file a candidate: the patterns, less hidden files and our own."""
         name = relative.rpartition("/")[2]
-        if name.startswith(".") or is_sidecar(name):
-            return False
+        return not name.startswith(".") and not is_sidecar(name) and self._matches(name, relative)
+
+    def _matches(self, name: str, relative: str) -> bool:
         return self._patterns(name, relative) and not self._ignored(name, relative)
 
     def enters(self, relative: str) -> bool:
@@ -148,11 +142,13 @@ class Folder:
 
     def standing(self, name: str, info: os.stat_result, beside: Beside) -> tuple[Standing, Provenance | None]:
         """How `name`, whose `stat` is `info`, stands, and the sidecar that says so. Does not read the audit."""
+        if beside.config is None and beside.report is None:
+            return Standing.OPEN, None
         doubtful: Provenance | None = None
         for found, is_config in ((beside.config, True), (beside.report, False)):
             provenance = provenance_of(found[0]) if found else None
             # One that names another audit (a copy, or that of `x` beside `x.json`) was not written for this one.
-            if found is None or provenance is None or provenance.audit != utf8(name):
+            if found is None or provenance is None or (provenance.audit != name and provenance.audit != utf8(name)):
                 continue
             if not self._still_holds(provenance, info, is_config=is_config):
                 continue
@@ -179,7 +175,7 @@ class Folder:
         used = provenance.settings
         if used is None or used.get("bench.base") != self._shaping.get("bench.base"):
             return False
-        return all(self._shaping.get(key) == value for key, value in used.items())
+        return used.items() <= self._shaping.items()
 
     def remember(self, relative: str, info: os.stat_result, *, beside: str | None = None) -> None:
         """Note that this content needs no sidecar, so that the next scan passes it by.
@@ -196,7 +192,7 @@ class Folder:
         if key not in self._remembered:
             return False
         beside = self._remembered[key]
-        return beside is None or _exists(directory, beside)
+        return beside is None or exists(directory, beside)
 
     # --- scanning ------------------------------------------------------------------------------------------
 
@@ -320,10 +316,10 @@ class Folder:
         elif entry.is_dir(follow_symlinks=False):
             if self.enters(path):
                 pending.append(path)
-        elif name.endswith(ERROR_SUFFIX):
-            if tidy:
+        elif is_sidecar(name):
+            if tidy and name.endswith(ERROR_SUFFIX):
                 self._drop_stale_report(directory, name, listing)
-        elif self.wants(path):
+        elif self._matches(name, path):
             info = entry.stat(follow_symlinks=False)
             tally.found += 1
             if force or not self._is_answered(directory, path, name, info, tally, listing):
@@ -334,7 +330,7 @@ class Folder:
     def _is_answered(
         self, directory: int, path: str, name: str, info: os.stat_result, tally: Tally, listing: _Listing
     ) -> bool:
-        if info.st_ctime_ns < listing.until_ns and _exists(directory, config_name(name)):
+        if info.st_ctime_ns < listing.until_ns and exists(directory, config_name(name)):
             return True
         if self._remembers(directory, path, info):
             return True
@@ -360,7 +356,7 @@ class Folder:
         The second is what two daemons on one folder can leave behind.
         """
         stem = name.removesuffix(ERROR_SUFFIX)
-        audits = [audit for audit in (f"{stem}.json", stem) if _exists(directory, audit)]
+        audits = [audit for audit in (f"{stem}.json", stem) if exists(directory, audit)]
         if any(not self._has_config(directory, audit, listing) for audit in audits):
             return
         found = read_sidecar(directory, name)
@@ -369,7 +365,7 @@ class Folder:
                 os.unlink(name, dir_fd=directory)
 
     def _has_config(self, directory: int, audit: str, listing: _Listing) -> bool:
-        if not _exists(directory, config_name(audit)):
+        if not exists(directory, config_name(audit)):
             return False
         info = os.stat(audit, dir_fd=directory, follow_symlinks=False)
         beside = Beside(read_sidecar(directory, config_name(audit)), None, listing.adapter)
@@ -401,16 +397,6 @@ def _changed_ns(directory: int, name: str) -> int:
         return os.stat(name, dir_fd=directory, follow_symlinks=False).st_ctime_ns
     except FileNotFoundError:
         return 0
-
-
-def _exists(directory: int, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except OSError as error:
-        if error.errno in {errno.ENOENT, errno.ENAMETOOLONG}:
-            return False
-        raise
-    return True
 
 
 def _matcher(patterns: tuple[str, ...]) -> Callable[[str, str], bool]:

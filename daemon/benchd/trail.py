@@ -1,8 +1,8 @@
 """The audit trail: one JSON object a line, and the vocabulary of all records (spec, section 5).
 
 Every record goes through one function of `Trail`; no other place names an event. A record is handed to the
-operating system before the function returns. No record ever fails: what an encoder can't take is made printable,
-and a file that can't be written is replaced by standard error until it can.
+operating system before the function returns, or at the end of `Trail.together`. No record ever fails: what an encoder
+can't take is made printable, and a file that can't be written is replaced by standard error until it can.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import IO, Any, Final
 
@@ -140,7 +141,8 @@ class TrailFile:
                 self._torn = False
             _write_all(self._descriptor, line)
         except OSError as error:
-            self._torn = self._torn or getattr(error, "written", 0) > 0
+            written = line[: getattr(error, "written", 0)]
+            self._torn = self._torn or (bool(written) and not written.endswith(b"\n"))
             raise
 
     def _follow(self) -> None:
@@ -218,6 +220,19 @@ class _Turns:
         self._threads.release()
 
 
+class _Together:
+    """While it lasts, the lines of one thread are kept."""
+
+    def __init__(self, sink: _Sink) -> None:
+        self._sink = sink
+
+    def __enter__(self) -> None:
+        self._sink.gather()
+
+    def __exit__(self, *_: object) -> None:
+        self._sink.release()
+
+
 class _Sink:
     """The end of structlog's chain: one line at a time, to the trail or, while that fails, to standard error."""
 
@@ -229,20 +244,38 @@ class _Sink:
         self._failing: set[str] = set()
         #: What was written since the last flush, where records are flushed at all: a failing disk may lose it.
         self._unflushed: deque[bytes] | None = None
+        #: The lines of each thread that writes several together.
+        self._gathered = threading.local()
 
     def share(self) -> None:
         self._lock.share()
 
+    def gather(self) -> None:
+        self._gathered.lines = []
+
+    def release(self) -> None:
+        lines, self._gathered.lines = self._gathered.lines, None
+        if lines:
+            self._write(lines)
+
     def msg(self, line: bytes) -> None:
+        lines = getattr(self._gathered, "lines", None)
+        if lines is not None:
+            lines.append(line)
+        else:
+            self._write([line])
+
+    def _write(self, lines: list[bytes]) -> None:
+        text = b"".join(lines)
         with self._lock:
             try:
-                self.target.write(line)
+                self.target.write(text)
             except OSError as error:
-                self._fall_back("write", line, error)
+                self._fall_back("write", text, error)
             else:
                 self._failing.discard("write")
                 if self._unflushed is not None:
-                    self._unflushed.append(line)
+                    self._unflushed.extend(lines)
 
     debug = info = warning = error = msg
 
@@ -270,6 +303,7 @@ class _Sink:
             self._close()
             self.target, self.name = target, name
             self._failing.clear()
+            self._unflushed = None
 
     def _close(self) -> None:
         try:
@@ -288,7 +322,7 @@ class _Sink:
 
 
 def _head(level: str, event: str) -> dict[str, str]:
-    ts = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+    ts = datetime.now(UTC).isoformat(timespec="microseconds")[: -len("+00:00")]
     return {"ts": f"{ts}Z", "level": level, "event": event}
 
 
@@ -347,6 +381,10 @@ class Trail:
     def share(self) -> None:
         """Keep lines whole though processes that are forked from now on write some too: a pipe would mix long ones."""
         self._sink.share()
+
+    def together(self) -> AbstractContextManager[None]:
+        """Within it, the records of the calling thread are kept; at its end they are handed over in one piece."""
+        return _Together(self._sink)
 
     def flush_to_disk(self) -> None:
         """Wait until all records are on the disk, where there is one."""
