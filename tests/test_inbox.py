@@ -442,3 +442,89 @@ def test_nothing_is_lost(hints: list[tuple[str, Trigger]], meanwhile: list[str],
     assert not trouble
     # A hint about work that is still waiting is one with it, so the last version must have been seen.
     assert answered == dict(version)
+
+
+class TestAttend:
+    def test_takes_what_it_puts(self, inbox: Inbox, folder: Folder):
+        """What the attendant puts it takes itself, without waking others; what is not fresh is theirs."""
+        taken: list[str] = []
+        taker = threading.Thread(target=lambda: taken.extend(work.relative for work in inbox.take(timeout=20)))
+        assert inbox.attend(9) == []
+        taker.start()
+        until(lambda: inbox._waiting_takers == 1)
+        for name in ("1", "2"):
+            inbox.put(folder, name, "closed")
+        assert inbox._waiting_takers == 1
+        assert [work.relative for work in inbox.attend(1)] == ["1"]
+        assert [work.relative for work in inbox.attend(9)] == ["2"]
+        inbox.put(folder, "3", "scan")
+        taker.join(10)
+        assert taken == ["3"]
+        assert inbox.attend(9) == []
+
+    @pytest.mark.parametrize("trigger", ["poll", "scan"])
+    def test_what_is_no_drop_is_left_to_others(self, inbox: Inbox, folder: Folder, trigger: Trigger):
+        """What polls and scans tell of may be on a slow file server: whoever reads the events does not wait for it."""
+        inbox.attend(9)
+        inbox.put(folder, "a", trigger)
+        assert inbox.attend(9) == []
+        assert [work.relative for work in inbox.take(9, timeout=0)] == ["a"]
+
+    def test_retries_are_left_to_others(self, inbox: Inbox, folder: Folder):
+        """So is what is tried again, also if the attendant notices that it is due."""
+        inbox.put(folder, "a", "closed")
+        [work] = inbox.take()
+        inbox.attend(9)
+        inbox.again(work, 0.0)
+        assert inbox.attend(9) == []
+        assert inbox.take(9, timeout=0) == [work]
+
+    def test_dropped_folder(self, inbox: Inbox, folder: Folder):
+        """What the attendant has put for a folder is forgotten with it."""
+        inbox.attend(9)
+        inbox.put(folder, "a", "closed")
+        inbox.drop_folder(folder)
+        assert inbox.attend(9) == []
+
+    def test_others_are_woken_again(self, inbox: Inbox, folder: Folder):
+        """What the attendant has put and not taken is the others' once it attends no longer."""
+        taken: list[str] = []
+        taker = threading.Thread(target=lambda: taken.extend(work.relative for work in inbox.take(timeout=20)))
+        inbox.attend(1)
+        taker.start()
+        until(lambda: inbox._waiting_takers == 1)
+        inbox.put(folder, "1", "moved")
+        inbox.unattend()
+        taker.join(10)
+        assert taken == ["1"]
+
+    def test_when_to_come_back(self, inbox: Inbox, folder: Folder):
+        """At once while there are fresh drops, in time for what is delayed, else when there are events."""
+        assert inbox.attend(9) == []
+        assert inbox.until_next() is None
+        inbox.put(folder, "delayed", "created")
+        assert 0 < (inbox.until_next() or 0) <= CREATED_DELAY
+        inbox.put(folder, "fresh", "closed")
+        assert inbox.until_next() == 0
+        assert [work.relative for work in inbox.attend(9)] == ["fresh"]
+        until(lambda: inbox.until_next() == 0)
+        assert [work.relative for work in inbox.attend(9)] == ["delayed"]
+        assert inbox.until_next() is None
+
+    def test_what_was_delayed_and_is_not_any_more(self, inbox: Inbox, folder: Folder):
+        """A file that was closed in time is no reason to wake up when its delay would have ended."""
+        inbox.attend(9)
+        inbox.put(folder, "a", "created")
+        inbox.put(folder, "a", "closed")
+        assert len(inbox.attend(9)) == 1
+        assert inbox.until_next() is None
+
+    def test_closed(self, inbox: Inbox, folder: Folder):
+        """A closed inbox has nothing more to do, whatever was due."""
+        inbox.attend(9)
+        inbox.put(folder, "a", "closed")
+        inbox.put(folder, "delayed", "created")
+        until(lambda: inbox._delayed[0][0] <= time.monotonic())
+        inbox.close()
+        assert inbox.attend(9) == []
+        assert inbox.until_next() is None

@@ -158,7 +158,7 @@ def test_a_stuck_worker_and_a_dead_thread_are_trouble(tmp_path):
     """The watchdog hears nothing while a worker is at one batch for longer than its limit, or a thread has died."""
     trail = Trail(TrailFile(str(tmp_path / "trail")))
     inbox, counts, answering = Inbox(), Counts(), _Blocked(trail)
-    workers = Workers(inbox, answering, trail, counts, count=1, durable=False)
+    workers = Workers(inbox, answering, trail, counts, count=1, waits=False)
     health = _Health(inbox, counts)
     workers.start()
     assert health.trouble(workers, [], limit=0.2) is None
@@ -180,7 +180,7 @@ def test_work_that_nobody_takes_is_trouble(tmp_path):
     """Audits that wait while no worker answers any: work does not move."""
     trail = Trail(TrailFile(str(tmp_path / "trail")))
     inbox, counts = Inbox(), Counts()
-    workers = Workers(inbox, Answering(trail, settle=0), trail, counts, count=1, durable=False)
+    workers = Workers(inbox, Answering(trail, settle=0), trail, counts, count=1, waits=False)
     workers.threads.clear()
     health = _Health(inbox, counts)
     inbox.put(Folder(FolderSettings(path=str(tmp_path)), max_bytes=1), "a.json", "closed")
@@ -267,7 +267,7 @@ def test_without_inotify_it_polls(tmp_path):
     """No more inotify instances to be had: said, with the remedy, and polled instead."""
     patch = (
         "import benchd.service\n"
-        "def refuse():\n    raise OSError(24, 'inotify instance limit reached')\n"
+        "def refuse(after):\n    raise OSError(24, 'inotify instance limit reached')\n"
         "benchd.service.open_reader = refuse"
     )
     with _run(tmp_path, patch) as process:

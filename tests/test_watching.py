@@ -115,7 +115,7 @@ class TestMounts:
 
 @pytest.fixture
 def reader() -> Iterator[InotifyReader]:
-    reader = open_reader()
+    reader = open_reader(lambda: None)
     assert reader is not None
     reader.start()
     yield reader
@@ -159,6 +159,28 @@ class TestInotify:
     @pytest.fixture
     def heard(self) -> Listening:
         return Listening()
+
+    def test_lends_its_thread(self, folder: Folder, heard: Listening):
+        """After what it read, and before a directory that may take long, the thread is lent; again when that is due."""
+        lent: list[int] = []
+
+        def after() -> float | None:
+            lent.append(len(heard.files))
+            return 0.01 if len(lent) < 5 else None
+
+        reader = open_reader(after)
+        assert reader is not None
+        InotifySource(reader, heard).start(folder)
+        inbox = Path(folder.path)
+        (inbox / "a.json").write_bytes(b"{}")
+        (inbox / "below").mkdir()
+        (inbox / "below" / "b.json").write_bytes(b"{}")
+        reader.start()
+        until(lambda: len(lent) == 5)
+        assert lent[0] == 2  # created and closed
+        assert lent[-1] >= 3
+        reader.stop()
+        reader.join(5)
 
     @pytest.fixture
     def source(self, reader: InotifyReader, folder: Folder, heard: Listening) -> InotifySource:
@@ -288,7 +310,7 @@ class TestInotify:
 
     def test_closed_reader(self, folder: Folder, heard: Listening):
         """A reader that was stopped takes no more watches."""
-        reader = open_reader()
+        reader = open_reader(lambda: None)
         assert reader is not None
         reader.start()
         reader.stop()

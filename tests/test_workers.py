@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from benchd import workers as module
 from benchd.answering import Answering, Outcome, Result
 from benchd.folder import Folder
 from benchd.inbox import Inbox, Work
 from benchd.settings import FolderSettings
 from benchd.trail import Trail, TrailFile
-from benchd.workers import Counts, Workers
+from benchd.workers import Counts, Workers, count_threads
 from daemon import answers, audit, until
 
 
@@ -31,8 +32,8 @@ class Desk:
         self.counts = Counts()
         self.answering = Answering(self.trail, settle=0.0)
 
-    def workers(self, count: int = 2, *, durable: bool = True) -> Workers:
-        return Workers(self.inbox, self.answering, self.trail, self.counts, count=count, durable=durable)
+    def workers(self, count: int = 2, *, waits: bool = True) -> Workers:
+        return Workers(self.inbox, self.answering, self.trail, self.counts, count=count, waits=waits)
 
     def drop(self, name: str, content: bytes) -> Path:
         path = self.path / name
@@ -64,9 +65,9 @@ def test_answer_and_count(desk: Desk):
     assert workers.join(5)
 
 
-@pytest.mark.parametrize(("durable", "most"), [(True, 32), (False, 4)])
-def test_batches(desk: Desk, durable: bool, most: int):
-    """Durable answers share their waits for the disk; others share less, and wait less for each other."""
+@pytest.mark.parametrize("waits", [True, False])
+def test_batches(desk: Desk, waits: bool):
+    """Answers share what they cost, but not more than a few of them."""
     sizes: list[int] = []
 
     def answer(batch: list[Work], *, large: bool) -> list[Result]:
@@ -76,9 +77,9 @@ def test_batches(desk: Desk, durable: bool, most: int):
     desk.answering.answer = answer  # type: ignore[method-assign]
     for number in range(50):
         desk.inbox.put(desk.folder, str(number), "closed")
-    desk.workers(1, durable=durable).start()
+    desk.workers(1, waits=waits).start()
     until(lambda: len(desk.inbox) == 0)
-    assert max(sizes) == most
+    assert max(sizes) == 32
     assert sum(sizes) >= 50
 
 
@@ -113,7 +114,7 @@ def test_tells_what_hangs(desk: Desk):
 
     desk.answering.answer = answer  # type: ignore[method-assign]
     workers = desk.workers(1)
-    assert list(workers.busy_since.values()) == [None, None]
+    assert list(workers.busy_since.values()) == [None, None, None]
     workers.start()
     desk.inbox.put(desk.folder, "a", "closed")
     until(lambda: workers.busy_since[0] is not None)
@@ -136,7 +137,61 @@ def test_retire(desk: Desk):
     until(lambda: answers(path))
 
 
-def test_auto(desk: Desk):
-    """`auto` is a few threads, never none, and one for large files."""
-    workers = Workers(desk.inbox, desk.answering, desk.trail, desk.counts, count="auto", durable=True)
-    assert 2 <= len(workers.threads) <= 5
+def test_auto(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """`auto` is a few threads where they work at the same time or wait for the disk, else one; a number is a number."""
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr(module, "_ONE_AT_A_TIME", True)
+    assert [count_threads("auto", waits=waits) for waits in (False, True)] == [1, 4]
+    monkeypatch.setattr(module, "_ONE_AT_A_TIME", False)
+    assert [count_threads("auto", waits=waits) for waits in (False, True)] == [4, 4]
+    assert count_threads(3, waits=False) == 3
+    workers = Workers(desk.inbox, desk.answering, desk.trail, desk.counts, count="auto", waits=True)
+    assert len(workers.threads) == 5  # and one for large files
+
+
+class TestAttend:
+    @pytest.mark.parametrize("waits", [False, True])
+    def test_answers(self, desk: Desk, waits: bool):
+        """What has just come is answered on the calling thread, a few at a time; nobody else need run."""
+        workers = desk.workers(1, waits=waits)
+        assert workers.attend() is None
+        paths = [desk.drop(f"{number}.json", audit(number)) for number in range(40)]
+        assert workers.attend() == 0
+        assert 0 < sum(map(answers, paths)) < 40
+        assert workers.attend() is None
+        assert all(map(answers, paths))
+        assert desk.counts.answered == 40
+
+    def test_what_takes_long_is_left_to_others(self, desk: Desk, monkeypatch: pytest.MonkeyPatch):
+        """After a batch that took long the workers answer, and are woken for what comes."""
+        monkeypatch.setattr(module, "_LONG", 0.0)
+        workers = desk.workers(1, waits=False)
+        workers.attend()
+        first = desk.drop("a.json", audit(1))
+        assert workers.attend() is None
+        assert answers(first)
+        second = desk.drop("b.json", audit(2))
+        assert workers.attend() is None
+        assert not answers(second)
+        workers.start()
+        until(lambda: answers(second))
+
+    @pytest.mark.parametrize(("waits", "lock"), [(False, False), (True, True)])
+    def test_the_others_help_where_they_can(self, desk: Desk, waits: bool, lock: bool, monkeypatch: pytest.MonkeyPatch):
+        """Without Python's lock, or where the disk is waited for, others answer what is more than a batch."""
+        monkeypatch.setattr(module, "_ONE_AT_A_TIME", lock)
+        workers = desk.workers(1, waits=waits)
+        workers.start()
+        until(lambda: desk.inbox._waiting_takers == 1)
+        workers.attend()
+        paths = [desk.drop(f"{number}.json", audit(number)) for number in range(40)]
+        workers.attend()
+        until(lambda: all(map(answers, paths)))
+
+    def test_retired(self, desk: Desk):
+        """Retired workers take nothing more."""
+        workers = desk.workers(1, waits=False)
+        desk.drop("a.json", audit(1))
+        workers.retire()
+        assert workers.attend() is None
+        assert len(desk.inbox) == 1

@@ -32,6 +32,9 @@ _IN_FLIGHT: Final = 2
 CREATED_DELAY: Final = 0.05
 
 
+#: What tells of a drop as it happens.
+_EVENTS: Final = frozenset({"closed", "moved", "created"})
+
 #: Every so manieth look is at the backlog first.
 _BACKLOG_TURN: Final = 8
 
@@ -102,6 +105,9 @@ class Inbox:
         self._numbers = itertools.count()
         self._turns = 0
         self._waiting_takers = 0
+        #: The thread that takes what it has put (`attend`), and so need not wake another for it; and that.
+        self._attendant: int | None = None
+        self._attended: deque[Work] = deque()
         self._closed = False
         #: Folders that are not watched any more: what of theirs was in flight does not come back.
         self._dropped: WeakSet[Folder] = WeakSet()
@@ -159,6 +165,9 @@ class Inbox:
             self._large.append(work)
             self._large_changed.notify()
             return
+        if work.trigger in _EVENTS and threading.get_ident() == self._attendant:
+            self._attended.append(work)
+            return
         (self._backlog if work.trigger == "scan" else self._fresh).append(work)
         if self._waiting_takers:
             self._changed.notify()
@@ -167,7 +176,7 @@ class Inbox:
         work.state = _DELAYED
         work.due = time.monotonic() + seconds
         heapq.heappush(self._delayed, (work.due, next(self._numbers), work))
-        if self._waiting_takers and self._delayed[0][2] is work:
+        if self._waiting_takers and self._delayed[0][2] is work and threading.get_ident() != self._attendant:
             self._changed.notify()
 
     def take(
@@ -199,6 +208,34 @@ class Inbox:
                     self._waiting_takers -= 1
             return []
 
+    def attend(self, most: int) -> list[Work]:
+        """Up to `most` drops that this thread has put, without waiting; from now on others are not woken for them.
+
+        It must come back after `until_next` seconds, or `unattend`.
+        """
+        with self._changed:
+            if self._closed:
+                return []
+            self._attendant = threading.get_ident()
+            self._wake_delayed()
+            return self._pop(most, (self._attended,))
+
+    def unattend(self) -> None:
+        """Leave what waits to the others again."""
+        with self._changed:
+            if self._attendant is not None:
+                self._attendant = None
+                self._fresh.extend(self._attended)
+                self._attended.clear()
+                self._changed.notify_all()
+
+    def until_next(self) -> float | None:
+        """Seconds until there is a drop to attend to, or something delayed is due; None if only events can tell."""
+        with self._changed:
+            if self._closed:
+                return None
+            return 0.0 if self._attended else self._until_next(None)
+
     @staticmethod
     def _pop(most: int, queues: tuple[deque[Work], ...]) -> list[Work]:
         taken: list[Work] = []
@@ -213,21 +250,30 @@ class Inbox:
     def _in_turn(self) -> tuple[deque[Work], ...]:
         """Fresh drops before the backlog; now and then the other way round: a stream of drops starves nobody."""
         self._turns += 1
-        return (self._fresh, self._backlog) if self._turns % _BACKLOG_TURN else (self._backlog, self._fresh)
+        if self._turns % _BACKLOG_TURN:
+            return (self._fresh, self._attended, self._backlog)
+        return (self._backlog, self._fresh, self._attended)
 
     def _wake_delayed(self) -> None:
         now = time.monotonic()
         while self._delayed and self._delayed[0][0] <= now:
-            due, _, work = heapq.heappop(self._delayed)
-            # An event may have made it ready, and another attempt delayed it again, since this was pushed.
-            if work.state == _DELAYED and work.due == due:
-                self._make_ready(work)
+            item = heapq.heappop(self._delayed)
+            if self._is_delayed(item):
+                self._make_ready(item[2])
 
     def _until_next(self, deadline: float | None) -> float | None:
+        while self._delayed and not self._is_delayed(self._delayed[0]):
+            heapq.heappop(self._delayed)
         moments = [
             moment for moment in (deadline, self._delayed[0][0] if self._delayed else None) if moment is not None
         ]
         return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+    @staticmethod
+    def _is_delayed(item: tuple[float, int, Work]) -> bool:
+        # An event may have made it ready, and another attempt delayed it again, since this was pushed.
+        due, _, work = item
+        return work.state == _DELAYED and work.due == due
 
     def done(self, work: Work) -> None:
         """`work` is dealt with, unless it changed meanwhile: then it is due again, as new."""
@@ -280,7 +326,7 @@ class Inbox:
         """Forget what waits for `folder`, which is not watched any more."""
         with self._changed:
             self._dropped.add(folder)
-            for queue in (self._fresh, self._backlog, self._large):
+            for queue in (self._fresh, self._attended, self._backlog, self._large):
                 kept = [work for work in queue if work.folder is not folder]
                 queue.clear()
                 queue.extend(kept)

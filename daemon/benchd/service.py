@@ -27,13 +27,17 @@ from benchd.lock import Occupied
 from benchd.notify import notify, reloading, watchdog_seconds
 from benchd.settings import FolderSettings, Settings, SettingsError
 from benchd.trail import Render, Trail
-from benchd.watching import Watcher, open_reader
+from benchd.watching import Watcher, open_reader, wants_polling
 from benchd.workers import Counts, Workers
 
 __all__ = ["Service", "block_signals", "changed_settings"]
 
-#: malloc.h
-_M_ARENA_MAX: Final = -8
+#: malloc.h: options of mallopt(3), and what they are set to.
+_HEAP: Final = (
+    (-8, 1),  # M_ARENA_MAX: one heap
+    (-3, 2**20),  # M_MMAP_THRESHOLD: what is larger has a mapping of its own, and leaves no hole that the next misses
+    (-1, 4 * 2**20),  # M_TRIM_THRESHOLD: so much is kept at the end, not given back and asked for again all the time
+)
 
 _STOPPING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _SIGNALS: Final = _STOPPING | {signal.SIGHUP}
@@ -101,7 +105,7 @@ class Service:
         self._counts = Counts()
         self._health = _Health(self._inbox, self._counts)
         try:
-            self._reader = open_reader()
+            self._reader = open_reader(self._attend)
         except OSError as error:
             self._reader = None
             reason = f"no inotify: {error.strerror}; raise it: sysctl fs.inotify.max_user_instances"
@@ -117,7 +121,7 @@ class Service:
             self._trail,
             self._counts,
             count=settings.watching.workers,
-            durable=any(folder.bench.durable for folder in settings.watch),
+            waits=any(folder.bench.durable or wants_polling(folder) for folder in settings.watch),
         )
 
     def _make_watcher(self, settings: FolderSettings) -> Watcher:
@@ -263,10 +267,18 @@ class Service:
             watcher.thread.join(max(0.05, deadline - time.monotonic()))
         if self._reader is not None:
             self._reader.stop()
+            self._reader.join(max(0.05, deadline - time.monotonic()))  # it may be answering
         counts = self._counts
         self._trail.stopped(answered=counts.answered, rejected=counts.rejected, waiting=len(self._inbox))
 
     # --- other threads -------------------------------------------------------------------------------------
+
+    def _attend(self) -> float | None:
+        """What the reader of events does between reading: it lends the present workers a hand while it lives."""
+        if self._reader is None or self._reader.failure is not None:
+            self._inbox.unattend()
+            return None
+        return self._workers.attend()
 
     def _rescan(self, folder: Folder) -> None:
         """The inbox had to drop something of `folder`: only a full scan finds it again."""
@@ -311,7 +323,8 @@ def _share_one_heap() -> None:
     Python's own lock lets one thread allocate at a time anyway.
     """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        for option, value in _HEAP:
+            ctypes.CDLL(None).mallopt(option, value)
 
 
 class _Health:

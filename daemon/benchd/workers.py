@@ -1,8 +1,13 @@
-"""The threads that answer: take from the inbox, answer, give back; whatever happens."""
+"""The threads that answer: take from the inbox, answer, give back; whatever happens.
+
+The thread that reads the events lends a hand (`Workers.attend`): what has just been dropped it answers itself, which
+is sooner done than another thread is woken, and cheaper. The others have the backlog, and whatever takes long.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -12,20 +17,30 @@ from benchd.answering import Answering, Outcome, Result, give_back
 from benchd.inbox import Inbox, Work
 from benchd.trail import Trail
 
-__all__ = ["Counts", "Workers", "count_workers"]
+__all__ = ["Counts", "Workers", "count_threads", "count_workers"]
 
 #: More threads than this wait for each other rather than for the disk.
 _MOST_AUTO: Final = 4
 
-#: Durable answers share their waits for the disk. Others are published one by one, and share no more than the opening
-#: of their folder: so many that a slow one keeps few waiting while other workers are idle.
-_DURABLE_BATCH: Final = 32
-_BATCH: Final = 4
+#: Python's lock lets one thread work at a time; more of them take turns at a price.
+_ONE_AT_A_TIME: Final = getattr(sys, "_is_gil_enabled", lambda: True)()
+
+#: When a batch has taken so long, the reader of events leaves answering to the workers for a while: it is needed.
+_LONG: Final = 0.1
+_FOR_A_WHILE: Final = 5.0
+
+#: Answers of a batch share what they cost, and their waits for the disk.
+_BATCH: Final = 32
 
 
 def count_workers(setting: int | Literal["auto"]) -> int:
-    """How many workers `watching.workers` asks for."""
+    """How many workers `watching.workers` asks for where they work at the same time: one a core, but not many."""
     return min(_MOST_AUTO, os.cpu_count() or 1) if setting == "auto" else setting
+
+
+def count_threads(setting: int | Literal["auto"], *, waits: bool) -> int:
+    """How many threads it asks for: one, where more would only take turns; not where some wait while others work."""
+    return 1 if setting == "auto" and _ONE_AT_A_TIME and not waits else count_workers(setting)
 
 
 class Counts:
@@ -70,17 +85,22 @@ class Workers:
         counts: Counts,
         *,
         count: int | Literal["auto"],
-        durable: bool,
+        waits: bool,
     ) -> None:
+        """`waits` says whether answers wait: for the disk, or for a file server."""
         self._inbox = inbox
         self._answering = answering
         self._trail = trail
-        self._batch = _DURABLE_BATCH if durable else _BATCH
-        number = count_workers(count)
+        number = count_threads(count, waits=waits)
+        #: Until then (monotonic) the reader of events only reads.
+        self._reads_only_until = 0.0
+        #: Whether it is sooner done if others take what is more than a batch.
+        self._shares = waits or not _ONE_AT_A_TIME
         self._retired = threading.Event()
         self._counts = counts
-        #: Since when (monotonic) each thread has been busy with the same batch; None while it waits.
-        self.busy_since: dict[int, float | None] = dict.fromkeys(range(number + 1))
+        #: Since when (monotonic) each thread has been busy with the same batch, that for large files and the reader
+        #: of events among them; None while it waits.
+        self.busy_since: dict[int, float | None] = dict.fromkeys(range(number + 2))
         self.threads = [
             threading.Thread(target=self._run, args=(index, False), name=f"benchd-worker-{index}", daemon=True)
             for index in range(number)
@@ -109,8 +129,31 @@ class Workers:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self.threads)
 
+    def attend(self) -> float | None:
+        """Answer what has just come, on the calling thread. Seconds until there may be more; None if events will tell.
+
+        For the one thread that reads the events, whenever it has read some.
+        """
+        started = time.monotonic()
+        if started < self._reads_only_until or self._retired.is_set():
+            self._inbox.unattend()
+            return None
+        batch = self._inbox.attend(_BATCH)
+        if batch:
+            if self._shares and self._inbox.until_next() == 0:
+                self._inbox.wake()
+            index = len(self.threads)
+            self.busy_since[index] = started
+            self._answer(batch, large=False)
+            self.busy_since[index] = None
+            if time.monotonic() - started > _LONG:
+                self._reads_only_until = time.monotonic() + _FOR_A_WHILE
+                self._inbox.unattend()
+                return None
+        return self._inbox.until_next()
+
     def _run(self, index: int, large: bool) -> None:  # noqa: FBT001
-        most = 1 if large else self._batch
+        most = 1 if large else _BATCH
         while not self._inbox.closed and not self._retired.is_set():
             batch = self._inbox.take(most, unless=self._retired, large=large)
             self.busy_since[index] = time.monotonic()

@@ -14,9 +14,11 @@ import contextlib
 import ctypes
 import errno
 import logging
+import math
 import os
 import struct
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from watchdog.observers import inotify_c
@@ -53,18 +55,29 @@ logging.getLogger(inotify_c.__name__).addFilter(lambda record: "overflow" not in
 
 
 class InotifyReader(InotifyFD):
-    """One inotify instance and its reader thread, shared by all folders of a process."""
+    """One inotify instance and its reader thread, shared by all folders of a process.
 
-    def __init__(self) -> None:
+    Whenever it has told of what it read, and when it has failed, it calls `after`, which may use the thread for a
+    moment. That returns after how many seconds it wants to be called again though nothing happens; None if it need not.
+    """
+
+    def __init__(self, after: Callable[[], float | None] = lambda: None) -> None:
         super().__init__()
         self.name = "benchd-inotify"
         self.daemon = True
         self.failure: Exception | None = None
+        self._after = after
+        self._wait: float | None = None
 
     def run(self) -> None:
         """Read events until stopped. A failure is kept, and told to every folder, so that it is never silent."""
         try:
-            super().run()
+            while self.should_keep_running():
+                for event in self.read_events():
+                    if event.mask & _IS_DIRECTORY:
+                        self._after()  # to adopt a directory can take long
+                    self.handle_event(event)
+                self._wait = self._after()
         except Exception as error:  # noqa: BLE001 - whatever it is, the folders must not go unwatched in silence
             self.failure = error
             with self._lock:
@@ -72,6 +85,14 @@ class InotifyReader(InotifyFD):
             for source in sources.values():
                 if isinstance(source, InotifySource):
                     source.reader_failed(error)
+            self._after()
+
+    def _check_inotify_fd(self) -> bool:
+        """Wait for events, if need be not for ever; whether there are some."""
+        # Rounded up: what is due a little later is not asked for twice.
+        wait = None if self._wait is None else math.ceil(self._wait * 1000)
+        assert self._poller is not None  # noqa: S101 - Linux has poll
+        return any(descriptor == self._inotify_fd for descriptor, _ in self._poller.poll(wait))
 
     def read_events(self, *, event_buffer_size: int = _BUFFER_BYTES) -> list[InotifyEvent]:
         """Wait for events and read them, without those of files that are never audits, such as our own.
