@@ -59,7 +59,7 @@ check: $(VENV)/.installed-dev ## ruff, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-BENCHMARKS := latency burst backlog growth large startup idle peers syscalls
+BENCHMARKS := latency burst backlog growth large startup idle peers syscalls parts
 RESULTS := benchmarks/results.json
 BENCH_growth := $(if $(FULL),--full)
 BENCH_peers := $(if $(FULL),--systemd)

@@ -169,10 +169,12 @@ def until_line(command, wanted):
 
 
 def memory(pid, field="VmRSS"):
-    """A size from /proc/PID/status, in bytes."""
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
+    """A size from /proc/PID/status, in bytes; 0 once the process has ended."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines())
+    if field in status:
+        return int(status[field].split()[0]) * 1024
+    if status["State"].split()[0] in {"Z", "X"}:
+        return 0
     raise SystemExit(f"no {field} in /proc/{pid}/status")
 
 

@@ -25,6 +25,7 @@ SHORT = {
     "idle": ["--seconds", "0.1"],
     "peers": ["--count", "20", "--scripts", "1", "--repeats", "1"],
     "syscalls": ["--count", "2"],
+    "parts": ["--count", "2", "--pause", "0.1"],
 }
 
 
