@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -81,7 +80,7 @@ def write_config(
     config = seal(
         {
             "schema_version": _SCHEMA_VERSION,
-            **_numbers(plan.tables),
+            **(_numbers(plan.tables) if plan.tables else {}),
             "compression_strategies": [_written(strategy) for strategy in plan.strategies],
             "selection": {
                 "strategy": selection.strategy,
@@ -186,22 +185,27 @@ class _Plan(NamedTuple):
 
 def _plan(audit: Audit, selection: Selection, settings: BenchSettings, adapter: AdapterConfig | None) -> _Plan:
     adapter, notes = counted(settings, adapter, audit)
-    strategies = [_uniform(audit, settings), *_per_layer(audit, selection, adapter)]
-    ranks = {strategies[0]["rank"], *(layer.rank for layer in selection.layers if layer.rank)}
+    strategies = [_uniform(audit, settings)]
+    ranked = [layer for layer in selection.layers if layer.rank]
+    if ranked:
+        strategies.append(_per_layer(audit, selection, ranked, adapter))
+    if not settings.base:
+        return _Plan(strategies, {}, notes)
+    ranks = {strategies[0]["rank"], *(layer.rank for layer in ranked if layer.rank)}
     run = runnable(audit, selection, ranks, settings, adapter)
     return _Plan(strategies, run.tables, (*notes, *run.notes))
 
 
-def _per_layer(audit: Audit, selection: Selection, adapter: AdapterConfig | None) -> Iterator[dict[str, Any]]:
-    ranked = [layer for layer in selection.layers if layer.rank]
-    if not ranked:
-        return
+def _per_layer(
+    audit: Audit, selection: Selection, ranked: list[SelectedLayer], adapter: AdapterConfig | None
+) -> dict[str, Any]:
     keys = pattern_keys([layer.module for layer in ranked], audit.names)
+    ranks = {keys[layer.module]: layer.rank for layer in ranked}
     alphas = {keys[layer.module]: alpha for layer in ranked if (alpha := _alpha(audit, layer, adapter)) is not None}
     layers = "layer" if len(ranked) == 1 else "layers"
-    yield {
+    return {
         "variant": "per_layer",
-        "rank_pattern": {keys[layer.module]: layer.rank for layer in ranked},
+        "rank_pattern": ranks,
         **({"alpha_pattern": alphas} if alphas else {}),
         "description": f"Per-layer optimization for {len(ranked)} critical {layers}",
         "focus_justification": audit.focus_message or selection.reason,

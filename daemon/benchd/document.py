@@ -1,19 +1,23 @@
 """What an audit's JSON has of what benchd reads: its shape, and how to take a value out of it.
 
-Every value may be missing, null or of a wrong type: `object` says so. Read numbers through `finite` and `whole`,
-text through `words`.
+Two things keep reading cheap, whatever is in a file. What only few audits are asked for, or only the few layers that
+are selected, stays text (`Raw`) until it is asked for (`part`). And each value that is taken from the text at once
+needs some of it: an entry its name, a number its digits. So nothing takes many times its size.
+
+The shapes are strict. What does not fit them goes through `fit`, which keeps of it what has the right type.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from functools import cache
 from types import UnionType
-from typing import Any, Final, Union, get_args, get_origin
+from typing import Any, Final, TypeVar, Union, get_args, get_origin
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 __all__ = [
     "MAX_RANK",
@@ -21,12 +25,16 @@ __all__ = [
     "Document",
     "Entry",
     "Gain",
+    "Policies",
     "Policy",
     "PolicyRow",
     "Rationale",
     "Row",
+    "Rows",
+    "Suggestions",
     "finite",
     "fit",
+    "part",
     "utf8",
     "whole",
     "words",
@@ -35,61 +43,61 @@ __all__ = [
 #: No adapter has a rank beyond this; a larger number is not evidence for one.
 MAX_RANK: Final = 65536
 
+#: Text of the file that nobody has looked into; what `fit` puts in its place is the value itself.
+Unread = Raw | UnsetType
+
 
 class Rationale(Struct, gc=False):
-    """`flagging_rationale` as the file has it: any value may be missing, null or of a wrong type.
+    """`flagging_rationale`: its numbers are finite; what was missing, null or of a wrong type is None."""
 
-    Read numbers through `finite` and `whole`.
-    """
-
-    spread: object = None
-    spread_threshold: object = None
-    meets_spread_threshold: object = None
-    importance_share: object = None
-    uniform_mult: object = None
-    uniform_mult_threshold: object = None
-    priority_score: object = None
-    flagged_as_high_impact: object = None
-    k_values: object = None
-    failed_reasons: object = None
+    spread: float | None = None
+    spread_threshold: float | None = None
+    meets_spread_threshold: bool | None = None
+    importance_share: float | None = None
+    uniform_mult: float | None = None
+    uniform_mult_threshold: float | None = None
+    priority_score: float | None = None
+    flagged_as_high_impact: bool | None = None
+    k_values: list[float | None] | None = None
+    failed_reasons: list[str | None] | None = None
 
 
 class Entry(Struct, gc=False):
-    """One layer of `flagged_layers` or `all_layers_with_disagreement`."""
+    """One layer of `flagged_layers` or `all_layers_with_disagreement`; its rationale is a `Rationale`."""
 
-    layer_name: object = None
-    flagging_rationale: Rationale | None = None
+    layer_name: str
+    flagging_rationale: Unread = UNSET
 
 
 class Witness(Struct, gc=False):
-    threshold: object = None
+    threshold: float | None = None
 
 
 class Distribution(Struct, gc=False):
-    total_layers: object = None
-    max_uniform_mult: object = None
-    is_flat: object = None
+    total_layers: float | None = None
+    max_uniform_mult: float | None = None
+    is_flat: bool | None = None
     flatness_witness: Witness | None = None
 
 
 class DisagreementConfig(Struct, gc=False):
-    min_uniform_mult_threshold: object = None
-    uniform_mult_gate: object = None
+    min_uniform_mult_threshold: float | None = None
+    uniform_mult_gate: float | None = None
 
 
 class Focus(Struct, gc=False):
-    message: object = None
+    message: str | None = None
 
 
 class ComputedWith(Struct, gc=False):
-    gradience_version: object = None
+    gradience_version: str | None = None
 
 
 class Analysis(Struct, gc=False):
     """`policy_disagreement_analysis`."""
 
-    analysis_performed: object = None
-    reason: object = None
+    analysis_performed: bool | None = None
+    reason: Unread = UNSET
     distribution: Distribution | None = None
     disagreement_config: DisagreementConfig | None = None
     disagreement_focus_set: Focus | None = None
@@ -101,9 +109,9 @@ class Analysis(Struct, gc=False):
 class Gain(Struct, gc=False):
     """One module of `per_module_gain`: its adapter's rank, and alpha / r."""
 
-    module: object = None
-    r: object = None
-    scaling: object = None
+    module: str
+    r: float | None = None
+    scaling: float | None = None
 
 
 class PerModule(Struct, gc=False):
@@ -113,65 +121,71 @@ class PerModule(Struct, gc=False):
 class Policy(Struct, gc=False):
     """What one rank policy suggests."""
 
-    k: object = None
+    k: float | None = None
 
 
 class Row(Struct, gc=False):
     """One layer row, of `--layers` or of Bench's own audits."""
 
-    name: object = None
-    r: object = None
-    adapter_scale: object = None
+    name: str
+    r: float | None = None
+    adapter_scale: float | None = None
     rank_suggestions: dict[str, Policy] | None = None
 
 
-class LayerData(Struct, gc=False):
+class Rows(Struct, gc=False):
+    """`layer_data`."""
+
     layer_rows: list[Row] | None = None
 
 
 class Suggested(Struct, gc=False):
-    name: object = None
-    suggested_r: object = None
+    name: str
+    suggested_r: float | None = None
 
 
 class Suggestions(Struct, gc=False):
-    default_r: object = None
-    rank_pattern: dict[str, object] | None = None
+    """`rank_suggestions` of `--suggest-per-layer`, and Bench's `per_layer_suggestions`."""
+
+    default_r: float | None = None
+    rank_pattern: dict[str, float | None] | None = None
     layers: list[Suggested] | None = None
 
 
 class PolicyRow(Struct, gc=False):
     """One module of `policies.per_layer`."""
 
-    layer_name: object = None
+    layer_name: str
     suggestions: dict[str, Policy] | None = None
 
 
 class Policies(Struct, gc=False):
+    """`policies`."""
+
     per_layer: list[PolicyRow] | None = None
 
 
 class Document(Struct, gc=False):
-    """A whole audit."""
+    """A whole audit. What is unread here is a `PerModule`, `Rows`, a list of `Row`, `Suggestions` or `Policies`."""
 
     policy_disagreement_analysis: Analysis | UnsetType | None = UNSET
-    policy_disagreement_analysis_error: object = UNSET
+    policy_disagreement_analysis_error: Unread = UNSET
     per_module_gain: list[Gain] | UnsetType | None = UNSET
-    per_module: PerModule | None = None
-    layer_data: LayerData | None = None
-    layers: list[Row] | None = None
-    rank_suggestions: Suggestions | None = None
-    per_layer_suggestions: Suggestions | None = None
-    policies: Policies | None = None
-    issues: msgspec.Raw = msgspec.Raw()
-    suggested_r_global_median: object = UNSET
-    suggested_r_global_90: object = None
-    total_lora_params: object = UNSET
-    stable_rank_mean: object = UNSET
-    rank_policy_schema_version: object = UNSET
-    probe_rank: object = UNSET
-    n_layers: object = None
-    error: object = None
+    per_module: Unread = UNSET
+    layer_data: Unread = UNSET
+    layers: Unread = UNSET
+    rank_suggestions: Unread = UNSET
+    per_layer_suggestions: Unread = UNSET
+    policies: Unread = UNSET
+    issues: Unread = UNSET
+    suggested_r_global_median: Unread = UNSET
+    suggested_r_global_90: Unread = UNSET
+    total_lora_params: Unread = UNSET
+    stable_rank_mean: Unread = UNSET
+    rank_policy_schema_version: Unread = UNSET
+    probe_rank: Unread = UNSET
+    n_layers: Unread = UNSET
+    error: Unread = UNSET
 
     @property
     def is_audit(self) -> bool:
@@ -201,10 +215,10 @@ def finite(value: object) -> float | None:
 
 def whole(value: object) -> int | None:
     """`value` as a rank, an integer from 0 to `MAX_RANK`, or None. `8.0` is 8; `True` is not 1."""
-    number = finite(value)
-    if number is None or not number.is_integer() or not 0 <= number <= MAX_RANK:
-        return None
-    return int(number)
+    kind = type(value)
+    if (kind is float or kind is int) and 0 <= value <= MAX_RANK and value == int(value):  # type: ignore[operator,call-overload]
+        return int(value)  # type: ignore[call-overload,no-any-return]
+    return None
 
 
 def words(value: object, limit: int = 300) -> str:
@@ -219,37 +233,82 @@ def words(value: object, limit: int = 300) -> str:
 
 def utf8(text: str) -> str:
     r"""`text` without surrogates: bytes of a file name that are not UTF-8 become `\xff`, others `\udc00`."""
+    if text.isascii():
+        return text
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:
         return text.encode("utf-8", "backslashreplace").decode()
 
 
-def fit(shape: Any, value: Any) -> Any:
-    """`value` as the struct `shape`; what does not fit becomes the field's default, in a list an empty entry."""
-    return shape(**{key: _fit_value(kind, value[key]) for key, kind in _field_types(shape) if key in value})
+_Part = TypeVar("_Part")
+
+
+def part(value: object, decode: Callable[[Raw], _Part], shape: Any) -> _Part | None:
+    """What a document holds unread, as `shape`, which `decode` decodes; None for what has nothing of that shape."""
+    if isinstance(value, Raw):
+        try:
+            return decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            value = _parsed(value)
+    fitted: _Part | None = _fitted(shape, value)
+    return fitted
+
+
+def _parsed(text: Raw) -> Any:
+    # Who passed over it has seen that it is JSON, but not whether its strings are UTF-8.
+    readable = bytes(text).decode(errors="replace")
+    try:
+        return json.loads(readable)
+    except ValueError:
+        # Python refuses to convert an integer of more than 4300 digits; as a float it is infinite.
+        return json.loads(readable, parse_int=float)
+    except RecursionError:
+        return None  # no shape is as deep as that
+
+
+def fit(shape: Any, value: dict[str, Any]) -> Any:
+    """`value` as the struct `shape`: what does not fit is None, in a list an empty entry, as a needed text empty."""
+    fields = {}
+    for key, kind, needed in _fields(shape):
+        if key in value:
+            fields[key] = _fitted(kind, value[key])
+        if needed and fields.get(key) is None:
+            fields[key] = ""
+    return shape(**fields)
 
 
 @cache
-def _field_types(shape: Any) -> list[tuple[str, Any]]:
+def _fields(shape: Any) -> list[tuple[str, Any, bool]]:
+    return [(field.name, _kind(field.type), field.required) for field in msgspec.structs.fields(shape)]
+
+
+def _kind(shape: Any) -> Any:
     # In a union the others are None and UNSET.
-    unions = (UnionType, Union)
-    types = ((field.name, field.type) for field in msgspec.structs.fields(shape))
-    return [(name, get_args(kind)[0] if get_origin(kind) in unions else kind) for name, kind in types]
+    return get_args(shape)[0] if get_origin(shape) in {UnionType, Union} else shape
 
 
-def _fit_value(shape: Any, value: Any) -> Any:
-    if shape in {object, msgspec.Raw}:
-        return value
+def _fitted(shape: Any, value: Any) -> Any:
+    if shape in _SCALARS:
+        return _SCALARS[shape](value)
     if get_origin(shape) is list:
-        item = get_args(shape)[0]
-        entries = value if isinstance(value, list) else ()
-        return [fit(item, entry if isinstance(entry, dict) else {}) for entry in entries]
+        return [_entry(get_args(shape)[0], entry) for entry in value] if isinstance(value, list) else None
     if not isinstance(value, dict):
         return None
     if get_origin(shape) is dict:
-        item = get_args(shape)[1]
-        if item is object:
-            return value
-        return {key: fit(item, entry if isinstance(entry, dict) else {}) for key, entry in value.items()}
+        return {key: _entry(get_args(shape)[1], entry) for key, entry in value.items()}
     return fit(shape, value)
+
+
+def _entry(shape: Any, value: Any) -> Any:
+    kind = _kind(shape)
+    return _fitted(kind, value) if kind in _SCALARS else fit(kind, value if isinstance(value, dict) else {})
+
+
+_SCALARS: Final[dict[Any, Callable[[Any], Any]]] = {
+    Raw: lambda value: value,
+    object: lambda value: value,
+    float: finite,
+    bool: lambda value: value if isinstance(value, bool) else None,
+    str: lambda value: value if isinstance(value, str) else None,
+}

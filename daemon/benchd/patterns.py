@@ -19,6 +19,9 @@ _PLAIN: Final = re.compile(r"[^\\^$*+?{}\[\]|()]*")
 #: So many different beginnings are looked for one by one: real names have one or two.
 _FEW: Final = 16
 
+#: And they have at most a hundred different lengths.
+_FEW_KINDS: Final = 1000
+
 #: The names of a real model are made of a few hundred short parts, about 50,000 by this measure. Who crafts many long
 #: ones gets keys that are longer, and as exact.
 _MOST_WORK: Final = 1_000_000
@@ -30,7 +33,9 @@ def pattern_keys(modules: Sequence[str], among: Iterable[str]) -> dict[str, str]
     That is its name as it stands, unless the name is more than its own pattern.
     """
     others = tuple(among)
-    shared = _endings(modules, others) | _without_dot(modules, others)
+    shared = set() if _alike(modules, others) else _endings(modules, others) | _without_dot(modules, others)
+    if not shared and _PLAIN.fullmatch("".join(modules)):
+        return dict(zip(modules, modules, strict=True))
     return {
         module: module if _PLAIN.fullmatch(module) and module not in shared else _exact(module) for module in modules
     }
@@ -51,6 +56,23 @@ def _exact(module: str) -> str:
     # Old PEFT makes `.*\.$|^name$` of it, which matches the name from its beginning (and whatever ends in a dot, as no
     # module does); new PEFT `(.*\.)?($|^name)$`, which comes to the same.
     return f"$|^{re.escape(module)}"
+
+
+def _alike(modules: Iterable[str], others: Sequence[str]) -> bool:
+    """Whether no name can hit another, as a look at the names together shows: so it is with nearly every model.
+
+    What a name hits begins with its first part, at the beginning of a name or behind a dot. If none has that behind a
+    dot, it is a whole name, as long, and with fewer dots.
+    """
+    firsts = {name.partition(".")[0] for name in modules}
+    text = "\n".join(others)
+    if len(firsts) > _FEW or any(f".{first}" in text for first in firsts):
+        return False
+    kinds = {(len(name), name.count(".")) for name in others}
+    if len(kinds) > _FEW_KINDS:
+        return False
+    own = {(len(name), name.count(".")) for name in modules}
+    return not any(length == other and fewer < dots for length, dots in own for other, fewer in kinds)
 
 
 def _endings(modules: Iterable[str], others: Sequence[str]) -> set[str]:

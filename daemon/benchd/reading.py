@@ -13,11 +13,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
+from msgspec import Raw
 
-from benchd.document import Document, fit, words
+from benchd.document import Analysis, Document, Entry, fit, words
 from benchd.rejection import AuditError, refusal
 
-__all__ = ["Costly", "read_document"]
+__all__ = ["Costly", "is_dense", "read_document"]
 
 
 class Costly(Exception):
@@ -44,6 +45,12 @@ _Found = tuple[Document, int, int]
 _BYTES_A_CONTAINER: Final = 48
 _BYTES_A_COMMA: Final = 16
 
+#: And they have five times as much for each entry of a list that is decoded at once.
+_BYTES_AN_ENTRY: Final = 96
+
+#: The longest rationale in them has 1.3 KB. What is smaller than this can do no harm.
+_SMALL_PART: Final = 64 * 1024
+
 _MAX_WARNINGS: Final = 20
 
 #: The tolerant way takes ten times its size, and 15 ms a MiB.
@@ -61,19 +68,38 @@ def read_document(data: bytes, *, frugal: bool = False) -> tuple[Document, list[
     """
     notes: list[str] = []
     text = _utf8(data, notes)
-    if frugal and _is_dense(text):
-        raise Costly
     found = _read_fast(text) or _read_non_finite(text, notes, frugal=frugal)
     if found is None and frugal and len(text) > _TOLERABLE_BYTES:
         raise Costly
     document, start, end = found or _read_tolerantly(text, notes)
-    notes.extend(_warnings(text[:start]) + _warnings(text[end:]))
+    if frugal and _is_crowded(document, len(text)):
+        raise Costly
+    if start:
+        notes.extend(_warnings(text[:start]))
+    if end < len(text):
+        notes.extend(_warnings(text[end:]))
     return document, notes
 
 
-def _is_dense(text: bytes) -> bool:
-    containers = text.count(b"{") + text.count(b"[")
-    return containers * _BYTES_A_CONTAINER > len(text) or text.count(b",") * _BYTES_A_COMMA > len(text)
+def is_dense(text: Raw) -> bool:
+    """Whether decoding this part of a file may take many times its size."""
+    if len(text) <= _SMALL_PART:
+        return False
+    content = bytes(text)
+    containers = content.count(b"{") + content.count(b"[")
+    return containers * _BYTES_A_CONTAINER > len(content) or content.count(b",") * _BYTES_A_COMMA > len(content)
+
+
+def _is_crowded(document: Document, size: int) -> bool:
+    """Whether there are many more entries than a file of this size has, or one that is like no entry."""
+    analysis, gains = document.policy_disagreement_analysis, document.per_module_gain
+    entries: list[Entry] = []
+    if isinstance(analysis, Analysis):
+        entries = [*(analysis.flagged_layers or ()), *(analysis.all_layers_with_disagreement or ())]
+    if (len(entries) + (len(gains) if isinstance(gains, list) else 0)) * _BYTES_AN_ENTRY > size:
+        return True
+    texts = [entry.flagging_rationale for entry in entries]
+    return any(len(text) > _SMALL_PART for text in texts if isinstance(text, Raw))
 
 
 def _utf8(data: bytes, notes: list[str]) -> bytes:

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from benchd.audit import Audit, Layer
-from benchd.document import finite, whole
+from benchd.document import Rationale, whole
 from benchd.settings import SelectionSettings
 
 __all__ = ["SELECTION_VERSION", "Rung", "SelectedLayer", "Selection", "select"]
@@ -83,17 +83,16 @@ def select(audit: Audit, settings: SelectionSettings | None = None) -> Selection
     """Climb down the ladder and describe what was chosen. Never raises for any `Audit`."""
     climb = _Climb(audit, settings or SelectionSettings())
     strategy, layers = climb.down()
-    notes = list(audit.notes)
-    selected = tuple(climb.describe(layer, flagged=strategy == "flagged") for layer in layers)
-    notes.extend(_rank_notes(selected))
+    flagged = strategy == "flagged"
+    selected = tuple([climb.describe(layer, flagged=flagged) for layer in layers])
     return Selection(
         strategy=strategy,
         confidence=_CONFIDENCE[strategy],
         reason=climb.ladder[-1].reason,
         ladder=tuple(climb.ladder),
         layers=selected,
-        notes=tuple(notes),
-        settings=dict(sorted(climb.used.items())),
+        notes=(*audit.notes, *_rank_notes(selected)),
+        settings=dict(sorted(climb.used.items())) if climb.used else {},
     )
 
 
@@ -137,12 +136,13 @@ class _Climb:
     def _fallbacks(self) -> tuple[Strategy, tuple[Layer, ...]]:
         candidates, whose = self.audit.candidates, ""
         if candidates and self.setting("require_disagreement"):
-            candidates = tuple(layer for layer in candidates if disagrees(layer))
+            candidates = tuple(layer for layer in candidates if disagrees(layer.rationale))
             whose = " on which the policies disagree"
         total = f"{_count(len(candidates), 'layer')}{whose}"
         # Not looked at, not recorded: another top_n can't change an answer that has nothing to choose from.
         top_n = int(self.number("top_n")) if candidates else 0
-        scored = [(score, layer) for layer in candidates if (score := _score(layer)) is not None and score > 0]
+        scores = [layer.rationale.priority_score for layer in candidates]
+        scored = [(score, layer) for score, layer in zip(scores, candidates, strict=True) if score and score > 0]
         if scored and top_n:
             scored.sort(key=lambda pair: -pair[0])  # a stable sort: ties keep the audit's order
             top = scored[:top_n]
@@ -166,33 +166,31 @@ class _Climb:
 
     def describe(self, layer: Layer, *, flagged: bool) -> SelectedLayer:
         rationale = layer.rationale
-        score = _score(layer)
-        priority = self._priority(layer, score, flagged=flagged)
-        rank, source = _rank(self.audit, layer) if _VALIDATION[priority] == "per_layer" else (None, None)
-        module = self.audit.module(layer.name) if rank else None
-        if rank and module and module.rank:
-            rank = min(rank, module.rank)
+        priority = "HIGH" if flagged else self._priority(rationale)
+        validation = _VALIDATION[priority]
+        rank, source, alpha = self._rank(layer, rationale) if validation == "per_layer" else (None, None, None)
         return SelectedLayer(
-            layer_name=layer.name,
-            module=layer.module,
-            priority=priority,
-            validation=_VALIDATION[priority],
-            rank=rank,
-            rank_source=source,
-            alpha=module.alpha_at(rank) if rank and module else None,
-            priority_score=score,
-            spread=finite(rationale.spread),
-            spread_threshold=finite(rationale.spread_threshold),
-            uniform_mult=finite(rationale.uniform_mult),
-            uniform_mult_threshold=finite(rationale.uniform_mult_threshold),
-            importance_share=finite(rationale.importance_share),
-            disagrees=disagrees(layer),
-            failed_reasons=_failed_reasons(layer),
+            layer.name,
+            layer.module,
+            priority,
+            validation,
+            rank,
+            source,
+            alpha,
+            rationale.priority_score,
+            rationale.spread,
+            rationale.spread_threshold,
+            rationale.uniform_mult,
+            rationale.uniform_mult_threshold,
+            rationale.importance_share,
+            disagrees(rationale),
+            _failed_reasons(rationale),
         )
 
-    def _priority(self, layer: Layer, score: float | None, *, flagged: bool) -> Priority:
-        if flagged or layer.rationale.flagged_as_high_impact is True:
+    def _priority(self, rationale: Rationale) -> Priority:
+        if rationale.flagged_as_high_impact:
             return "HIGH"
+        score = rationale.priority_score
         if score is None:
             return "SKIP"
         if score >= self.number("medium_priority"):
@@ -201,51 +199,56 @@ class _Climb:
             return "LOW"
         return "SKIP"
 
+    def _rank(self, layer: Layer, rationale: Rationale) -> tuple[int | None, RankSource | None, int | float | None]:
+        """A layer's rank, at most the module's own, where it comes from, and the alpha that goes with it."""
+        rank, source = _evidence(self.audit, layer, rationale)
+        if not rank:
+            return None, source, None
+        module = self.audit.module(layer.name)
+        if module is None:
+            return rank, source, None
+        rank = min(rank, module.rank or rank)
+        return rank, source, module.alpha_at(rank)
 
-def disagrees(layer: Layer) -> bool:
-    """Whether the policies really disagree on `layer`.
+
+def disagrees(rationale: Rationale) -> bool:
+    """Whether the policies really disagree on the layer of this rationale.
 
     Gradience lists agreeing layers too (field-notes, 1.4). Its full rationale says `meets_spread_threshold`, its
     condensed one has `insufficient_spread` among the failures; a hand-made entry may have only the numbers.
     """
-    rationale = layer.rationale
-    if isinstance(rationale.meets_spread_threshold, bool):
+    if rationale.meets_spread_threshold is not None:
         return rationale.meets_spread_threshold
-    if isinstance(rationale.failed_reasons, list):
+    if rationale.failed_reasons is not None:
         return "insufficient_spread" not in rationale.failed_reasons
-    spread, threshold = finite(rationale.spread), finite(rationale.spread_threshold)
+    spread, threshold = rationale.spread, rationale.spread_threshold
     return spread is not None and spread > 0 and (threshold is None or spread >= threshold)
 
 
-def _score(layer: Layer) -> float | None:
-    return finite(layer.rationale.priority_score)
-
-
-def _failed_reasons(layer: Layer) -> tuple[str, ...]:
-    reasons = layer.rationale.failed_reasons
-    if not isinstance(reasons, list):
+def _failed_reasons(rationale: Rationale) -> tuple[str, ...]:
+    reasons = rationale.failed_reasons
+    if not reasons:
         return ()
     return tuple(
-        reason for reason in reasons[:20] if isinstance(reason, str) and reason.isprintable() and len(reason) <= 100
+        [reason for reason in reasons[:20] if reason is not None and reason.isprintable() and len(reason) <= 100]
     )
 
 
-def _rank(audit: Audit, layer: Layer) -> tuple[int | None, RankSource | None]:
+def _evidence(audit: Audit, layer: Layer, rationale: Rationale) -> tuple[int | None, RankSource | None]:
     """Start conservative: the largest rank of the first evidence there is. A rank of 0 is no rank."""
-    ks = layer.rationale.k_values
-    found = [k for value in ks if (k := whole(value)) is not None] if isinstance(ks, list) else []
+    found = [k for value in rationale.k_values or () if (k := whole(value)) is not None]
     if found:
-        return max(found) or None, "k_values"
+        return max(found), "k_values"
     name = layer.name
     rank = audit.row_rank(name)
     if rank is not None:
-        return rank or None, "layer_rows"
+        return rank, "layer_rows"
     rank = audit.suggested_rank(name)
     if rank is not None:
-        return rank or None, "suggestions"
+        return rank, "suggestions"
     rank = audit.policy_rank(name)
     if rank is not None:
-        return rank or None, "policies"
+        return rank, "policies"
     return None, None
 
 

@@ -77,7 +77,8 @@ _encode = msgspec.json.Encoder().encode
 _NOT_YAML = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]|\xef\xbb\xbf|\xef\xbf[\xbe\xbf]")
 
 #: Numbers of this size are written without an exponent.
-_WITHOUT_EXPONENT: Final = (1e-4, 1e16)
+_LEAST: Final = 1e-4
+_MOST: Final = 1e16
 
 _SEAL: Final = b'"config_sha256": "'
 _PROVENANCE: Final = b'"provenance": {'
@@ -87,7 +88,9 @@ _PLACE = re.compile(rb'"config_sha256": "([0-9a-f]{64})"(?=\s*\}\s*\}\s*\Z)')
 
 def number(value: float | None) -> msgspec.Raw | float | None:
     """A float in the one notation that both JSON and YAML 1.1 read as a number: `5.0e-05`, not `5e-05`."""
-    if value is None or isinstance(value, int) or _WITHOUT_EXPONENT[0] <= abs(value) < _WITHOUT_EXPONENT[1]:
+    if value is None or _LEAST <= value < _MOST or value == 0:
+        return value
+    if isinstance(value, int) or _LEAST <= -value < _MOST:
         return value
     return msgspec.Raw(number_text(value).encode())
 
