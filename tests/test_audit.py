@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 
-from benchd import AuditError, NotAnAudit, read_audit
+from benchd import AuditError, NotAnAudit, bench_config, read_audit, select
 from benchd.audit import MAX_NAME, Costly, Module
 from benchd.document import MAX_RANK, finite, utf8, whole, words
 from corpus import content, document, encoded, entry, refused, tolerantly
@@ -298,10 +300,70 @@ def test_frugal() -> None:
     """Who is frugal is told of what may take much more than its size, instead of being given it."""
     many = encoded(document()).rstrip()[:-1] + b', "x": [1' + (b"," + b" " * 30 + b"NaN") * 30_000 + b"]}"
     assert "30000 times" in read_audit(many).notes[0]
-    for data in (many, b'{"per_module_gain": [' + b"{}," * 1000 + b"{}]}", b"x" * 2_000_000):
+    crowded = b'{"per_module_gain": [' + b'{"module":""},' * 1000 + b'{"module":""}]}'
+    long = encoded(document(flagged=[entry("a", k_values=[8] * 30_000)]))
+    for data in (many, crowded, long, b"x" * 2_000_000):
         with pytest.raises(Costly):
             read_audit(data, frugal=True)
     assert read_audit(content("llama4_many__default.json"), frugal=True).no_analysis is None
+
+
+HOLES = {
+    "flagged": b'{"policy_disagreement_analysis": {"flagged_layers": [%s]}}',
+    "listed": b'{"policy_disagreement_analysis": {"all_layers_with_disagreement": [%s]}}',
+    "rationale": b'{"policy_disagreement_analysis": {"flagged_layers": [{"layer_name": "a", '
+    b'"flagging_rationale": [%s]}]}}',
+    "k_values": b'{"policy_disagreement_analysis": {"flagged_layers": [{"layer_name": "a", '
+    b'"flagging_rationale": {"k_values": [%s]}}]}}',
+    "reason": b'{"policy_disagreement_analysis": {"analysis_performed": false, "reason": [%s]}}',
+    "error": b'{"policy_disagreement_analysis_error": [%s]}',
+    "distribution": b'{"policy_disagreement_analysis": {"distribution": [%s]}}',
+    "gains": b'{"policy_disagreement_analysis": {"flagged_layers": [{"layer_name": "a", "flagging_rationale": '
+    b'{"k_values": [8]}}]}, "per_module_gain": [%s]}',
+    **{
+        name: b'{"policy_disagreement_analysis": {"flagged_layers": [{"layer_name": "a"}]}, ' + shape + b"}"
+        for name, shape in {
+            "per_module": b'"per_module": {"gain": [%s]}',
+            "policies": b'"policies": {"per_layer": [%s]}',
+            "policy": b'"policies": {"per_layer": [{"layer_name": "a", "suggestions": {"x": [%s]}}]}',
+            "layer_data": b'"layer_data": {"layer_rows": [%s]}',
+            "layers": b'"layers": [%s]',
+            "suggestions": b'"rank_suggestions": {"layers": [%s]}',
+            "default": b'"per_layer_suggestions": {"default_r": [%s]}',
+            "n_layers": b'"n_layers": [%s]',
+            "issues": b'"issues": [%s]',
+            "unknown": b'"x": [%s]',
+        }.items()
+    },
+}
+FILLINGS = [
+    b"[]",
+    b"{}",
+    b"1e9",
+    b"999",
+    b'""',
+    b'{"module":""}',
+    b'{"layer_name":"ab"}',
+    b'{"name":"ab"}',
+    b'"\xf0\x9f\x98\x80"',
+]
+
+
+@pytest.mark.parametrize("filling", FILLINGS)
+@pytest.mark.parametrize("hole", HOLES)
+def test_a_file_takes_little_more_than_its_size(hole: str, filling: bytes) -> None:
+    """Whatever a file is filled with, who is frugal needs a few times its size for it, or is told beforehand."""
+    size = 2**20
+    data = HOLES[hole] % (filling + (b"," + filling) * (size // (len(filling) + 1)))
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(Costly, AuditError):
+            audit = read_audit(data, frugal=True)
+            bench_config(audit, select(audit))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * len(data)
 
 
 def test_issues_in_another_encoding() -> None:

@@ -80,6 +80,9 @@ def test_real_names(sample: Sample) -> None:
         ("fc.1", "fc_1", r"$|^fc\.1"),
         ("w.1.0", "w.100", r"$|^w\.1\.0"),
         ("w.1.0", "w.10", "w.1.0"),
+        ("w.1.0", "w.1a0", r"$|^w\.1\.0"),
+        ("w.1.0", "v.1a0", "w.1.0"),
+        ("w.11.0", "w.1.10", "w.11.0"),
         ("a.b(c)", "d", r"$|^a\.b\(c\)"),
     ],
 )
@@ -99,10 +102,12 @@ def test_targets_by_pattern() -> None:
     [
         ["a" * length for length in range(1, 250)] + ["a" * 100 + f".{number}" for number in range(500)],
         [f"a{number}.b{number}" for number in range(2000)],
+        ["x." + "a" * place + "." + "a" * (200 - place) for place in range(1, 200)] * 3
+        + [f"x.{number:0201}" for number in range(2000)],
     ],
-    ids=["long pieces, all alike", "many pieces"],
+    ids=["long pieces, all alike", "many pieces", "dots in many places"],
 )
 def test_crafted_names_cost_little(names: list[str]) -> None:
-    """Every key is exact, without a look at each pair of the pieces of names."""
+    """Every key is exact, without a look at each pair of the pieces of names, or of names."""
     keys = pattern_keys(names, names)
     assert all(key.startswith("$|^") for key in keys.values())

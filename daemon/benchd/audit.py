@@ -392,21 +392,25 @@ def _stripped(names: Iterable[str]) -> list[str]:
     return [name.removeprefix(PEFT_PREFIX) or name for name in names]
 
 
-def read_audit(data: bytes, *, name: str = "audit.json", sha256: str | None = None, frugal: bool = False) -> Audit:
+def read_audit(
+    data: bytes, *, name: str = "audit.json", sha256: str | Callable[[], str] | None = None, frugal: bool = False
+) -> Audit:
     """Read one audit file.
 
-    `name` is the audit's file name, `sha256` the hex digest of `data` where the caller has it already. Raises
-    `NotAnAudit` for a JSON object that is something else, `AuditError` for what can't be used (spec, section 2); and
-    if `frugal`, `Costly` for what may take much more memory or time than its size explains.
+    `name` is the audit's file name, `sha256` the hex digest of `data` where the caller has it already, or what tells it
+    and is asked once the file has been read. Raises `NotAnAudit` for a JSON object that is something else, `AuditError`
+    for what can't be used (spec, section 2); and if `frugal`, `Costly` for what may take much more memory or time than
+    its size explains.
     """
-    digest = sha256 or hashlib.sha256(data).hexdigest()
     document, notes = read_document(data, frugal=frugal)
     if document.error is not UNSET and part(document.error, _decode_any, object) == "unexpected_audit_result_type":
         raise refusal("audit_failed", quote="unexpected_audit_result_type")
     if not document.is_audit:
         raise NotAnAudit
+    if not isinstance(sha256, str):
+        sha256 = hashlib.sha256(data).hexdigest() if sha256 is None else sha256()
     try:
-        return Audit(document, name=name, sha256=digest, size=len(data), notes=notes, frugal=frugal)
+        return Audit(document, name=name, sha256=sha256, size=len(data), notes=notes, frugal=frugal)
     except RecursionError:
         # Quoting a value takes a little more stack than reading it took.
         raise refusal("too_deep") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 
 import msgspec
 from msgspec import Struct
@@ -33,14 +33,14 @@ def decide(
     selection: SelectionSettings,
     bench: BenchSettings,
     adapter: AdapterConfig | None = None,
-    sha256: str | None = None,
+    sha256: str | Callable[[], str] | None = None,
     frugal: bool = False,
 ) -> Decision:
-    """Decide what the audit `content`, named `name`, is answered. Raises as `read_audit` does.
+    """Decide what the audit `content`, named `name`, is answered. `sha256`, `frugal` and errors are as of `read_audit`.
 
     `adapter` is the `adapter_config.json` that lies beside it, if any.
     """
-    audit = read_audit(content, name=name, sha256=sha256 or hashlib.sha256(content).hexdigest(), frugal=frugal)
+    audit = read_audit(content, name=name, sha256=sha256, frugal=frugal)
     chosen = select(audit, selection)
     written = write_config(audit, chosen, bench, adapter)
     return Decision(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Final
 
 __all__ = ["pattern_keys", "target_modules"]
@@ -19,12 +20,12 @@ _PLAIN: Final = re.compile(r"[^\\^$*+?{}\[\]|()]*")
 #: So many different beginnings are looked for one by one: real names have one or two.
 _FEW: Final = 16
 
-#: And they have at most a hundred different lengths.
-_FEW_KINDS: Final = 1000
-
 #: The names of a real model are made of a few hundred short parts, about 50,000 by this measure. Who crafts many long
 #: ones gets keys that are longer, and as exact.
 _MOST_WORK: Final = 1_000_000
+
+#: Names that have dots in other places than others of the same length are as few.
+_MOST_COMPARED: Final = 100_000
 
 
 def pattern_keys(modules: Sequence[str], among: Iterable[str]) -> dict[str, str]:
@@ -33,7 +34,10 @@ def pattern_keys(modules: Sequence[str], among: Iterable[str]) -> dict[str, str]
     That is its name as it stands, unless the name is more than its own pattern.
     """
     others = tuple(among)
-    shared = set() if _alike(modules, others) else _endings(modules, others) | _without_dot(modules, others)
+    if _whole_names(modules, others):
+        shared = _alike(modules, others)
+    else:
+        shared = _endings(modules, others) | _without_dot(modules, others)
     if not shared and _PLAIN.fullmatch("".join(modules)):
         return dict(zip(modules, modules, strict=True))
     return {
@@ -58,21 +62,42 @@ def _exact(module: str) -> str:
     return f"$|^{re.escape(module)}"
 
 
-def _alike(modules: Iterable[str], others: Sequence[str]) -> bool:
-    """Whether no name can hit another, as a look at the names together shows: so it is with nearly every model.
+def _whole_names(modules: Iterable[str], others: Sequence[str]) -> bool:
+    """Whether each name can hit whole names only, as a look at all together shows: so it is with nearly every model.
 
-    What a name hits begins with its first part, at the beginning of a name or behind a dot. If none has that behind a
-    dot, it is a whole name, as long, and with fewer dots.
+    What it hits begins with its first part, at the beginning of a name or behind a dot; and none has that behind a dot.
     """
     firsts = {name.partition(".")[0] for name in modules}
     text = "\n".join(others)
-    if len(firsts) > _FEW or any(f".{first}" in text for first in firsts):
-        return False
-    kinds = {(len(name), name.count(".")) for name in others}
-    if len(kinds) > _FEW_KINDS:
-        return False
-    own = {(len(name), name.count(".")) for name in modules}
-    return not any(length == other and fewer < dots for length, dots in own for other, fewer in kinds)
+    return len(firsts) <= _FEW and not any(f".{first}" in text for first in firsts)
+
+
+def _alike(modules: Iterable[str], others: Sequence[str]) -> set[str]:
+    """Which of `modules` match another's whole name with some character for one of their dots.
+
+    Such a name is as long, and has fewer dots; few are.
+    """
+    fewest: dict[int, int] = {}
+    for length, dots in {(len(name), name.count(".")) for name in others}:
+        fewest[length] = min(dots, fewest.get(length, dots))
+    by_length: dict[int, dict[tuple[int, ...], dict[tuple[str, ...], str]]] = {}
+    for module in modules:
+        if fewest.get(len(module), len(module)) < module.count("."):
+            parts = tuple(module.split("."))
+            by_length.setdefault(len(module), {}).setdefault(tuple(map(len, parts)), {})[parts] = module
+    maybe = [name for name in others if len(name) in by_length] if by_length else []
+    if sum(map(len, by_length.values())) * len(maybe) > _MOST_COMPARED:
+        return set(modules)
+    found = set()
+    for name in maybe:
+        dots = name.count(".")
+        for lengths, named in by_length[len(name)].items():
+            if dots < len(lengths) - 1:
+                ends = accumulate(lengths, lambda end, length: end + 1 + length)
+                pieces = tuple([name[end - length : end] for end, length in zip(ends, lengths, strict=True)])
+                if pieces in named:
+                    found.add(named[pieces])
+    return found
 
 
 def _endings(modules: Iterable[str], others: Sequence[str]) -> set[str]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from benchd.document import Analysis, Document, Entry, fit, words
+from benchd.document import Analysis, Document, fit, words
 from benchd.rejection import AuditError, refusal
 
 __all__ = ["Costly", "is_dense", "read_document"]
@@ -93,12 +93,11 @@ def is_dense(text: Raw) -> bool:
 def _is_crowded(document: Document, size: int) -> bool:
     """Whether there are many more entries than a file of this size has, or one that is like no entry."""
     analysis, gains = document.policy_disagreement_analysis, document.per_module_gain
-    entries: list[Entry] = []
-    if isinstance(analysis, Analysis):
-        entries = [*(analysis.flagged_layers or ()), *(analysis.all_layers_with_disagreement or ())]
-    if (len(entries) + (len(gains) if isinstance(gains, list) else 0)) * _BYTES_AN_ENTRY > size:
+    lists = (analysis.flagged_layers, analysis.all_layers_with_disagreement) if isinstance(analysis, Analysis) else ()
+    number = sum(len(entries) for entries in (*lists, gains) if isinstance(entries, list))
+    if number * _BYTES_AN_ENTRY > size:
         return True
-    texts = [entry.flagging_rationale for entry in entries]
+    texts = [entry.flagging_rationale for entries in lists for entry in entries or ()]
     return any(len(text) > _SMALL_PART for text in texts if isinstance(text, Raw))
 
 

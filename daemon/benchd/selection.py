@@ -236,9 +236,10 @@ def _failed_reasons(rationale: Rationale) -> tuple[str, ...]:
 
 def _evidence(audit: Audit, layer: Layer, rationale: Rationale) -> tuple[int | None, RankSource | None]:
     """Start conservative: the largest rank of the first evidence there is. A rank of 0 is no rank."""
-    found = [k for value in rationale.k_values or () if (k := whole(value)) is not None]
-    if found:
-        return max(found), "k_values"
+    if rationale.k_values:
+        found = _largest(rationale.k_values)
+        if found is not None:
+            return found, "k_values"
     name = layer.name
     rank = audit.row_rank(name)
     if rank is not None:
@@ -250,6 +251,14 @@ def _evidence(audit: Audit, layer: Layer, rationale: Rationale) -> tuple[int | N
     if rank is not None:
         return rank, "policies"
     return None, None
+
+
+def _largest(values: list[float | None]) -> int | None:
+    """The largest rank among them; most lists hold nothing else."""
+    largest = None if None in values else whole(max(values))  # type: ignore[type-var]
+    if largest is None:
+        largest = max([k for value in values if (k := whole(value)) is not None], default=None)
+    return largest
 
 
 def _rank_notes(layers: Iterable[SelectedLayer]) -> list[str]:
