@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchd import answering as module
-from benchd import isolated, patience
+from benchd import flushing, isolated, patience
 from benchd.answering import Answering, Outcome, Result, give_back
 from benchd.folder import Folder, Tally
 from benchd.inbox import Inbox, Trigger, Work
@@ -108,7 +108,27 @@ class TestSelected:
 
         for name in ("fsync", "fdatasync"):
             monkeypatch.setattr(os, name, wait)
+        monkeypatch.setattr(flushing, "syncfs", wait)
         assert Desk(tmp_path, durable=False).answer(path.name).outcome is Outcome.SELECTED
+
+    @pytest.mark.parametrize("together", [True, False])
+    def test_durable(self, desk: Desk, together: bool, monkeypatch: pytest.MonkeyPatch):
+        """All that a batch writes is waited for at once where that can be, else file by file; then its directories."""
+        waits: list[str] = []
+        for name in ("fsync", "fdatasync"):
+            real = getattr(os, name)
+            monkeypatch.setattr(
+                os, name, lambda descriptor, name=name, real=real: waits.append(name) or real(descriptor)
+            )
+        monkeypatch.setattr(module, "flush_together", lambda *_: together and (waits.append("together") or True))
+        (desk.path / "sub").mkdir()
+        names = ["a.json", "b.json", "sub/c.json"]
+        for number, name in enumerate(names):
+            (desk.path / name).write_bytes(audit(number))
+        results = desk.answering.answer([desk.work(name) for name in names])
+        assert {result.outcome for result in results} == {Outcome.SELECTED}
+        # Three contents and the trail, then two directories.
+        assert waits == (["together"] * 2 if together else ["fdatasync"] * 4 + ["fsync"] * 2)
 
     def test_batch(self, desk: Desk):
         """One bad file, one that is gone and one that is no audit cost the others of their batch nothing."""
@@ -627,7 +647,15 @@ class TestLarge:
         assert answers(path)
         assert apart == []
 
-    @pytest.mark.parametrize("more", [b', "x": [' + b"[]," * 10**6 + b"[]]", b', "policies": 5'], ids=["dense", "odd"])
+    @pytest.mark.parametrize(
+        "more",
+        [
+            b', "per_module": {"gain": [' + b"[]," * 10**5 + b"[]]}",
+            b', "per_module_gain": [' + b'{"module":""},' * 10**5 + b'{"module":""}]',
+            b', "per_module_gain": [5]',
+        ],
+        ids=["dense", "crowded", "odd"],
+    )
     def test_odd(self, desk: Desk, path: Path, apart: list[int], more: bytes):
         """What is dense, or wants the tolerant reader, goes to a process of its own, and gets its answer."""
         path.write_bytes(large(more=more))

@@ -257,6 +257,7 @@ class TestScan:
         """A sidecar that can't be read (a failing disk) costs its audit a closer look, and the others nothing."""
         for name in "abc":
             (tmp_path / f"{name}.json").write_bytes(audit())
+        config_of(tmp_path / "b.json").write_bytes(b"not to be read")
         folder, failures = make(), []
         real = folder.standing
 

@@ -164,6 +164,18 @@ class TestRecords:
         trail.reopen(TrailSettings(file=str(path)))
         assert trail._sink._unflushed is None
 
+    def test_flushed_with_other_things(self, trail: Trail, path: Path, monkeypatch: pytest.MonkeyPatch):
+        """Whoever flushes the trail's device spares it the wait; else it waits by itself."""
+        waits: list[int] = []
+        monkeypatch.setattr(os, "fdatasync", waits.append)
+        asked: list[int | None] = []
+        trail.flush_to_disk(lambda device: asked.append(device) is None)
+        trail.ignored("/in/1.json", "scan", "written")
+        trail.flush_to_disk(lambda device: asked.append(device) is None)
+        assert (asked, waits) == ([None, path.stat().st_dev], [])
+        trail.flush_to_disk(lambda _: False)
+        assert len(waits) == 1
+
     def test_nothing_together(self, trail: Trail, path: Path):
         """Whoever had nothing to say writes nothing, and speaks for itself again afterwards, whatever happened."""
         with contextlib.suppress(KeyError), trail.together():

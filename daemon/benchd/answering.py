@@ -13,7 +13,7 @@ import errno
 import hashlib
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, NamedTuple, TypeVar
@@ -21,6 +21,7 @@ from typing import Final, NamedTuple, TypeVar
 from benchd.audit import AuditError, Costly, NotAnAudit
 from benchd.bench import error_report
 from benchd.deciding import Decision, decide
+from benchd.digest import Digest
 from benchd.document import utf8
 from benchd.files import (
     Temporary,
@@ -35,8 +36,10 @@ from benchd.files import (
     publish,
     read_regular,
     read_sidecar,
+    seems_there,
     write_temporary,
 )
+from benchd.flushing import flush_together
 from benchd.folder import Beside, Standing, adapter_beside
 from benchd.inbox import Inbox, Work
 from benchd.patience import FIRST_WAIT, patience, state_of
@@ -48,6 +51,7 @@ __all__ = ["Answering", "Outcome", "Result"]
 
 #: What file systems allow a name, in bytes.
 _NAME_MAX: Final = 255
+_LONGEST_CHARACTER: Final = 4
 
 #: What makes one look at an audit because something happened to it.
 _EVENTS: Final = frozenset({"closed", "moved", "created", "poll"})
@@ -65,7 +69,7 @@ _SMALL: Final = 128 * 2**10
 _LARGE: Final = 2**20
 _VERY_LARGE: Final = 16 * 2**20
 
-#: So much of a batch is read before the next step; the rest follows when that is answered.
+#: So much of a batch is read before it is decided, and so much of answers kept before they are made visible.
 _ROUND_BYTES: Final = 2**20
 
 
@@ -98,7 +102,7 @@ class Result(NamedTuple):
 class _Place:
     """An open directory, and what is known of it for one batch."""
 
-    __slots__ = ("adapter", "claimed", "descriptor", "group", "shown")
+    __slots__ = ("adapter", "claimed", "descriptor", "device", "group", "shown")
 
     def __init__(self, work: Work, below: str) -> None:
         try:
@@ -110,12 +114,13 @@ class _Place:
                 raise Vanished from None
             raise
         try:
-            self.group = group_to_give(self.descriptor)
+            info = os.fstat(self.descriptor)
+            self.device, self.group = info.st_dev, group_to_give(info)
             self.adapter = adapter_beside(self.descriptor)
         except BaseException:
             os.close(self.descriptor)
             raise
-        #: The configs that are being written in this round.
+        #: The configs that are being written and not visible yet.
         self.claimed: set[str] = set()
         #: Its path for people and records, with a slash at its end.
         self.shown = work.folder.shown(f"{below}/" if below else "")
@@ -159,8 +164,11 @@ class _Case:
         self.path = place.shown + name
         self.config = config_name(name)
         self.report = error_name(name)
+        # Mostly there is neither. Who is wrongly told so finds out before anything is put in its place.
         self.beside = Beside(
-            read_sidecar(self.directory, self.config), read_sidecar(self.directory, self.report), place.adapter
+            read_sidecar(self.directory, self.config) if seems_there(self.directory, self.config) else None,
+            read_sidecar(self.directory, self.report) if seems_there(self.directory, self.report) else None,
+            place.adapter,
         )
 
     @property
@@ -198,6 +206,11 @@ class _Prepared(NamedTuple):
     temporary: Temporary
     answer: Decision | AuditError
 
+    @property
+    def size(self) -> int:
+        """So many bytes it takes in memory, more or less."""
+        return len(self.answer.config) if isinstance(self.answer, Decision) else 0
+
 
 class _Published(NamedTuple):
     """An answer that everybody can see; its name may not be on the disk yet."""
@@ -229,13 +242,17 @@ class Answering:
         places = _Places()
         results: list[Result] = []
         waiting = deque(batch)
+        prepared: list[_Prepared] = []
         try:
             while waiting:
                 read = self._read_some(waiting, places, results, large=large)
                 decided = self._each(lambda item: self._decide(item, large=large), read, results)
                 del read  # the contents
-                self._finish(self._each(self._conclude, decided, results), results)
-                places.next_round()
+                prepared += self._each(self._conclude, decided, results)
+                if not waiting or sum(item.size for item in prepared) > _ROUND_BYTES:
+                    self._finish(prepared, results)
+                    prepared = []
+                    places.next_round()
             return results
         finally:
             places.close()
@@ -257,26 +274,27 @@ class Answering:
     def _each(
         self, step: Callable[[_Input], _Output | Result], items: list[_Input], results: list[Result]
     ) -> list[_Output]:
-        """One step for each of `items`: what comes of it, but for what is a result; that goes to `results`."""
+        """One step for each of `items`: what comes of it, but for what is a result; that goes to `results`.
+
+        Every failure is turned into the result of its audit.
+        """
         passed: list[_Output] = []
+        before = time.monotonic()
         for item in items:
-            started = time.monotonic()
-            outcome = self._guarded(step, item)
+            try:
+                outcome = step(item)
+            except Exception as error:  # noqa: BLE001 - one bad file costs one record, whatever is wrong with it
+                if isinstance(item, _Prepared):
+                    discard(item.case.directory, item.temporary)
+                outcome = self._failed(item if isinstance(item, Work) else item.case.work, error)
+            now = time.monotonic()
             if isinstance(outcome, Result):
                 results.append(outcome)
             else:
-                outcome.case.took += time.monotonic() - started
+                outcome.case.took += now - before
                 passed.append(outcome)
+            before = now
         return passed
-
-    def _guarded(self, step: Callable[[_Input], _Output | Result], item: _Input) -> _Output | Result:
-        """One step for one audit, with every failure turned into its result."""
-        try:
-            return step(item)
-        except Exception as error:  # noqa: BLE001 - one bad file costs one record, whatever is wrong with it
-            if isinstance(item, _Prepared):
-                discard(item.case.directory, item.temporary)
-            return self._failed(item if isinstance(item, Work) else item.case.work, error)
 
     def _failed(self, work: Work, error: Exception) -> Result:
         if isinstance(error, Vanished):
@@ -329,9 +347,9 @@ class Answering:
         case, content, answered = item
         if content is None:
             return self._decide_isolated(case, answered)
-        digest = hashlib.sha256(content).hexdigest()
-        if answered is not None and answered.audit_sha256 == digest:
-            return _Decided(case, digest, answered)
+        digest = Digest(content)
+        if answered is not None and answered.audit_sha256 == digest():
+            return _Decided(case, digest(), answered)
         settings = case.work.folder.settings
         try:
             decision = decide(
@@ -344,12 +362,12 @@ class Answering:
                 frugal=len(content) > _SMALL,
             )
         except AuditError as error:
-            return _Decided(case, digest, error)
+            return _Decided(case, digest(), error)
         except Costly:
             if not large:
                 raise
             return self._decide_isolated(case, answered)
-        return _Decided(case, digest, decision)
+        return _Decided(case, decision.audit_sha256, decision)
 
     @staticmethod
     def _decide_isolated(case: _Case, answered: Provenance | None) -> _Decided:
@@ -450,7 +468,7 @@ class Answering:
 
     @staticmethod
     def _claim(case: _Case) -> Result | None:
-        """If another audit of this round has a config of the same name (`x` and `x.json`): look again after it."""
+        """If another audit of this batch has a config of the same name (`x` and `x.json`): look again after it."""
         if case.config in case.place.claimed:
             error = f"another audit is being answered in {case.config}"
             return Result(case.work, Outcome.DEFERRED, error=error, retry_in=FIRST_WAIT)
@@ -489,21 +507,27 @@ class Answering:
 
     def _finish(self, prepared: list[_Prepared], results: list[Result]) -> None:
         """Record all that was decided, then make it visible; what is durable waits for the disk in between."""
-        durable = any(item.case.durable for item in prepared)
-        if durable:
-            prepared = self._each(self._flush_content, prepared, results)
         with self._trail.together():
             recorded = self._each(self._record, prepared, results)
+        durable = [item.case for item in recorded if item.case.durable]
         if durable:
-            self._trail.flush_to_disk()
+            flushed: set[int] = set()
+
+            def together(device: int | None) -> bool:
+                flushed.update(_flush_devices(durable, more=1))
+                return device in flushed
+
+            self._trail.flush_to_disk(together)
+            recorded = self._each(lambda item: self._flush_content(item, flushed), recorded, results)
         published = self._each(self._publish, recorded, results)
         results += self._flush_names(published) if durable else [result for _, result in published]
 
-    def _flush_content(self, item: _Prepared) -> _Prepared | Result:
+    def _flush_content(self, item: _Prepared, flushed: set[int]) -> _Prepared | Result:
         if not item.case.durable:
             return item
         try:
-            return item._replace(temporary=flush(item.case.directory, item.temporary))
+            waited = item.case.place.device in flushed
+            return item._replace(temporary=flush(item.case.directory, item.temporary, waited=waited))
         except OSError as error:
             return self._write_failed(item.case, error)
 
@@ -544,15 +568,18 @@ class Answering:
         return _Published(case, Result(case.work, Outcome.SELECTED, strategy=answer.selection.strategy))
 
     def _flush_names(self, published: list[_Published]) -> list[Result]:
-        """Make the new names of what is durable last, one wait a directory, and come to the results."""
+        """Make the new names of what is durable last, one wait a directory at most, and come to the results."""
+        places = list({id(item.case.place): item.case.place for item in published if item.case.durable}.values())
         failed: dict[int, OSError] = {}
-        for directory in {item.case.directory for item in published if item.case.durable}:
+        flushed = _flush_devices([item.case for item in published if item.case.durable]) if len(places) > 1 else set()
+        for place in places:
             try:
-                os.fsync(directory)
+                if place.device not in flushed:
+                    os.fsync(place.descriptor)
             except OSError as error:
                 # Some file systems have no such thing for directories: their names are as lasting as they get.
                 if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
-                    failed[directory] = error
+                    failed[place.descriptor] = error
         results = []
         for case, result in published:
             trouble = failed.get(case.directory) if failed and case.durable else None
@@ -583,8 +610,20 @@ class Answering:
         return Result(work, Outcome.FAILED, error=reason, retry_in=wait)
 
 
+def _flush_devices(cases: list[_Case], *, more: int = 0) -> set[int]:
+    """Flush each device that the sidecars are on, where that is one wait for many; which it was done for.
+
+    `more` is how many other waits it may spare.
+    """
+    waits = Counter(case.place.device for case in cases)
+    descriptors = {case.place.device: case.directory for case in cases}
+    return {device for device, count in waits.items() if flush_together(descriptors[device], device, count + more)}
+
+
 def _check_name(sidecar: str) -> None:
     """Refuse a name that leaves no room for the config's."""
+    if len(sidecar) * _LONGEST_CHARACTER <= _NAME_MAX:
+        return
     size = len(os.fsencode(sidecar))
     if size > _NAME_MAX:
         raise refusal("name_too_long", sidecar=CONFIG_SUFFIX, size=size)

@@ -37,6 +37,7 @@ __all__ = [
     "read_regular",
     "read_sidecar",
     "remove_stale_temporary",
+    "seems_there",
     "write_temporary",
 ]
 
@@ -84,6 +85,9 @@ _KINDS: Final = {
 }
 _OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
+#: Whoever is asked for has the rights of this process, not those of the user who started it.
+_AS_OURSELVES: Final = os.access in os.supports_effective_ids
+
 
 def explained(error: OSError, path: str, access: str) -> str:
     """What the system says of `path`, and for a lack of rights who lacks which, and what to do."""
@@ -102,9 +106,16 @@ def explained(error: OSError, path: str, access: str) -> str:
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENAMETOOLONG})
 
 
+def seems_there(directory: int, name: str) -> bool:
+    """Whether there is something of that name, be it a link to nowhere; no where that can't be told.
+
+    Sooner done than to ask for what is mostly not there, and to be told so by an exception.
+    """
+    return os.access(name, os.F_OK, dir_fd=directory, effective_ids=_AS_OURSELVES, follow_symlinks=False)
+
+
 def exists(directory: int, name: str) -> bool:
     """Whether there is anything of that name, be it a link to nowhere. Raises OSError where that can't be told."""
-    # `access` would be sooner done, but answers for another user, and takes whatever keeps it from looking for a no.
     try:
         os.stat(name, dir_fd=directory, follow_symlinks=False)
     except OSError as error:
@@ -242,10 +253,9 @@ class Temporary(NamedTuple):
     descriptor: int = -1
 
 
-def group_to_give(directory: int) -> int | None:
-    """The group that new files in a folder are to have, where they would not have it anyway. Raises OSError."""
-    group = os.fstat(directory).st_gid
-    return None if group == os.getegid() else group
+def group_to_give(folder: os.stat_result) -> int | None:
+    """The group that new files in a folder are to have, where they would not have it anyway."""
+    return None if folder.st_gid == os.getegid() else folder.st_gid
 
 
 def write_temporary(directory: int, content: bytes, *, durable: bool, group: int | None = None) -> Temporary:
@@ -281,10 +291,14 @@ def write_temporary(directory: int, content: bytes, *, durable: bool, group: int
     return Temporary(name)
 
 
-def flush(directory: int, temporary: Temporary) -> Temporary:
-    """Wait until a temporary file's content is on the disk. Raises OSError; the temporary file is then gone."""
+def flush(directory: int, temporary: Temporary, *, waited: bool = False) -> Temporary:
+    """Wait until a temporary file's content is on the disk, unless that is `waited` for already.
+
+    Raises OSError; the temporary file is then gone.
+    """
     try:
-        os.fdatasync(temporary.descriptor)
+        if not waited:
+            os.fdatasync(temporary.descriptor)
     except BaseException:
         discard(directory, temporary)
         raise

@@ -27,7 +27,16 @@ from benchd.adapter import (
 )
 from benchd.clock import FolderClock
 from benchd.document import utf8
-from benchd.files import TEMPORARY, Vanished, exists, open_directory, read_regular, read_sidecar, remove_stale_temporary
+from benchd.files import (
+    TEMPORARY,
+    Vanished,
+    exists,
+    open_directory,
+    read_regular,
+    read_sidecar,
+    remove_stale_temporary,
+    seems_there,
+)
 from benchd.rejection import AuditError
 from benchd.runnable import base_used
 from benchd.selection import SELECTION_VERSION
@@ -188,6 +197,8 @@ class Folder:
         self._remembered[relative, info.st_ino, info.st_ctime_ns] = beside
 
     def _remembers(self, directory: int, relative: str, info: os.stat_result) -> bool:
+        if not self._remembered:
+            return False
         key = (relative, info.st_ino, info.st_ctime_ns)
         if key not in self._remembered:
             return False
@@ -320,25 +331,28 @@ class Folder:
             if tidy and name.endswith(ERROR_SUFFIX):
                 self._drop_stale_report(directory, name, listing)
         elif self._matches(name, path):
-            info = entry.stat(follow_symlinks=False)
             tally.found += 1
-            if force or not self._is_answered(directory, path, name, info, tally, listing):
+            if force or not self._is_answered(directory, entry, path, tally, listing):
                 return True
             tally.answered += 1
         return False
 
-    def _is_answered(
-        self, directory: int, path: str, name: str, info: os.stat_result, tally: Tally, listing: _Listing
-    ) -> bool:
-        if info.st_ctime_ns < listing.until_ns and exists(directory, config_name(name)):
+    def _is_answered(self, directory: int, entry: os.DirEntry[str], path: str, tally: Tally, listing: _Listing) -> bool:
+        name = entry.name
+        config, report = config_name(name), error_name(name)
+        info = entry.stat(follow_symlinks=False)
+        if info.st_ctime_ns < listing.until_ns and exists(directory, config):
             return True
+        found = read_sidecar(directory, config)
         if self._remembers(directory, path, info):
             return True
+        if found is None and not seems_there(directory, report):
+            return False
         # Nearly all have a config that holds, and no report: one file to open for each.
-        beside = Beside(read_sidecar(directory, config_name(name)), None, listing.adapter)
+        beside = Beside(found, None, listing.adapter)
         standing, provenance = self.standing(name, info, beside)
         if standing is not Standing.ANSWERED:
-            beside = beside._replace(report=read_sidecar(directory, error_name(name)))
+            beside = beside._replace(report=read_sidecar(directory, report))
             if beside.report is not None:
                 standing, provenance = self.standing(name, info, beside)
         if standing is not Standing.ANSWERED:

@@ -103,6 +103,9 @@ class TrailStream:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
+    #: Streams are on no device that can be flushed.
+    device: Final = None
+
     def write(self, line: bytes) -> None:
         """Hand one line to the operating system. Raises OSError."""
         _write_all(self._descriptor, line)
@@ -144,6 +147,11 @@ class TrailFile:
             written = line[: getattr(error, "written", 0)]
             self._torn = self._torn or (bool(written) and not written.endswith(b"\n"))
             raise
+
+    @property
+    def device(self) -> int | None:
+        """The device that the file is on; None while it is not open."""
+        return self._identity[0] if self._descriptor >= 0 and self._identity else None
 
     def _follow(self) -> None:
         try:
@@ -279,12 +287,14 @@ class _Sink:
 
     debug = info = warning = error = msg
 
-    def flush_to_disk(self) -> None:
+    def flush_to_disk(self, together: Callable[[int | None], bool]) -> None:
         with self._lock:
             lines, self._unflushed = self._unflushed or (), deque(maxlen=_MAX_UNFLUSHED)
             target = self.target
         try:
-            target.flush_to_disk()  # without the lock: others may write meanwhile
+            # Without the lock: others may write meanwhile.
+            if not together(target.device):
+                target.flush_to_disk()
         except OSError as error:
             with self._lock:
                 # What the system could not put on the disk it may have dropped: it is said again where it lasts.
@@ -386,9 +396,13 @@ class Trail:
         """Within it, the records of the calling thread are kept; at its end they are handed over in one piece."""
         return _Together(self._sink)
 
-    def flush_to_disk(self) -> None:
-        """Wait until all records are on the disk, where there is one."""
-        self._sink.flush_to_disk()
+    def flush_to_disk(self, together: Callable[[int | None], bool] = lambda _: False) -> None:
+        """Wait until all records are on the disk, where there is one.
+
+        `together` is called with the device that they are on, if any; it may flush that, and other things with it, and
+        says whether it has.
+        """
+        self._sink.flush_to_disk(together)
 
     def close(self) -> None:
         """Close the file behind the trail, if there is one."""

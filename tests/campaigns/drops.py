@@ -24,9 +24,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
-from benchd import AuditError, bench_config, read_audit
+from benchd import AuditError, bench_config, flushing, read_audit
 from benchd import select as selected
 from benchd.bench import error_report
 from benchd.sidecar import CONFIG_SUFFIX, ERROR_SUFFIX, is_sidecar, provenance_of, unbroken
@@ -424,7 +425,7 @@ def _read(folder: Path, trails: list[Path]) -> None:
 CALLS: Final = {
     "create": ("open",),
     "write": ("write",),
-    "flush": ("fdatasync",),
+    "flush": ("fdatasync", "syncfs"),
     "publish": ("rename", "link"),
     "flush the folder": ("fsync",),
     "remove": ("unlink",),
@@ -509,7 +510,13 @@ def _wrap(calls: Iterable[str], before: Callable[[str, tuple[Any, ...]], None], 
         return call
 
     for name in calls:
-        setattr(os, name, wrapped(name, getattr(os, name)))
+        home = owner(name)
+        setattr(home, name, wrapped(name, getattr(home, name)))
+
+
+def owner(call: str) -> ModuleType:
+    """Where benchd finds a call: Python has no `syncfs`."""
+    return flushing if call == "syncfs" else os
 
 
 def _creates(flags: int = 0, **_: Any) -> bool:

@@ -27,6 +27,7 @@ from typing import Any, Final, Self
 
 from benchd.lock import LOCK_NAME
 from benchd.sidecar import is_sidecar, unbroken
+from campaigns.drops import owner
 from daemon import Daemon, answers, audit, until
 
 TESTS: Final = Path(__file__).resolve().parent.parent
@@ -458,7 +459,7 @@ class _Stage:
 _CALLS: Final = {
     "create": ("open",),
     "write": ("write",),
-    "flush": ("fdatasync",),
+    "flush": ("fdatasync", "syncfs"),
     "flush a folder": ("fsync",),
     "name": ("link", "rename", "replace"),
     "read": ("read",),
@@ -531,6 +532,8 @@ def _spoil(folder: Path) -> None:
     def wrapped(purpose: str, call: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def spoilt(*arguments: Any, **options: Any) -> Any:
             rules = () if call == "open" and not _creates(arguments[1]) else _asked(folder, purpose) or ()
+            if call == "syncfs" and rules:
+                return False  # something on the file system could not be written; which, each file tells
             path = f"{path_of(call, arguments, options)}/" if rules else ""
             number = next((number for number, below in rules if path.startswith(f"{below}/")), None)
             if number is None:
@@ -547,7 +550,8 @@ def _spoil(folder: Path) -> None:
 
     for purpose, calls in _CALLS.items():
         for call in calls:
-            setattr(os, call, wrapped(purpose, call, getattr(os, call)))
+            home = owner(call)
+            setattr(home, call, wrapped(purpose, call, getattr(home, call)))
 
 
 def _creates(flags: int) -> bool:
