@@ -108,6 +108,9 @@ class Inbox:
         #: The thread that takes what it has put (`attend`), and so need not wake another for it; and that.
         self._attendant: int | None = None
         self._attended: deque[Work] = deque()
+        #: Where the attendant takes everything, what wakes it; and whether it may be asleep.
+        self._wake_attendant: Callable[[], None] | None = None
+        self._attendant_idle = False
         self._closed = False
         #: Folders that are not watched any more: what of theirs was in flight does not come back.
         self._dropped: WeakSet[Folder] = WeakSet()
@@ -169,15 +172,22 @@ class Inbox:
             self._attended.append(work)
             return
         (self._backlog if work.trigger == "scan" else self._fresh).append(work)
-        if self._waiting_takers:
-            self._changed.notify()
+        self._tell_somebody()
 
     def _delay(self, work: Work, seconds: float) -> None:
         work.state = _DELAYED
         work.due = time.monotonic() + seconds
         heapq.heappush(self._delayed, (work.due, next(self._numbers), work))
-        if self._waiting_takers and self._delayed[0][2] is work and threading.get_ident() != self._attendant:
-            self._changed.notify()
+        if self._delayed[0][2] is work and threading.get_ident() != self._attendant:
+            self._tell_somebody()
+
+    def _tell_somebody(self) -> None:
+        if self._wake_attendant is None:
+            if self._waiting_takers:
+                self._changed.notify()
+        elif self._attendant_idle:
+            self._attendant_idle = False
+            self._wake_attendant()
 
     def take(
         self, most: int = 1, timeout: float | None = None, *, unless: threading.Event | None = None, large: bool = False
@@ -191,10 +201,12 @@ class Inbox:
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while not self._closed and not (unless and unless.is_set()):
-                self._wake_delayed()
-                taken = self._pop(most, (self._large,) if large else self._in_turn())
-                if taken:
-                    return taken
+                mine = large or self._wake_attendant is None
+                if mine:
+                    self._wake_delayed()
+                    taken = self._pop(most, (self._large,) if large else self._in_turn())
+                    if taken:
+                        return taken
                 if deadline is not None and time.monotonic() >= deadline:
                     return []
                 if large:
@@ -203,38 +215,46 @@ class Inbox:
                     continue
                 self._waiting_takers += 1
                 try:
-                    self._changed.wait(self._until_next(deadline))
+                    self._changed.wait(self._until_next(deadline, delayed=mine))
                 finally:
                     self._waiting_takers -= 1
             return []
 
-    def attend(self, most: int) -> list[Work]:
+    def attend(self, most: int, *, wake: Callable[[], None] | None = None) -> list[Work]:
         """Up to `most` drops that this thread has put, without waiting; from now on others are not woken for them.
 
-        It must come back after `until_next` seconds, or `unattend`.
+        With `wake`, which wakes this thread, it is given what anybody has put, but for large files, and nobody else is.
+        It must come back after `until_next` seconds, when it is woken, or `unattend`.
         """
         with self._changed:
             if self._closed:
                 return []
             self._attendant = threading.get_ident()
+            self._attendant_idle = False
+            if self._wake_attendant is not None and wake is None:
+                self._changed.notify_all()
+            self._wake_attendant = wake
             self._wake_delayed()
-            return self._pop(most, (self._attended,))
+            return self._pop(most, (self._attended,) if wake is None else self._in_turn())
 
     def unattend(self) -> None:
         """Leave what waits to the others again."""
         with self._changed:
             if self._attendant is not None:
-                self._attendant = None
+                self._attendant = self._wake_attendant = None
                 self._fresh.extend(self._attended)
                 self._attended.clear()
                 self._changed.notify_all()
 
     def until_next(self) -> float | None:
-        """Seconds until there is a drop to attend to, or something delayed is due; None if only events can tell."""
+        """Seconds until there is something to attend to, or something delayed is due; None if only events can tell."""
         with self._changed:
             if self._closed:
                 return None
-            return 0.0 if self._attended else self._until_next(None)
+            if self._attended or (self._wake_attendant is not None and (self._fresh or self._backlog)):
+                return 0.0
+            self._attendant_idle = True
+            return self._until_next(None)
 
     @staticmethod
     def _pop(most: int, queues: tuple[deque[Work], ...]) -> list[Work]:
@@ -261,12 +281,11 @@ class Inbox:
             if self._is_delayed(item):
                 self._make_ready(item[2])
 
-    def _until_next(self, deadline: float | None) -> float | None:
+    def _until_next(self, deadline: float | None, *, delayed: bool = True) -> float | None:
         while self._delayed and not self._is_delayed(self._delayed[0]):
             heapq.heappop(self._delayed)
-        moments = [
-            moment for moment in (deadline, self._delayed[0][0] if self._delayed else None) if moment is not None
-        ]
+        due = self._delayed[0][0] if self._delayed and delayed else None
+        moments = [moment for moment in (deadline, due) if moment is not None]
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     @staticmethod
@@ -356,10 +375,12 @@ class Inbox:
             return len(self._work) - delayed, delayed
 
     def wake(self) -> None:
-        """Make every taker look around."""
+        """Make every taker look around, and who takes everything."""
         with self._changed:
             self._changed.notify_all()
             self._large_changed.notify_all()
+            if self._wake_attendant is not None:
+                self._wake_attendant()
 
     @property
     def closed(self) -> bool:

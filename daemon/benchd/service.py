@@ -122,6 +122,7 @@ class Service:
             self._counts,
             count=settings.watching.workers,
             waits=any(folder.bench.durable or wants_polling(folder) for folder in settings.watch),
+            wake=self._reader.wake if self._reader is not None else None,
         )
 
     def _make_watcher(self, settings: FolderSettings) -> Watcher:

@@ -1,7 +1,9 @@
 """The threads that answer: take from the inbox, answer, give back; whatever happens.
 
 The thread that reads the events lends a hand (`Workers.attend`): what has just been dropped it answers itself, which
-is sooner done than another thread is woken, and cheaper. The others have the backlog, and whatever takes long.
+is sooner done than another thread is woken, and cheaper. Where Python's lock lets one thread work at a time, and none
+waits for the disk, it answers everything but large files: several would hand that lock to each other all the time. The
+others have what else there is, and whatever takes long.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Final, Literal
 
 from benchd.answering import Answering, Outcome, Result, give_back
@@ -86,16 +89,18 @@ class Workers:
         *,
         count: int | Literal["auto"],
         waits: bool,
+        wake: Callable[[], None] | None = None,
     ) -> None:
-        """`waits` says whether answers wait: for the disk, or for a file server."""
+        """`waits` says whether answers wait: for the disk, or for a file server; `wake` wakes who calls `attend`."""
         self._inbox = inbox
         self._answering = answering
         self._trail = trail
         number = count_threads(count, waits=waits)
         #: Until then (monotonic) the reader of events only reads.
         self._reads_only_until = 0.0
-        #: Whether it is sooner done if others take what is more than a batch.
+        #: Whether it is sooner done if others take what is more than a batch; else what wakes who takes all.
         self._shares = waits or not _ONE_AT_A_TIME
+        self._wake = None if self._shares else wake
         self._retired = threading.Event()
         self._counts = counts
         #: Since when (monotonic) each thread has been busy with the same batch, that for large files and the reader
@@ -138,7 +143,7 @@ class Workers:
         if started < self._reads_only_until or self._retired.is_set():
             self._inbox.unattend()
             return None
-        batch = self._inbox.attend(_BATCH)
+        batch = self._inbox.attend(_BATCH, wake=self._wake)
         if batch:
             if self._shares and self._inbox.until_next() == 0:
                 self._inbox.wake()

@@ -16,6 +16,7 @@ import errno
 import logging
 import math
 import os
+import select
 import struct
 import threading
 from collections.abc import Callable
@@ -57,8 +58,9 @@ logging.getLogger(inotify_c.__name__).addFilter(lambda record: "overflow" not in
 class InotifyReader(InotifyFD):
     """One inotify instance and its reader thread, shared by all folders of a process.
 
-    Whenever it has told of what it read, and when it has failed, it calls `after`, which may use the thread for a
-    moment. That returns after how many seconds it wants to be called again though nothing happens; None if it need not.
+    At its beginning, whenever it has told of what it read or was woken, and when it has failed, it calls `after`, which
+    may use the thread for a moment. That returns after how many seconds it wants to be called again though nothing
+    happens; None if it need not.
     """
 
     def __init__(self, after: Callable[[], float | None] = lambda: None) -> None:
@@ -68,10 +70,24 @@ class InotifyReader(InotifyFD):
         self.failure: Exception | None = None
         self._after = after
         self._wait: float | None = None
+        self._called = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        assert self._poller is not None  # noqa: S101 - Linux has poll
+        self._poller.register(self._called, select.POLLIN)
+
+    def wake(self) -> None:
+        """Have the thread call `after` soon, though nothing happens."""
+        with self._lock:
+            if not self._closed:
+                os.eventfd_write(self._called, 1)
+
+    def _close_resources(self) -> None:
+        super()._close_resources()
+        os.close(self._called)
 
     def run(self) -> None:
         """Read events until stopped. A failure is kept, and told to every folder, so that it is never silent."""
         try:
+            self._wait = self._after()
             while self.should_keep_running():
                 for event in self.read_events():
                     if event.mask & _IS_DIRECTORY:
@@ -92,7 +108,10 @@ class InotifyReader(InotifyFD):
         # Rounded up: what is due a little later is not asked for twice.
         wait = None if self._wait is None else math.ceil(self._wait * 1000)
         assert self._poller is not None  # noqa: S101 - Linux has poll
-        return any(descriptor == self._inotify_fd for descriptor, _ in self._poller.poll(wait))
+        ready = [descriptor for descriptor, _ in self._poller.poll(wait)]
+        if self._called in ready:
+            os.eventfd_read(self._called)
+        return self._inotify_fd in ready
 
     def read_events(self, *, event_buffer_size: int = _BUFFER_BYTES) -> list[InotifyEvent]:
         """Wait for events and read them, without those of files that are never audits, such as our own.
