@@ -5,6 +5,7 @@ A drop that is never answered counts as 10 s.
 """
 
 import contextlib
+import os
 import sys
 
 import drops
@@ -44,6 +45,7 @@ def measure(place, options):
         for case in cases[:: -1 if repeat % 2 else 1]:
             kind, durable, rate = case
             here = place / f"{repeat}-{kind}-{durable}-{rate}"
+            os.sync()  # what was written before is not to be waited for
             with _watching(kind, here, durable=durable) as mask:
                 took, missing = drops.paced(here / "inbox", data, rate=rate, seconds=options.seconds, mask=mask)
             runs[case].append(took)

@@ -26,6 +26,7 @@ BENCHD = (sys.executable, "-m", "benchd")
 FLOORS = (sys.executable, str(HERE / "floors.py"))
 CONFIG = ".bench.json"
 os.environ.pop("BENCHD_CONFIG", None)  # the settings of whoever runs this
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # who installs benchd has its modules compiled
 
 
 def audit_bytes(path):

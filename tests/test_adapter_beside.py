@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from benchd import answering
+from benchd.adapter_beside import adapter_beside
 from benchd.answering import Answering
-from benchd.folder import Folder, Tally, adapter_beside
+from benchd.folder import Folder, Tally
 from benchd.inbox import Work
 from benchd.settings import BenchSettings, FolderSettings
 from benchd.sidecar import unbroken

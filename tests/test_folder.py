@@ -12,9 +12,10 @@ import msgspec
 import pytest
 
 from benchd import bench_config, read_audit, select
+from benchd.adapter_beside import adapter_beside
 from benchd.bench import error_report
 from benchd.files import look, read_sidecar
-from benchd.folder import Beside, Folder, Standing, Tally, adapter_beside
+from benchd.folder import Beside, Folder, Standing, Tally
 from benchd.rejection import refusal
 from benchd.settings import FolderSettings, SelectionSettings
 from benchd.sidecar import Provenance, config_name, error_name

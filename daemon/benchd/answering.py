@@ -18,6 +18,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, NamedTuple, TypeVar
 
+from benchd.adapter_beside import adapter_beside
 from benchd.audit import AuditError, Costly, NotAnAudit
 from benchd.bench import error_report
 from benchd.deciding import Decision, decide
@@ -40,7 +41,7 @@ from benchd.files import (
     write_temporary,
 )
 from benchd.flushing import flush_together
-from benchd.folder import Beside, Standing, adapter_beside
+from benchd.folder import Beside, Standing
 from benchd.inbox import Inbox, Work
 from benchd.patience import FIRST_WAIT, patience, state_of
 from benchd.rejection import refusal

@@ -17,33 +17,24 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from benchd.adapter import (
-    ADAPTER_CONFIG,
-    MAX_ADAPTER_CONFIG,
-    AdapterConfig,
-    adapter_used,
-    read_adapter_config,
-    unusable,
-)
+from benchd.adapter import ADAPTER_CONFIG, AdapterConfig, adapter_used
+from benchd.adapter_beside import adapter_beside
 from benchd.clock import FolderClock
 from benchd.document import utf8
 from benchd.files import (
     TEMPORARY,
-    Vanished,
     exists,
     open_directory,
-    read_regular,
     read_sidecar,
     remove_stale_temporary,
     seems_there,
 )
-from benchd.rejection import AuditError
 from benchd.runnable import base_used
 from benchd.selection import SELECTION_VERSION
 from benchd.settings import FolderSettings
 from benchd.sidecar import ERROR_SUFFIX, Provenance, config_name, error_name, is_sidecar, provenance_of, unbroken
 
-__all__ = ["Beside", "Folder", "Standing", "Tally", "adapter_beside"]
+__all__ = ["Beside", "Folder", "Standing", "Tally"]
 
 #: Time stamps come from the kernel's coarse clock, which stands still for up to a tick (10 ms at 100 Hz); a network
 #: file server's may be coarser. Nearer than this, the order of two changes is in doubt.
@@ -389,20 +380,6 @@ class Folder:
         """Make the next scan look at every sidecar again."""
         self._generation += 1
         self._scanned_until_ns = 0
-
-
-def adapter_beside(directory: int) -> AdapterConfig | None:
-    """The `adapter_config.json` in an open directory, or None where there is none. Raises OSError as `read_regular`."""
-    try:
-        info = os.stat(ADAPTER_CONFIG, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    try:
-        return read_adapter_config(read_regular(directory, ADAPTER_CONFIG, info, MAX_ADAPTER_CONFIG)[0])
-    except Vanished:
-        return None
-    except AuditError as error:
-        return unusable(error.code)
 
 
 def _changed_ns(directory: int, name: str) -> int:

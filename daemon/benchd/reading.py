@@ -25,12 +25,13 @@ class Costly(Exception):
     """Reading it may take much more memory or time than its size explains."""
 
 
-_OBJECT_FIRST = re.compile(rb"[ \t\r\n]*\{")
+# Compiled when they are first needed, which is mostly never: nobody waits for it at the start.
+_OBJECT_FIRST: Final = rb"[ \t\r\n]*\{"
 _BARE_OBJECT = re.compile(rb"[ \t\r\n]*\{[ \t]*(?:\r?\n|\})")
-_OPENING_LINE = re.compile(rb"^\{[ \t]*\r?$|^\{\"", re.MULTILINE)
-_NON_FINITE = re.compile(rb"(?<=[\s:,\[])(?:NaN|-?Infinity)(?=[\s,\]}])")
-_ESCAPE = re.compile(rb"\\.", re.DOTALL)
-_WARNING_LINE = re.compile(rb"^Warning: (Unknown policy [^\r\n]*)", re.MULTILINE)
+_OPENING_LINE: Final = rb"(?m)^\{[ \t]*\r?$|^\{\""
+_NON_FINITE: Final = rb"(?<=[\s:,\[])(?:NaN|-?Infinity)(?=[\s,\]}])"
+_ESCAPE: Final = rb"(?s)\\."
+_WARNING_LINE: Final = rb"(?m)^Warning: (Unknown policy [^\r\n]*)"
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
 _UTF16_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
 
@@ -127,9 +128,9 @@ def _starts(text: bytes) -> list[int]:
     if start == 0:
         # Searching for text is many times faster than for the pattern, in megabytes of something else.
         first = 0 if text.startswith(b"{") else text.find(b"\n{")
-        opening = _OPENING_LINE.search(text, first) if first >= 0 else None
+        opening = re.compile(_OPENING_LINE).search(text, first) if first >= 0 else None
         start = opening.start() if opening else 0
-    return [start, 0] if start and _OBJECT_FIRST.match(text) else [start]
+    return [start, 0] if start and re.match(_OBJECT_FIRST, text) else [start]
 
 
 def _end(text: bytes, start: int) -> int:
@@ -188,9 +189,9 @@ def _without_non_finite(text: bytes) -> tuple[bytes, int]:
     """`text` with null for every NaN and Infinity that is not within a string, and how many there were."""
     parts: list[bytes] = []
     copied = looked_at = quotes = 0
-    for match in _NON_FINITE.finditer(text):
+    for match in re.finditer(_NON_FINITE, text):
         before = text[looked_at : match.start()]
-        quotes += (_ESCAPE.sub(b"", before) if b"\\" in before else before).count(b'"')
+        quotes += (re.sub(_ESCAPE, b"", before) if b"\\" in before else before).count(b'"')
         looked_at = match.end()
         if quotes % 2 == 0:  # not within a string
             parts.append(text[copied : match.start()])
@@ -200,7 +201,7 @@ def _without_non_finite(text: bytes) -> tuple[bytes, int]:
 
 
 def _warnings(text: bytes) -> list[str]:
-    found = _WARNING_LINE.findall(text) if text else []
+    found = re.findall(_WARNING_LINE, text) if text else []
     return [f"Gradience: {words(line.decode(errors='replace'))}" for line in found[:_MAX_WARNINGS]]
 
 
@@ -264,7 +265,7 @@ def _read_tolerantly_from(raw: bytes, start: int, notes: list[str]) -> _Found:
 
 def _undecodable(raw: bytes, start: int, error: UnicodeDecodeError, text: str, before: int) -> AuditError:
     """What is wrong if the JSON is not over before the bytes that are no UTF-8; `text` stands before them."""
-    if error.reason == "unexpected end of data" and _OBJECT_FIRST.match(raw, start):
+    if error.reason == "unexpected end of data" and re.compile(_OBJECT_FIRST).match(raw, start):
         # Cut off within a character: the end is what is wrong with it, not the encoding.
         return refusal("truncated", place=_place(text, len(text), before))
     line = raw.count(b"\n", 0, start + error.start) + 1
@@ -290,12 +291,12 @@ def _kind(value: object) -> str:
 #: A file system that lost its power can leave NUL bytes where content should be.
 _BLANK: Final = "\0 \t\r\n"
 
-_FAILURE = re.compile(r"^(?:Error: .*|Traceback \(most recent call last\):)", re.MULTILINE)
-_PROGRESS = re.compile(r"\s*(computing SVD and metrics for layer: |Warning: )")
+_FAILURE: Final = r"(?m)^(?:Error: .*|Traceback \(most recent call last\):)"
+_PROGRESS: Final = r"\s*(computing SVD and metrics for layer: |Warning: )"
 _PROGRESS_LINE: Final = "computing SVD and metrics for layer: "
 
 #: What the parser stumbles over when a text ends within a number or an escape.
-_CUT_NUMBER_OR_ESCAPE = re.compile(r"\.|[eE][+-]?|\\?u[0-9a-fA-F]{0,4}")
+_CUT_NUMBER_OR_ESCAPE: Final = r"\.|[eE][+-]?|\\?u[0-9a-fA-F]{0,4}"
 _LITERALS: Final = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 
 
@@ -312,7 +313,7 @@ def _explain(text: str, start: int, error: json.JSONDecodeError, before: int) ->
             head, tail = text[:_WINDOW], text[-_WINDOW:]
             shown = (head.rpartition("\n")[0] or head) + "\n" + tail.partition("\n")[2]
         lines = [line for line in shown.split("\n") if line.strip(_BLANK)]
-        failure = _FAILURE.search(shown)
+        failure = re.search(_FAILURE, shown)
         if failure:
             quote = failure[0] if failure[0].startswith("Error") else lines[-1]
             return refusal("audit_failed", quote=words(quote))
@@ -327,9 +328,9 @@ def _explain(text: str, start: int, error: json.JSONDecodeError, before: int) ->
 
 def _is_progress(lines: list[str]) -> bool:
     """Whether this is what Gradience prints before the JSON. The last line may itself be cut off."""
-    if not all(_PROGRESS.match(line) for line in lines[:-1]):
+    if not all(re.match(_PROGRESS, line) for line in lines[:-1]):
         return False
-    return len(lines) > 1 or bool(_PROGRESS.match(lines[0])) or _PROGRESS_LINE.startswith(lines[0].strip(_BLANK))
+    return len(lines) > 1 or bool(re.match(_PROGRESS, lines[0])) or _PROGRESS_LINE.startswith(lines[0].strip(_BLANK))
 
 
 def _is_cut_off(rest: str, length: int) -> bool:
@@ -339,7 +340,7 @@ def _is_cut_off(rest: str, length: int) -> bool:
     rest = rest[:length]
     if length > len(rest):
         return False
-    return bool(_CUT_NUMBER_OR_ESCAPE.fullmatch(rest)) or any(literal.startswith(rest) for literal in _LITERALS)
+    return bool(re.fullmatch(_CUT_NUMBER_OR_ESCAPE, rest)) or any(literal.startswith(rest) for literal in _LITERALS)
 
 
 def _place(text: str, position: int, before: int) -> str:

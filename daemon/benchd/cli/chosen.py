@@ -9,10 +9,10 @@ from typing import NamedTuple
 import click
 
 from benchd.adapter import AdapterConfig
+from benchd.adapter_beside import adapter_beside
 from benchd.audit import Audit, read_audit
 from benchd.cli.loading import fail, load_settings
 from benchd.files import Vanished, look, open_directory, read_regular
-from benchd.folder import adapter_beside
 from benchd.rejection import AuditError
 from benchd.selection import Selection, select
 from benchd.settings import FolderSettings, folder_for

@@ -40,6 +40,7 @@ _MASK: Final = Mask(
     | InotifyConstants.IN_MOVE_SELF
     | InotifyConstants.IN_ONLYDIR
 )
+_CREATE: Final = int(InotifyConstants.IN_CREATE)
 _CLOSE_WRITE: Final = int(InotifyConstants.IN_CLOSE_WRITE)
 _MOVED_TO: Final = int(InotifyConstants.IN_MOVED_TO)
 _IS_DIRECTORY: Final = int(InotifyConstants.IN_ISDIR)
@@ -120,6 +121,7 @@ class InotifyReader(InotifyFD):
         """
         buffer = self._read_event_buffer(event_buffer_size)
         events: list[InotifyEvent] = []
+        created: dict[tuple[int, bytes], int] = {}
         position = 0
         while position < len(buffer):
             wd, mask, cookie, length = _HEADER.unpack_from(buffer, position)
@@ -127,8 +129,14 @@ class InotifyReader(InotifyFD):
             name = buffer[position - length : position].rstrip(b"\0")
             if name and (name.startswith(b".") or name.endswith(_OUR_ENDINGS)):
                 continue
+            event = InotifyEvent(wd, mask, cookie, name)
+            if mask == _CREATE:
+                created[wd, name] = len(events)
+            elif mask == _CLOSE_WRITE and created and (known := created.pop((wd, name), None)) is not None:
+                events[known] = event  # that it was created before it was closed is no news
+                continue
             if wd != -1 or mask & _OVERFLOW:
-                events.append(InotifyEvent(wd, mask, cookie, name))
+                events.append(event)
         return events
 
     def watch(self, path: bytes, source: InotifySource) -> WatchDescriptor:
