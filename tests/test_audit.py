@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchd import AuditError, NotAnAudit, bench_config, read_audit, select
+from benchd import Audit, AuditError, NotAnAudit, bench_config, read_audit, select
 from benchd.audit import MAX_NAME, Costly, Module
 from benchd.document import MAX_RANK, finite, utf8, whole, words
 from corpus import content, document, encoded, entry, refused, tolerantly
@@ -199,6 +199,21 @@ def test_prefix_alone() -> None:
     """A name that is nothing but PEFT's prefix stays as it is: a module has a name."""
     (layer,) = read_audit(encoded(document(flagged=[entry("base_model.model.")]))).flagged
     assert layer.module == "base_model.model."
+
+
+def test_layers_as_values() -> None:
+    """Layers are equal if all that is said of them is, however it was read, and can stand in sets."""
+    value = document(flagged=[entry("a", spread=1), entry("b", spread=1)], candidates=[entry("a", spread=2)])
+    fast, tolerant = read_audit(encoded(value)), read_audit(tolerantly(encoded(value)))
+    assert fast.flagged == tolerant.flagged
+    assert fast.flagged[0] != fast.candidates[0]
+    assert {*fast.flagged, *tolerant.flagged} == set(fast.flagged)
+
+
+def test_described() -> None:
+    """What is computed when it is asked for has its words and no value on the class."""
+    assert type(Audit.names).__name__ == "_Once"
+    assert "PEFT" in str(Audit.names.__doc__)
 
 
 @pytest.mark.parametrize(

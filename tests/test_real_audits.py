@@ -81,6 +81,14 @@ def test_both_ways_read_the_same(sample: Sample) -> None:
     assert any(note.startswith("NaN or Infinity") for note in read_audit(forced).notes)
 
 
+@by_file(USABLE)
+def test_frugal_reads_the_same(sample: Sample) -> None:
+    """No real audit is more than who is frugal takes, and the answer is the same."""
+    audit = read_audit(sample.content, frugal=True)
+    assert select(audit) == select(read_audit(sample.content))
+    assert bench_config(audit, select(audit)) == bench_config(read_audit(sample.content), select(audit))
+
+
 @by_file(SMALLER)
 def test_config(sample: Sample) -> None:
     """Each config holds to its schema, is sealed, deterministic, and the same object as JSON and as YAML."""

@@ -24,7 +24,7 @@ _TOLD: Final = ("lora.probe_r", "lora.alpha", "lora.target_modules", "compressio
 
 
 class Runnable(NamedTuple):
-    """Bench's tables, in Bench's order; none without a base. And what a reader should know of them."""
+    """Bench's tables, in Bench's order, and what a reader should know of them."""
 
     tables: Base
     notes: tuple[str, ...]
@@ -55,9 +55,10 @@ def runnable(
     settings: BenchSettings,
     adapter: AdapterConfig | None,
 ) -> Runnable:
-    """Bench's tables for this answer, in which `ranks` are named. `adapter` is one that counts for it, or None."""
-    if not settings.base:
-        return Runnable({}, ())
+    """Bench's tables for this answer, in which `ranks` are named, by a base that is not empty.
+
+    `adapter` is one that counts for it, or None.
+    """
     told = _told(audit, selection, ranks, settings, adapter)
     tables = merged(told, settings.base)
     focused = settings.focus and bool(selection.layers)
