@@ -155,12 +155,16 @@ def _raw(value: bytes, *, key: bytes = b"priority_score") -> bytes:
 
 def contents() -> Iterator[Crafted]:
     """Small files that no honest tool writes."""
-    deep = 100_000
+    deep = 100_000  # which Python 3.14 takes, as long as the stack has room
     found: list[tuple[str, bytes, tuple[str, ...]]] = [
         ("deep-list", b'{"per_module_gain": ' + b"[" * deep + b"]" * deep + b"}", ("too_deep",)),
         ("deep-object", b'{"per_module_gain": ' + b'{"a":' * deep + b"1" + b"}" * deep + b"}", ("too_deep",)),
-        ("deep-issues", b'{"per_module_gain": [], "issues": ' + b"[" * deep + b"]" * deep + b"}", ("too_deep",)),
-        ("deep-unknown", b'{"x": ' + b"[" * deep + b"]" * deep + b', "per_module_gain": []}', ("too_deep",)),
+        (
+            "deep-issues",
+            b'{"per_module_gain": [], "issues": ' + b"[" * deep + b"]" * deep + b"}",
+            (SELECTED, "too_deep"),
+        ),
+        ("deep-unknown", b'{"x": ' + b"[" * deep + b"]" * deep + b', "per_module_gain": []}', (SELECTED, "too_deep")),
         ("deep-and-open", b"{" + b'"a": [' * deep, ("too_deep", "truncated", "not_json")),
         ("deep-brackets", b"[" * deep, ("too_deep",)),
         ("deep-closing", b"]" * deep, ("not_json",)),
