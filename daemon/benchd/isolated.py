@@ -43,6 +43,9 @@ _PATIENCE_SECONDS: Final = 50.0
 _COMMAND: Final = (sys.executable, "-P", "-s", "-c", "from benchd.isolated import main; main()")
 _PR_SET_PDEATHSIG: Final = 1
 
+#: A free-threaded Python takes a GiB of address space beforehand, in which no limit would ever be met.
+_ALLOCATOR: Final = {"MIMALLOC_ARENA_RESERVE": "0"}
+
 
 class _Request(msgspec.Struct):
     name: str
@@ -93,6 +96,7 @@ def decide_isolated(
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         pass_fds=(descriptor,),
+        env=os.environ | _ALLOCATOR,
     ) as process:
         try:
             output, _ = process.communicate(request, timeout=_PATIENCE_SECONDS)
