@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -528,3 +529,79 @@ class TestAttend:
         inbox.close()
         assert inbox.attend(9) == []
         assert inbox.until_next() is None
+
+
+class TestTakeAll:
+    @pytest.fixture
+    def woken(self) -> list[int]:
+        return []
+
+    @pytest.fixture
+    def wake(self, woken: list[int]) -> Callable[[], None]:
+        return lambda: woken.append(1)
+
+    def elsewhere(self, act: Callable[[], object]) -> None:
+        """On another thread, as scans put what they find."""
+        thread = threading.Thread(target=act)
+        thread.start()
+        thread.join(5)
+
+    def test_takes_what_anybody_puts(self, inbox: Inbox, folder: Folder, wake: Callable[[], None]):
+        """Drops before the backlog, retries, polls: the attendant is given all, the others none; but large files."""
+        inbox.put(folder, "large", "closed")
+        [large] = inbox.take()
+        inbox.to_large(large)
+        inbox.attend(9, wake=wake)
+        for name, trigger in (("scan", "scan"), ("poll", "poll"), ("drop", "closed")):
+            self.elsewhere(lambda name=name, trigger=trigger: inbox.put(folder, name, trigger))
+        assert inbox.take(9, timeout=0) == []
+        assert inbox.until_next() == 0
+        assert [work.relative for work in inbox.attend(9, wake=wake)] == ["poll", "drop", "scan"]
+        assert [work.relative for work in inbox.take(9, timeout=0, large=True)] == ["large"]
+
+    def test_is_woken_once(self, inbox: Inbox, folder: Folder, wake: Callable[[], None], woken: list[int]):
+        """Whoever puts something wakes the attendant if it may be asleep, and not again before it has looked."""
+        inbox.attend(9, wake=wake)
+        self.elsewhere(lambda: inbox.put(folder, "1", "scan"))
+        assert woken == []
+        assert inbox.until_next() == 0
+        inbox.attend(9, wake=wake)
+        assert inbox.until_next() is None
+        for name in "23":
+            self.elsewhere(lambda name=name: inbox.put(folder, name, "scan"))
+        assert woken == [1]
+        assert [work.relative for work in inbox.attend(9, wake=wake)] == ["2", "3"]
+
+    def test_is_woken_for_what_is_delayed(
+        self, inbox: Inbox, folder: Folder, wake: Callable[[], None], woken: list[int]
+    ):
+        """What another thread delays has the attendant look when it is to come back."""
+        inbox.attend(9, wake=wake)
+        assert inbox.until_next() is None
+        self.elsewhere(lambda: inbox.put(folder, "a", "created"))
+        assert woken == [1]
+        until(lambda: inbox.until_next() == 0)
+        assert [work.relative for work in inbox.attend(9, wake=wake)] == ["a"]
+
+    @pytest.mark.parametrize("how", ["unattend", "attend without"])
+    def test_leaves_it_to_the_others(self, inbox: Inbox, folder: Folder, wake: Callable[[], None], how: str):
+        """Once it no longer takes all, the others are woken for what is there."""
+        taken: list[str] = []
+        taker = threading.Thread(target=lambda: taken.extend(work.relative for work in inbox.take(timeout=20)))
+        inbox.attend(9, wake=wake)
+        taker.start()
+        until(lambda: inbox._waiting_takers == 1)
+        self.elsewhere(lambda: inbox.put(folder, "a", "scan"))
+        if how == "unattend":
+            inbox.unattend()
+        else:
+            inbox.attend(9)
+        taker.join(10)
+        assert taken == ["a"]
+
+    def test_wake(self, inbox: Inbox, wake: Callable[[], None], woken: list[int]):
+        """Who has everybody look around has the attendant look, too."""
+        inbox.wake()
+        inbox.attend(9, wake=wake)
+        inbox.wake()
+        assert woken == [1]

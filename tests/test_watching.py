@@ -183,6 +183,20 @@ class TestInotify:
         reader.stop()
         reader.join(5)
 
+    def test_is_woken(self):
+        """Whoever wakes it has its thread lent again, though nothing happens; a stopped one is not to be woken."""
+        lent: list[int] = []
+        reader = open_reader(lambda: lent.append(1))
+        assert reader is not None
+        reader.start()
+        until(lambda: lent == [1])
+        reader.wake()
+        until(lambda: lent == [1, 1])
+        reader.stop()
+        reader.join(5)
+        reader.wake()
+        assert not reader.is_alive()
+
     def test_created_and_closed_is_closed(self, folder: Folder):
         """Of a file that was created and closed by the time it is read, the end is told; what came after it, too."""
         reader = open_reader(lambda: None)

@@ -188,6 +188,24 @@ class TestAttend:
         workers.attend()
         until(lambda: all(map(answers, paths)))
 
+    @pytest.mark.parametrize("lock", [True, False])
+    def test_takes_all_where_one_works_at_a_time(self, desk: Desk, lock: bool, monkeypatch: pytest.MonkeyPatch):
+        """With Python's lock whoever attends answers what scans find, if it can be woken; else the others do."""
+        monkeypatch.setattr(module, "_ONE_AT_A_TIME", lock)
+        woken: list[int] = []
+        workers = Workers(
+            desk.inbox, desk.answering, desk.trail, desk.counts, count=1, waits=True, wake=lambda: woken.append(1)
+        )
+        workers.attend()
+        path = desk.path / "a.json"
+        path.write_bytes(audit(1))
+        desk.inbox.put(desk.folder, "a.json", "scan")
+        workers.attend()
+        assert answers(path) is lock
+        assert woken == [1] * lock
+        workers.start()
+        until(lambda: answers(path))
+
     def test_retired(self, desk: Desk):
         """Retired workers take nothing more."""
         workers = desk.workers(1, waits=False)

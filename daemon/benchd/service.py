@@ -115,14 +115,15 @@ class Service:
 
     def _make_workers(self) -> Workers:
         settings = self._settings
+        polls = any(map(wants_polling, settings.watch))
         return Workers(
             self._inbox,
             Answering(self._trail, settle=settings.watching.settle),
             self._trail,
             self._counts,
             count=settings.watching.workers,
-            waits=any(folder.bench.durable or wants_polling(folder) for folder in settings.watch),
-            wake=self._reader.wake if self._reader is not None else None,
+            waits=polls or any(folder.bench.durable for folder in settings.watch),
+            wake=None if polls or self._reader is None else self._reader.wake,
         )
 
     def _make_watcher(self, settings: FolderSettings) -> Watcher:

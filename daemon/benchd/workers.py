@@ -1,8 +1,8 @@
 """The threads that answer: take from the inbox, answer, give back; whatever happens.
 
 The thread that reads the events lends a hand (`Workers.attend`): what has just been dropped it answers itself, which
-is sooner done than another thread is woken, and cheaper. Where Python's lock lets one thread work at a time, and none
-waits for the disk, it answers everything but large files: several would hand that lock to each other all the time. The
+is sooner done than another thread is woken, and cheaper. Where Python's lock lets one thread work at a time it answers
+everything but large files, if it can be woken: several threads would hand that lock to each other all the time. The
 others have what else there is, and whatever takes long.
 """
 
@@ -91,16 +91,18 @@ class Workers:
         waits: bool,
         wake: Callable[[], None] | None = None,
     ) -> None:
-        """`waits` says whether answers wait: for the disk, or for a file server; `wake` wakes who calls `attend`."""
+        """`waits` says whether answers wait: for the disk, or for a file server; `wake` wakes who calls `attend`.
+
+        Without `wake` it is given only what it has put: what others have may be on a file server that is slow.
+        """
         self._inbox = inbox
         self._answering = answering
         self._trail = trail
         number = count_threads(count, waits=waits)
         #: Until then (monotonic) the reader of events only reads.
         self._reads_only_until = 0.0
-        #: Whether it is sooner done if others take what is more than a batch; else what wakes who takes all.
-        self._shares = waits or not _ONE_AT_A_TIME
-        self._wake = None if self._shares else wake
+        #: What wakes who takes all, if one does; else others take what is more than a batch.
+        self._wake = wake if _ONE_AT_A_TIME else None
         self._retired = threading.Event()
         self._counts = counts
         #: Since when (monotonic) each thread has been busy with the same batch, that for large files and the reader
@@ -145,7 +147,7 @@ class Workers:
             return None
         batch = self._inbox.attend(_BATCH, wake=self._wake)
         if batch:
-            if self._shares and self._inbox.until_next() == 0:
+            if self._wake is None and self._inbox.until_next() == 0:
                 self._inbox.wake()
             index = len(self.threads)
             self.busy_since[index] = started
