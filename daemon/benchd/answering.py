@@ -27,6 +27,7 @@ from benchd.document import utf8
 from benchd.files import (
     Temporary,
     Vanished,
+    begin_to_flush,
     discard,
     explained,
     flush,
@@ -519,6 +520,10 @@ class Answering:
                 return device in flushed
 
             self._trail.flush_to_disk(together)
+            if len(durable) > 1:
+                for item in recorded:
+                    if item.case.durable and item.case.place.device not in flushed:
+                        begin_to_flush(item.temporary)
             recorded = self._each(lambda item: self._flush_content(item, flushed), recorded, results)
         published = self._each(self._publish, recorded, results)
         results += self._flush_names(published) if durable else [result for _, result in published]

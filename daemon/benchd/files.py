@@ -23,6 +23,7 @@ __all__ = [
     "TEMPORARY",
     "Temporary",
     "Vanished",
+    "begin_to_flush",
     "discard",
     "exists",
     "explained",
@@ -261,7 +262,7 @@ def group_to_give(folder: os.stat_result) -> int | None:
 def write_temporary(directory: int, content: bytes, *, durable: bool, group: int | None = None) -> Temporary:
     """Write `content` to a new temporary file of `group`, so that who shares the folder can read the answer.
 
-    If `durable` it is on its way to the disk: `flush` waits for it. Raises OSError.
+    If `durable` its descriptor stays open, for `flush`. Raises OSError.
     """
     name = f".benchd-{_SYSTEM}-{os.getpid()}-{os.urandom(8).hex()}.tmp"
     _in_use.add(name)  # before it is there: a scan, on another thread, removes what nobody uses
@@ -279,16 +280,22 @@ def write_temporary(directory: int, content: bytes, *, durable: bool, group: int
         while view:
             view = view[os.write(descriptor, view) :]
         if durable:
-            # Linux begins to write back what it is told is not needed any more. Of many files that are flushed one
-            # after another, all but the first find their content on the disk then.
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             return Temporary(name, descriptor)
     except BaseException:
         discard(directory, Temporary(name, descriptor))
         raise
     _close(directory, Temporary(name, descriptor))
     return Temporary(name)
+
+
+def begin_to_flush(temporary: Temporary) -> None:
+    """Have a temporary file's content on its way to the disk, without waiting.
+
+    Linux begins to write back what it is told is not needed any more. Of many files that are flushed one after another,
+    all but the first find their content on the disk then.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(temporary.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def flush(directory: int, temporary: Temporary, *, waited: bool = False) -> Temporary:
