@@ -116,19 +116,18 @@ class TestSelected:
         """All that a batch writes is waited for at once where that can be, else file by file; then its directories."""
         waits: list[str] = []
         for name in ("fsync", "fdatasync"):
-            real = getattr(os, name)
-            monkeypatch.setattr(
-                os, name, lambda descriptor, name=name, real=real: waits.append(name) or real(descriptor)
-            )
-        monkeypatch.setattr(module, "flush_together", lambda *_: together and (waits.append("together") or True))
+            monkeypatch.setattr(os, name, lambda _, name=name: waits.append(name))
+        monkeypatch.setattr(module, "begin_to_flush", lambda _: waits.append("begin"))
+        monkeypatch.setattr(module, "flush_together", lambda *_: together and waits.append("together") is None)
         (desk.path / "sub").mkdir()
         names = ["a.json", "b.json", "sub/c.json"]
         for number, name in enumerate(names):
             (desk.path / name).write_bytes(audit(number))
         results = desk.answering.answer([desk.work(name) for name in names])
         assert {result.outcome for result in results} == {Outcome.SELECTED}
-        # Three contents and the trail, then two directories.
-        assert waits == (["together"] * 2 if together else ["fdatasync"] * 4 + ["fsync"] * 2)
+        # The trail and three contents, then two directories.
+        alone = ["fdatasync"] + ["begin"] * 3 + ["fdatasync"] * 3 + ["fsync"] * 2
+        assert waits == (["together"] * 2 if together else alone)
 
     def test_batch(self, desk: Desk):
         """One bad file, one that is gone and one that is no audit cost the others of their batch nothing."""

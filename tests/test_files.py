@@ -267,7 +267,9 @@ class TestExists:
 class TestWrite:
     def test_appears_whole(self, directory: int, tmp_path: Path):
         """The content is under a hidden name first, and then at once in its place."""
-        temporary = files.flush(directory, files.write_temporary(directory, b"content", durable=True))
+        temporary = files.write_temporary(directory, b"content", durable=True)
+        files.begin_to_flush(temporary)
+        temporary = files.flush(directory, temporary)
         assert files.TEMPORARY.fullmatch(temporary.name)
         assert os.listdir(tmp_path) == [temporary.name]
         files.publish(directory, temporary, "config")

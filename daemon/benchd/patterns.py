@@ -77,9 +77,12 @@ def _alike(modules: Iterable[str], others: Sequence[str]) -> set[str]:
 
     Such a name is as long, and has fewer dots; few are.
     """
+    dots = [name.count(".") for name in others]
+    if min(dots, default=0) >= max([name.count(".") for name in modules], default=0):
+        return set()
     fewest: dict[int, int] = {}
-    for length, dots in {(len(name), name.count(".")) for name in others}:
-        fewest[length] = min(dots, fewest.get(length, dots))
+    for length, count in set(zip(map(len, others), dots, strict=True)):
+        fewest[length] = min(count, fewest.get(length, count))
     by_length: dict[int, dict[tuple[int, ...], dict[tuple[str, ...], str]]] = {}
     for module in modules:
         if fewest.get(len(module), len(module)) < module.count("."):
@@ -90,9 +93,9 @@ def _alike(modules: Iterable[str], others: Sequence[str]) -> set[str]:
         return set(modules)
     found = set()
     for name in maybe:
-        dots = name.count(".")
+        count = name.count(".")
         for lengths, named in by_length[len(name)].items():
-            if dots < len(lengths) - 1:
+            if count < len(lengths) - 1:
                 ends = accumulate(lengths, lambda end, length: end + 1 + length)
                 pieces = tuple([name[end - length : end] for end, length in zip(ends, lengths, strict=True)])
                 if pieces in named:

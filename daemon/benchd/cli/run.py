@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -102,6 +103,7 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
     if finder.mistakes:
         fail(*finder.mistakes)
     work = list(finder.work.values())
+    gc.freeze()  # it is there to the end: no collection need look at it again, nor any process have a copy
     answering = Answering(trail, settle=settings.watching.settle, force=force, dry_run=dry_run)
     with _stop_on_signal() as stopped, _progress(len(work), shown=not as_json) as advance:
         results = answer_all(
