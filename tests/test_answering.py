@@ -128,6 +128,10 @@ class TestSelected:
         # The trail and three contents, then two directories.
         alone = ["fdatasync"] + ["begin"] * 3 + ["fdatasync"] * 3 + ["fsync"] * 2
         assert waits == (["together"] * 2 if together else alone)
+        waits.clear()
+        (desk.path / "lone.json").write_bytes(audit())
+        assert desk.answer("lone.json").outcome is Outcome.SELECTED
+        assert waits == ["begin", *(["together"] if together else ["fdatasync"] * 2), "fsync"]
 
     def test_batch(self, desk: Desk):
         """One bad file, one that is gone and one that is no audit cost the others of their batch nothing."""

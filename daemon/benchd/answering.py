@@ -509,6 +509,8 @@ class Answering:
 
     def _finish(self, prepared: list[_Prepared], results: list[Result]) -> None:
         """Record all that was decided, then make it visible; what is durable waits for the disk in between."""
+        if len(prepared) == 1 and prepared[0].case.durable:
+            begin_to_flush(prepared[0].temporary)  # one alone is on its way while it is recorded
         with self._trail.together():
             recorded = self._each(self._record, prepared, results)
         durable = [item.case for item in recorded if item.case.durable]
