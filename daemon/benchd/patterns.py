@@ -88,12 +88,12 @@ def _alike(modules: Iterable[str], others: Sequence[str]) -> set[str]:
         if fewest.get(len(module), len(module)) < module.count("."):
             parts = tuple(module.split("."))
             by_length.setdefault(len(module), {}).setdefault(tuple(map(len, parts)), {})[parts] = module
-    maybe = [name for name in others if len(name) in by_length] if by_length else []
+    most = {length: max(map(len, shapes)) - 1 for length, shapes in by_length.items()}
+    maybe = [(name, count) for name, count in zip(others, dots, strict=True) if count < most.get(len(name), 0)]
     if sum(map(len, by_length.values())) * len(maybe) > _MOST_COMPARED:
         return set(modules)
     found = set()
-    for name in maybe:
-        count = name.count(".")
+    for name, count in maybe:
         for lengths, named in by_length[len(name)].items():
             if count < len(lengths) - 1:
                 ends = accumulate(lengths, lambda end, length: end + 1 + length)
