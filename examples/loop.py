@@ -91,8 +91,9 @@ def loop(home: Path, inbox: Path) -> None:
     loss = train(lora, home / "second")
     print(f"second adapter: rank {rank}, and {len(per_layer['rank_pattern'])} modules at their own, loss {loss:.3f}")
 
-    # 4. And its audit: the ranks are the selected ones.
+    # 4. And its audit: the ranks are the selected ones. It has its answer, too: round again, if you like.
     after = audit(home / "second", inbox / "second.json")
+    answer(inbox / "second.json")
     for module in before:
         wanted = per_layer["rank_pattern"].get(module, rank)
         assert after[module] == wanted, f"{module} has rank {after[module]}, not {wanted}"

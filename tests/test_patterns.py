@@ -91,6 +91,13 @@ def test_exact_only_where_it_must_be(name: str, other: str, key: str) -> None:
     assert pattern_keys([name], [name, other]) == {name: key}
 
 
+def test_names_of_one_length() -> None:
+    """Names that are as long, with dots in other places or none, are told apart."""
+    names = ["w.1.0", "w.200", "w.300", "wa200", "wa1.0"]
+    keys = pattern_keys(names[:2], names)
+    assert keys == {"w.1.0": r"$|^w\.1\.0", "w.200": r"$|^w\.200"}
+
+
 def test_targets_by_pattern() -> None:
     """Targets are a pattern only where a list would hit more."""
     assert target_modules(["a.q"], ["a.q", "b.a.q"]) == r"a\.q"
