@@ -18,9 +18,9 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, NamedTuple, TypeVar
 
-from benchd.adapter_beside import adapter_beside
 from benchd.audit import AuditError, Costly, NotAnAudit
 from benchd.bench import error_report
+from benchd.case import Case, Places, trigger_of
 from benchd.deciding import Decision, decide
 from benchd.digest import Digest
 from benchd.document import utf8
@@ -31,22 +31,20 @@ from benchd.files import (
     discard,
     explained,
     flush,
-    group_to_give,
     has_writer,
     look,
     open_regular,
     publish,
     read_regular,
     read_sidecar,
-    seems_there,
     write_temporary,
 )
 from benchd.flushing import flush_together
-from benchd.folder import Beside, Standing
+from benchd.folder import Standing
 from benchd.inbox import Inbox, Work
 from benchd.patience import FIRST_WAIT, patience, state_of
 from benchd.rejection import refusal
-from benchd.sidecar import CONFIG_SUFFIX, Provenance, config_name, error_name, provenance_of, unbroken
+from benchd.sidecar import CONFIG_SUFFIX, Provenance, config_name, provenance_of, unbroken
 from benchd.trail import Trail
 
 __all__ = ["Answering", "Outcome", "Result"]
@@ -101,94 +99,13 @@ class Result(NamedTuple):
     reason: str | None = None
 
 
-class _Place:
-    """An open directory, and what is known of it for one batch."""
-
-    __slots__ = ("adapter", "claimed", "descriptor", "device", "group", "shown")
-
-    def __init__(self, work: Work, below: str) -> None:
-        try:
-            self.descriptor = work.folder.open(below)
-        except (FileNotFoundError, NotADirectoryError):
-            raise Vanished from None
-        except OSError as error:
-            if error.errno == errno.ELOOP:  # a folder on the way was swapped for a link
-                raise Vanished from None
-            raise
-        try:
-            info = os.fstat(self.descriptor)
-            self.device, self.group = info.st_dev, group_to_give(info)
-            self.adapter = adapter_beside(self.descriptor)
-        except BaseException:
-            os.close(self.descriptor)
-            raise
-        #: The configs that are being written and not visible yet.
-        self.claimed: set[str] = set()
-        #: Its path for people and records, with a slash at its end.
-        self.shown = work.folder.shown(f"{below}/" if below else "")
-
-
-class _Places:
-    """The directories of one batch; each is opened once, and flushed once."""
-
-    def __init__(self) -> None:
-        self._open: dict[tuple[int, str], _Place] = {}
-
-    def of(self, work: Work, below: str) -> _Place:
-        key = (id(work.folder), below)
-        place = self._open.get(key)
-        if place is None:
-            place = self._open[key] = _Place(work, below)
-        return place
-
-    def next_round(self) -> None:
-        for place in self._open.values():
-            place.claimed.clear()
-
-    def close(self) -> None:
-        for place in self._open.values():
-            os.close(place.descriptor)
-
-
-class _Case:
-    """One audit as it was looked at: where it is, its `stat`, and what stood beside it."""
-
-    __slots__ = ("beside", "config", "directory", "info", "name", "path", "place", "report", "took", "work")
-
-    def __init__(self, work: Work, place: _Place, name: str, info: os.stat_result) -> None:
-        #: The seconds that its steps have taken so far.
-        self.took = 0.0
-        self.work = work
-        self.place = place
-        self.directory = place.descriptor
-        self.name = name
-        self.info = info
-        self.path = place.shown + name
-        self.config = config_name(name)
-        self.report = error_name(name)
-        # Mostly there is neither. Who is wrongly told so finds out before anything is put in its place.
-        self.beside = Beside(
-            read_sidecar(self.directory, self.config) if seems_there(self.directory, self.config) else None,
-            read_sidecar(self.directory, self.report) if seems_there(self.directory, self.report) else None,
-            place.adapter,
-        )
-
-    @property
-    def trigger(self) -> str:
-        return _trigger(self.work)
-
-    @property
-    def durable(self) -> bool:
-        return self.work.folder.settings.bench.durable
-
-
 class _Read(NamedTuple):
     """The content of an audit, or None if a process of its own is to read it.
 
     `answered` is what its sidecar says of itself, where the hash is to tell whether that is about this content.
     """
 
-    case: _Case
+    case: Case
     content: bytes | None
     answered: Provenance | None
 
@@ -196,7 +113,7 @@ class _Read(NamedTuple):
 class _Decided(NamedTuple):
     """What there is to say of an audit whose content has this SHA-256."""
 
-    case: _Case
+    case: Case
     digest: str | None
     answer: Decision | AuditError | Provenance
 
@@ -204,7 +121,7 @@ class _Decided(NamedTuple):
 class _Prepared(NamedTuple):
     """An answer that is in the folder under a temporary name."""
 
-    case: _Case
+    case: Case
     temporary: Temporary
     answer: Decision | AuditError
 
@@ -217,7 +134,7 @@ class _Prepared(NamedTuple):
 class _Published(NamedTuple):
     """An answer that everybody can see; its name may not be on the disk yet."""
 
-    case: _Case
+    case: Case
     result: Result
 
 
@@ -241,7 +158,7 @@ class Answering:
         Unless `large`, files that could keep the others waiting are passed over (`Outcome.LARGE`). Raises nothing that
         a file can cause: each audit's trouble is its own result.
         """
-        places = _Places()
+        places = Places()
         results: list[Result] = []
         waiting = deque(batch)
         prepared: list[_Prepared] = []
@@ -260,7 +177,7 @@ class Answering:
             places.close()
 
     def _read_some(
-        self, waiting: deque[Work], places: _Places, results: list[Result], *, large: bool
+        self, waiting: deque[Work], places: Places, results: list[Result], *, large: bool
     ) -> list[_Read | _Decided]:
         """Take from `waiting` and read, until it is empty or this is enough for one round."""
         read: list[_Read | _Decided] = []
@@ -309,7 +226,7 @@ class Answering:
 
     # --- what is the answer? -------------------------------------------------------------------------------
 
-    def _read(self, work: Work, places: _Places, *, large: bool) -> _Read | _Decided | Result:
+    def _read(self, work: Work, places: Places, *, large: bool) -> _Read | _Decided | Result:
         """Read the audit, unless it is answered. The case has its `stat` from just before it was read."""
         folder = work.folder
         below, _, name = work.relative.rpartition("/")
@@ -317,7 +234,7 @@ class Answering:
         info = look(place.descriptor, name)
         if info.st_size > _LARGE and not large and info.st_size <= folder.max_bytes:
             return Result(work, Outcome.LARGE)
-        case = _Case(work, place, name, info)
+        case = Case(work, place, name, info)
         standing, provenance = folder.standing(name, info, case.beside)
         if standing is Standing.ANSWERED and case.trigger in _EVENTS:
             # It has just been written: dates that say otherwise are those of a clock that was set back and forth.
@@ -372,7 +289,7 @@ class Answering:
         return _Decided(case, decision.audit_sha256, decision)
 
     @staticmethod
-    def _decide_isolated(case: _Case, answered: Provenance | None) -> _Decided:
+    def _decide_isolated(case: Case, answered: Provenance | None) -> _Decided:
         from benchd.isolated import decide_isolated  # noqa: PLC0415 - few ever meet such a file, all wait for the start
 
         folder, digest = case.work.folder, None
@@ -409,12 +326,12 @@ class Answering:
             return Result(case.work, Outcome.IGNORED)
         return self._maybe_unfinished(case, answer, digest) or self._reject(case, answer, digest)
 
-    def _unchanged(self, case: _Case, reason: str, answer: Provenance | AuditError) -> Result:
+    def _unchanged(self, case: Case, reason: str, answer: Provenance | AuditError) -> Result:
         """Nothing to write. `answer` is what stands beside the audit; where that is a rejection, the result says so."""
         self._trail.unchanged(case.path, case.trigger, reason)
         return Result(case.work, Outcome.UNCHANGED, error=_shown(answer) if answer.code else None)
 
-    def _settle_doubt(self, case: _Case, answer: Provenance) -> Result:
+    def _settle_doubt(self, case: Case, answer: Provenance) -> Result:
         """The hash has decided: date the sidecar after the audit, so that no later scan need hash it again."""
         directory = case.directory
         sidecar = case.report if answer.code else case.config
@@ -428,7 +345,7 @@ class Answering:
             self._remove_report(case)
         return self._unchanged(case, "same content, same answer", answer)
 
-    def _maybe_unfinished(self, case: _Case, error: AuditError, digest: str | None) -> Result | None:
+    def _maybe_unfinished(self, case: Case, error: AuditError, digest: str | None) -> Result | None:
         """A result that says when to look again, or None if the verdict stands."""
         work = case.work
         wait = patience(
@@ -446,7 +363,7 @@ class Answering:
             self._trail.deferred(case.path, case.trigger, f"maybe unfinished: {error.message}")
         return Result(work, Outcome.DEFERRED, error=error.message, retry_in=wait)
 
-    def _kept(self, case: _Case) -> Result | None:
+    def _kept(self, case: Case) -> Result | None:
         """If the config's place is taken by what is not benchd's own unedited work: say so, and leave it."""
         if case.beside.config is None:
             return None
@@ -469,7 +386,7 @@ class Answering:
         return Result(case.work, Outcome.KEPT, reason=f"{config}: {reason}")
 
     @staticmethod
-    def _claim(case: _Case) -> Result | None:
+    def _claim(case: Case) -> Result | None:
         """If another audit of this batch has a config of the same name (`x` and `x.json`): look again after it."""
         if case.config in case.place.claimed:
             error = f"another audit is being answered in {case.config}"
@@ -477,7 +394,7 @@ class Answering:
         case.place.claimed.add(case.config)
         return None
 
-    def _reject(self, case: _Case, error: AuditError, digest: str | None) -> _Prepared | Result:
+    def _reject(self, case: Case, error: AuditError, digest: str | None) -> _Prepared | Result:
         work, name, present = case.work, case.name, case.beside.report
         size = case.info.st_size if digest is not None or error.code == "too_large" else None
         report = error_report(name, error, sha256=digest, size=size)
@@ -494,7 +411,7 @@ class Answering:
             return Result(work, Outcome.REJECTED, error=_shown(error))
         return self._write(case, report, error)
 
-    def _write(self, case: _Case, content: bytes, answer: Decision | AuditError) -> _Prepared | Result:
+    def _write(self, case: Case, content: bytes, answer: Decision | AuditError) -> _Prepared | Result:
         if self._dry_run:
             if isinstance(answer, AuditError):
                 return Result(case.work, Outcome.REJECTED, error=_shown(answer))
@@ -595,7 +512,7 @@ class Answering:
         return results
 
     @staticmethod
-    def _remove_report(case: _Case) -> None:
+    def _remove_report(case: Case) -> None:
         """The audit is usable now: an error report of ours about earlier content goes."""
         if case.beside.report is None:
             return
@@ -604,7 +521,7 @@ class Answering:
             with contextlib.suppress(OSError):
                 os.unlink(case.report, dir_fd=case.directory)
 
-    def _write_failed(self, case: _Case, error: OSError) -> Result:
+    def _write_failed(self, case: Case, error: OSError) -> Result:
         if error.errno == errno.ENOENT:  # the folder is being deleted, or somebody removes all that is in it
             return Result(case.work, Outcome.DEFERRED, error="its folder changed meanwhile", retry_in=FIRST_WAIT)
         wait, reason = _next_retry(case.work), explained(error, os.path.dirname(case.path), "write into")
@@ -614,11 +531,11 @@ class Answering:
     def _stumbled(self, work: Work, reason: str) -> Result:
         wait = _next_retry(work)
         path = work.folder.shown(work.relative)
-        self._trail.failed(path, _trigger(work), error=reason, attempt=work.failures, retry_in_s=wait)
+        self._trail.failed(path, trigger_of(work), error=reason, attempt=work.failures, retry_in_s=wait)
         return Result(work, Outcome.FAILED, error=reason, retry_in=wait)
 
 
-def _flush_devices(cases: list[_Case], *, more: int = 0) -> set[int]:
+def _flush_devices(cases: list[Case], *, more: int = 0) -> set[int]:
     """Flush each device that the sidecars are on, where that is one wait for many; which it was done for.
 
     `more` is how many other waits it may spare.
@@ -676,12 +593,7 @@ def give_back(inbox: Inbox, result: Result) -> None:
         inbox.again(result.work, result.retry_in)
 
 
-def _trigger(work: Work) -> str:
-    # A link appears whole, as what is moved in does; the trail knows no finer difference.
-    return "moved" if work.trigger == "created" else work.trigger
-
-
-def _changed(case: _Case) -> bool:
+def _changed(case: Case) -> bool:
     """Whether the audit is another one than the one that was read."""
     info = case.info
     try:
