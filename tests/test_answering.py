@@ -118,7 +118,11 @@ class TestSelected:
         for name in ("fsync", "fdatasync"):
             monkeypatch.setattr(os, name, lambda _, name=name: waits.append(name))
         monkeypatch.setattr(module, "begin_to_flush", lambda _: waits.append("begin"))
-        monkeypatch.setattr(module, "flush_together", lambda *_: together and waits.append("together") is None)
+
+        def flush_together(_descriptor: int, _device: int, spared: int) -> bool:
+            return together and spared > 1 and waits.append("together") is None
+
+        monkeypatch.setattr(module, "flush_together", flush_together)
         (desk.path / "sub").mkdir()
         names = ["a.json", "b.json", "sub/c.json"]
         for number, name in enumerate(names):

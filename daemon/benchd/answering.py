@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from benchd.audit import AuditError, Costly, NotAnAudit
 from benchd.bench import error_report
-from benchd.case import Case, Places, trigger_of
+from benchd.case import Case, Place, Places, trigger_of
 from benchd.deciding import Decision, decide
 from benchd.digest import Digest
 from benchd.document import utf8
@@ -435,7 +435,7 @@ class Answering:
             flushed: set[int] = set()
 
             def together(device: int | None) -> bool:
-                flushed.update(_flush_devices(durable, more=1))
+                flushed.update(_flush_devices([case.place for case in durable], trail=device))
                 return device in flushed
 
             self._trail.flush_to_disk(together)
@@ -496,7 +496,7 @@ class Answering:
         """Make the new names of what is durable last, one wait a directory at most, and come to the results."""
         places = list({id(item.case.place): item.case.place for item in published if item.case.durable}.values())
         failed: dict[int, OSError] = {}
-        flushed = _flush_devices([item.case for item in published if item.case.durable]) if len(places) > 1 else set()
+        flushed = _flush_devices(places)
         for place in places:
             try:
                 if place.device not in flushed:
@@ -535,14 +535,14 @@ class Answering:
         return Result(work, Outcome.FAILED, error=reason, retry_in=wait)
 
 
-def _flush_devices(cases: list[Case], *, more: int = 0) -> set[int]:
-    """Flush each device that the sidecars are on, where that is one wait for many; which it was done for.
+def _flush_devices(places: list[Place], *, trail: int | None = None) -> set[int]:
+    """Flush each device, where that is one wait for many; returns those that it was done for.
 
-    `more` is how many other waits it may spare.
+    There is a file to wait for in each of `places`, and the one that is on the device `trail`, if any.
     """
-    waits = Counter(case.place.device for case in cases)
-    descriptors = {case.place.device: case.directory for case in cases}
-    return {device for device, count in waits.items() if flush_together(descriptors[device], device, count + more)}
+    descriptors = {place.device: place.descriptor for place in places}
+    waits = Counter([place.device for place in places] + [trail] * (trail in descriptors))
+    return {device for device in descriptors if flush_together(descriptors[device], device, waits[device])}
 
 
 def _check_name(sidecar: str) -> None:

@@ -9,6 +9,7 @@ The shapes are strict. What does not fit them goes through `fit`, which keeps of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -258,13 +259,11 @@ def part(value: object, decode: Callable[[Raw], _Part], shape: Any) -> _Part | N
 def _parsed(text: Raw) -> Any:
     # Who passed over it has seen that it is JSON, but not whether its strings are UTF-8.
     readable = bytes(text).decode(errors="replace")
-    try:
-        return json.loads(readable)
-    except ValueError:
-        # Python refuses to convert an integer of more than 4300 digits; as a float it is infinite.
-        return json.loads(readable, parse_int=float)
-    except RecursionError:
-        return None  # no shape is as deep as that
+    # Python refuses to convert an integer of more than 4300 digits; as a float it is infinite.
+    for parse_int in (int, float):
+        with contextlib.suppress(ValueError, RecursionError):  # no shape is so deep that Python can't follow
+            return json.loads(readable, parse_int=parse_int)
+    return None
 
 
 def fit(shape: Any, value: dict[str, Any]) -> Any:

@@ -289,12 +289,12 @@ def write_temporary(directory: int, content: bytes, *, durable: bool, group: int
 
 
 def begin_to_flush(temporary: Temporary) -> None:
-    """Have a temporary file's content on its way to the disk, without waiting.
+    """Have a temporary file's content on its way to the disk, without waiting; where that can't be, no harm is done.
 
     Linux begins to write back what it is told is not needed any more. Of many files that are flushed one after another,
     all but the first find their content on the disk then.
     """
-    if hasattr(os, "posix_fadvise"):
+    with contextlib.suppress(OSError, AttributeError):
         os.posix_fadvise(temporary.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 

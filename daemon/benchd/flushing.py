@@ -73,11 +73,8 @@ def _is_lasting(device: int) -> bool:
 def _bytes_to_write() -> float:
     """How much of what was written, by anybody, is not on a disk yet; without bound where the system doesn't tell."""
     try:
-        descriptor = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
+        with open("/proc/meminfo", "rb", buffering=0) as file:
+            found = _WAITING.findall(file.read(16 * 1024))
     except OSError:
         return float("inf")
-    try:
-        found = _WAITING.findall(os.read(descriptor, 16 * 1024))
-    finally:
-        os.close(descriptor)
     return sum(int(size) for size in found) * 1024.0 if len(found) == 2 else float("inf")
