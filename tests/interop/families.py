@@ -1,4 +1,4 @@
-"""Models like those that the audits are about, each as small as its modules' names allow; what PEFT does to them."""
+"""Small models of the families that the audits are about, and what PEFT does to them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PreTrainedModel,
     Qwen2MoeConfig,
     Qwen2MoeForCausalLM,
 )
@@ -29,59 +30,81 @@ from transformers import (
 WIDTH = 8
 
 
-def _numbered(names: Collection[str], pattern: str) -> int:
-    """How many of what `pattern` numbers there are."""
-    return 1 + max(int(match[1]) for name in names if (match := re.search(pattern, name)))
-
-
-def _llama(names: Collection[str], kind: Any = LlamaConfig, **more: Any) -> Any:
+def _llama_like(kind: Any, layers: int, width: int, **more: Any) -> Any:
     return kind(
         vocab_size=16,
-        hidden_size=WIDTH,
-        intermediate_size=WIDTH,
-        num_hidden_layers=_numbered(names, r"layers\.(\d+)"),
+        hidden_size=width,
+        intermediate_size=width,
+        num_hidden_layers=layers,
         num_attention_heads=2,
-        num_key_value_heads=1,
+        num_key_value_heads=2,
         max_position_embeddings=16,
         **more,
     )
 
 
+def llama(layers: int, width: int = WIDTH) -> PreTrainedModel:
+    """Return a Llama with random weights."""
+    return LlamaForCausalLM(_llama_like(LlamaConfig, layers, width))
+
+
+def mistral(layers: int, width: int = WIDTH) -> PreTrainedModel:
+    """Return a Mistral with random weights."""
+    return MistralForCausalLM(_llama_like(MistralConfig, layers, width))
+
+
+def qwen2moe(layers: int, experts: int, width: int = WIDTH) -> PreTrainedModel:
+    """Return a Qwen2-MoE with random weights."""
+    sizes = {"moe_intermediate_size": width, "shared_expert_intermediate_size": width}
+    return Qwen2MoeForCausalLM(_llama_like(Qwen2MoeConfig, layers, width, num_experts=experts, **sizes))
+
+
+def gpt2(layers: int, width: int = WIDTH) -> PreTrainedModel:
+    """Return a GPT-2 with random weights."""
+    shape = {"n_positions": 16, "n_embd": width, "n_head": 2, "n_layer": layers}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=16, tie_word_embeddings=False, **shape))
+
+
+def bert(layers: int, width: int = WIDTH) -> PreTrainedModel:
+    """Return a BERT classifier with random weights."""
+    shape = {"hidden_size": width, "intermediate_size": width, "num_attention_heads": 2}
+    return BertForSequenceClassification(BertConfig(vocab_size=16, num_hidden_layers=layers, **shape))
+
+
+def distilbert(layers: int, width: int = WIDTH) -> PreTrainedModel:
+    """Return a DistilBERT classifier with random weights."""
+    shape = {"dim": width, "hidden_dim": width, "n_heads": 2, "n_layers": layers}
+    return DistilBertForSequenceClassification(DistilBertConfig(vocab_size=16, **shape))
+
+
 def build(file: str, names: Collection[str]) -> nn.Module | None:
-    """The model that `file` is an audit of, by its family; None for a family that transformers does not have."""
+    """Return the model that `file` is an audit of, or None for a family that transformers does not have."""
+
+    def count(pattern: str) -> int:
+        return 1 + max(int(match[1]) for name in names if (match := re.search(pattern, name)))
+
     torch.manual_seed(0)
-    if file.startswith(("unicode", "from-the-design")):
+    if file.startswith(("unicode", "design/")):
         return None
     if any("experts" in name for name in names):
-        more = {
-            "num_experts": _numbered(names, r"experts\.(\d+)"),
-            "moe_intermediate_size": WIDTH,
-            "shared_expert_intermediate_size": WIDTH,
-        }
-        return Qwen2MoeForCausalLM(_llama(names, Qwen2MoeConfig, **more))
+        return qwen2moe(count(r"layers\.(\d+)"), count(r"experts\.(\d+)"))
     if file.startswith("mistral"):
-        return MistralForCausalLM(_llama(names, MistralConfig))
+        return mistral(count(r"layers\.(\d+)"))
     if any(name.startswith("transformer.h.") for name in names):
-        layers = _numbered(names, r"h\.(\d+)")
-        shape = {"n_positions": 16, "n_embd": WIDTH, "n_head": 2, "n_layer": layers}
-        return GPT2LMHeadModel(GPT2Config(vocab_size=16, tie_word_embeddings=False, **shape))
+        return gpt2(count(r"h\.(\d+)"))
     if any(name.startswith("bert.") for name in names):
-        shape = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_attention_heads": 2}
-        layers = _numbered(names, r"layer\.(\d+)")
-        return BertForSequenceClassification(BertConfig(vocab_size=16, num_hidden_layers=layers, **shape))
+        return bert(count(r"layer\.(\d+)"))
     if any(name.startswith("distilbert.") for name in names):
-        layers = _numbered(names, r"layer\.(\d+)")
-        shape = {"dim": WIDTH, "hidden_dim": WIDTH, "n_heads": 2, "n_layers": layers}
-        return DistilBertForSequenceClassification(DistilBertConfig(vocab_size=16, **shape))
-    return LlamaForCausalLM(_llama(names))
+        return distilbert(count(r"layer\.(\d+)"))
+    return llama(count(r"layers\.(\d+)"))
 
 
 class _Parent(nn.Module):
     """A module that only holds others."""
 
 
-def tree(names: Collection[str]) -> nn.Module:
-    """A model of linear modules that have exactly these names, whatever characters are in them."""
+def tree(names: Collection[str], width: int = 2) -> nn.Module:
+    """Return a model of linear modules that have exactly these names, whatever characters are in them."""
     root = _Parent()
     for name in names:
         at: nn.Module = root
@@ -90,7 +113,7 @@ def tree(names: Collection[str]) -> nn.Module:
             if parent not in at._modules:
                 at.add_module(parent, _Parent())
             at = at._modules[parent]
-        at.add_module(leaf, nn.Linear(2, 2))
+        at.add_module(leaf, nn.Linear(width, width))
     return root
 
 

@@ -1,4 +1,4 @@
-"""What Bench would fetch from the network, made here: a model, its tokenizer, a data set. And Bench itself, mended."""
+"""Stand-ins for what Bench would download (model, tokenizer, data set), and a fix that makes Bench importable."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import sys
 from pathlib import Path
 
 import yaml
-from transformers import BertTokenizer, DistilBertConfig, DistilBertForSequenceClassification
+from transformers import BertTokenizer, PreTrainedModel
+
+import families
 
 _WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "a", "the", "very"]
 
 
-def make_model(folder: Path) -> None:
-    """A model that the audit `distilbert_seqcls` could be of, and its tokenizer."""
-    folder.mkdir()
+def make_model(folder: Path, model: PreTrainedModel | None = None) -> None:
+    """Save a model and a tokenizer for it; by default one that the audit `distilbert_seqcls` could be of."""
+    folder.mkdir(parents=True)
     (folder / "words.txt").write_text("\n".join(_WORDS), encoding="utf-8")
     BertTokenizer(str(folder / "words.txt")).save_pretrained(folder)
-    shape = DistilBertConfig(vocab_size=len(_WORDS), dim=16, hidden_dim=16, n_heads=2, n_layers=6)
-    DistilBertForSequenceClassification(shape).save_pretrained(folder)
+    (model or families.distilbert(6, 16)).save_pretrained(folder)
 
 
 def make_data(folder: Path, subset: str) -> None:
