@@ -18,7 +18,7 @@ import benchd
 
 HERE = Path(__file__).resolve().parent
 AUDITS = HERE.parent / "tests" / "audits"
-SMALL = AUDITS / "from-the-design" / "sample_audit_for_explain.json"  # 4 KB
+SMALL = AUDITS / "design" / "flagged.json"  # 4.6 KB
 REAL = AUDITS / "llama4_many__default.json"  # 58 KB, 28 modules
 LARGE = AUDITS / "llama80x7__default.json.gz"  # 0.9 MB, 560 modules
 LARGEST = AUDITS / "qwen2moe__default.json.gz"  # 7.8 MB, 4488 modules

@@ -20,11 +20,12 @@ AUDITS = Path(__file__).parent / "audits"
 
 
 class Sample(NamedTuple):
-    """One row of the index. `strategy` is None where the file is not usable."""
+    """One row of the index. `strategy` is None where the file is not usable; `made` is a command or a recipe."""
 
     file: str
     strategy: str | None
     count: int
+    made: str
 
     @property
     def name(self) -> str:
@@ -51,7 +52,7 @@ def _index() -> list[Sample]:
         if not re.search(r"\.json(\.gz)?$", cells[0]):
             continue
         strategy, _, count = cells[4].partition(" ")
-        samples.append(Sample(cells[0], strategy or None, int(count or 0)))
+        samples.append(Sample(cells[0], strategy or None, int(count or 0), cells[5].strip("`")))
     return samples
 
 
@@ -60,8 +61,8 @@ USABLE = [sample for sample in INDEX if sample.strategy is not None]
 #: Without the largest, for tests that are slow by nature.
 SMALLER = [sample for sample in USABLE if "qwen2moe" not in sample.file]
 
-DESIGN_FLAGGED = "from-the-design/sample_audit_for_explain.json"
-DESIGN_FALLBACK = "from-the-design/fallback_scenario_audit.json"
+DESIGN_FLAGGED = "design/flagged.json"
+DESIGN_FALLBACK = "design/fallback.json"
 
 
 def entry(name: Any = "base_model.model.a", **rationale: Any) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 Found = TypeVar("Found")
 
 AUDITS = Path(__file__).parent / "audits"
-DESIGN = AUDITS / "from-the-design"
+DESIGN = AUDITS / "design"
 
-_FLAGGED = json.loads((DESIGN / "sample_audit_for_explain.json").read_text(encoding="utf-8"))
-_FLAT = json.loads((DESIGN / "fallback_scenario_audit.json").read_text(encoding="utf-8"))
+_FLAGGED = json.loads((DESIGN / "flagged.json").read_text(encoding="utf-8"))
+_FLAT = json.loads((DESIGN / "fallback.json").read_text(encoding="utf-8"))
 
 
 def audit(number: int = 0, *, flagged: bool = True) -> bytes:

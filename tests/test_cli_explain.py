@@ -35,7 +35,7 @@ def explain(*arguments: str | Path) -> str:
 class TestExplain:
     def test_flagged(self):
         """The plan says which rung fired, each layer against its thresholds, and what to do."""
-        text = explain(DESIGN / "sample_audit_for_explain.json")
+        text = explain(DESIGN / "flagged.json")
         assert "✓ flagged (high confidence)" in " ".join(text.split())
         assert "not tried" in text
         assert "HIGH" in text
@@ -70,7 +70,7 @@ class TestExplain:
 
     def test_fallback(self):
         """In a flat distribution it says why the first rung did not fire."""
-        text = explain(DESIGN / "fallback_scenario_audit.json")
+        text = explain(DESIGN / "fallback.json")
         assert "priority_score (medium confidence)" in text
         assert "0 of 4 layers are flagged" in text
 
@@ -116,7 +116,7 @@ class TestExplain:
 
     def test_json(self):
         """As JSON it is one object, and holds what the config would."""
-        found = json.loads(explain(DESIGN / "fallback_scenario_audit.json", "--json"))
+        found = json.loads(explain(DESIGN / "fallback.json", "--json"))
         assert found["strategy"] == "priority_score"
         assert [rung["strategy"] for rung in found["ladder"]] == ["flagged", "priority_score"]
         assert {name for group in found["recommendations"] for name in group["layers"]} == {

@@ -77,10 +77,10 @@ def test_generated_audits(audit: dict[str, Any], top_n: int, low: float, more: f
 
 def test_the_reference_can_tell() -> None:
     """The plain reading itself gives the design's own answers."""
-    flagged = reference.choose(json.loads(content("from-the-design/sample_audit_for_explain.json")))
+    flagged = reference.choose(json.loads(content("design/flagged.json")))
     found = [(layer.name, layer.priority, layer.rank) for layer in flagged.layers]
     assert (flagged.strategy, found) == ("flagged", [("transformer.h.0.self_attn.q_proj", "HIGH", 8)])
-    fallback = reference.choose(json.loads(content("from-the-design/fallback_scenario_audit.json")))
+    fallback = reference.choose(json.loads(content("design/fallback.json")))
     found = [layer.priority for layer in fallback.layers]
     assert (fallback.strategy, found) == ("priority_score", ["LOW", "SKIP", "SKIP"])
 

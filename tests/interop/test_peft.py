@@ -21,8 +21,8 @@ from families import adapted, build
 
 #: Audits that no family of models has the modules of: hand-made names, or no module at all.
 WITHOUT_MODEL = {
-    "from-the-design/fallback_scenario_audit.json",
-    "from-the-design/sample_audit_for_explain.json",
+    "design/fallback.json",
+    "design/flagged.json",
     "llama2_allnan__default.json",
     "unicode__default.json",
 }

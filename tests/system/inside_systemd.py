@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(os.environ["BENCHD_TEST_ROOT"])
 WHEELS = os.environ["BENCHD_TEST_WHEELS"]
-AUDIT = ROOT / "tests/audits/from-the-design/sample_audit_for_explain.json"
+AUDIT = ROOT / "tests/audits/design/flagged.json"
 INBOX = Path("/var/lib/benchd/inbox")
 CONFIG = Path("/etc/benchd/config.toml")
 DROPIN = Path("/etc/systemd/system/benchd.service.d/test.conf")
