@@ -124,6 +124,16 @@ def test_config_example_is_what_the_library_makes(folder):
     assert (folder / "inbox" / "audit.bench.json").read_text(encoding="utf-8") in page
 
 
+def test_explained_audit_is_real():
+    """The command in README.md prints what README.md shows of it, but for spaces at the ends of lines."""
+    page = (TOP / "README.md").read_text(encoding="utf-8")
+    [console] = [code for kind, code in FENCE.findall(page) if kind == "console"]
+    command, _, shown = console.partition("\n")
+    arguments = command.removeprefix("$ benchd ").split()
+    done = subprocess.run([sys.executable, "-m", "benchd", *arguments], check=True, capture_output=True, cwd=TOP)
+    assert [line.rstrip() for line in done.stdout.decode().splitlines()] == shown.splitlines()
+
+
 def test_exports_in_the_docs_are_real(tmp_path):
     """What docs/using-the-config.md shows of a config and of an export is in them."""
     shutil.copy(HERE / "audits" / "distilbert_seqcls__default.json", tmp_path / "audit.json")
