@@ -1,0 +1,117 @@
+"""Bench, resumed from a probe audit: its per_layer variant trains exactly the chosen ranks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench_resume import resume, tiny_base
+from benchd import Audit, BenchSettings, Selection, bench_config, read_audit, select
+from benchd.patterns import pattern_keys
+from corpus import content
+
+#: The uniform rank of the answers here.
+UNIFORM = 8
+
+
+def bench_audit(rank_pattern: dict[str, int], summary: dict[str, Any]) -> dict[str, Any]:
+    """Return what `benchd export --bench-audit` must print, written by hand until that command is there.
+
+    `rank_pattern` must name every module that Bench trains: Bench gives all others the smallest rank in it.
+    """
+    kept = ("utilization_mean", "stable_rank_mean")
+    return {
+        "summary": {key: summary[key] for key in kept if key in summary},
+        "per_layer_suggestions": {"default_r": UNIFORM, "rank_pattern": rank_pattern},
+    }
+
+
+@pytest.fixture(scope="module")
+def audit() -> Audit:
+    """Return the audit of a DistilBERT adapter of rank 16 with 24 modules, two of them with a rank of their own."""
+    return read_audit(content("distilbert_seqcls__default.json"))
+
+
+@pytest.fixture(scope="module")
+def selection(audit: Audit) -> Selection:
+    """Return what benchd selects from it."""
+    return select(audit)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Return tables for `[bench.base]` that need no network."""
+    return tiny_base(tmp_path_factory.mktemp("tiny"))
+
+
+def config_of(audit: Audit, selection: Selection, base: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return the config that benchd answers with."""
+    return json.loads(bench_config(audit, selection, BenchSettings(uniform_rank=UNIFORM, base=base, **changes)))
+
+
+def wanted(audit: Audit, selection: Selection) -> dict[str, int]:
+    """Return the rank that benchd's answer gives each module of the audit."""
+    own = {layer.module: layer.rank for layer in selection.layers if layer.rank}
+    assert own
+    assert UNIFORM not in own.values()
+    return {name: own.get(name, UNIFORM) for name in audit.names}
+
+
+@pytest.mark.timeout(300)
+def test_all_modules(audit: Audit, selection: Selection, base: dict[str, Any], tmp_path: Path) -> None:
+    """Bench trains the selected modules at their ranks and every other module at the uniform rank."""
+    ranks = wanted(audit, selection)
+    trained = resume(bench_audit(ranks, audit_summary()), config_of(audit, selection, base), tmp_path)
+    assert trained == ranks
+    assert set(ranks.values()) == {UNIFORM, 10}
+
+    # The scaling is Bench's own: it sets every module's alpha to the smallest rank, and reads no alpha of ours.
+    adapter = json.loads((tmp_path / "run" / "per_layer" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (adapter["r"], adapter["lora_alpha"], adapter["alpha_pattern"]) == (UNIFORM, UNIFORM, {})
+    verdicts = json.loads((tmp_path / "run" / "verdicts.json").read_text(encoding="utf-8"))["verdicts"]
+    assert "per_layer" in verdicts
+
+
+@pytest.mark.timeout(300)
+def test_focus(audit: Audit, selection: Selection, base: dict[str, Any], tmp_path: Path) -> None:
+    """With `bench.focus` Bench trains the selected modules alone, at their ranks."""
+    ranks = {layer.module: layer.rank for layer in selection.layers if layer.rank}
+    config = config_of(audit, selection, base, focus=True)
+    assert resume(bench_audit(ranks, audit_summary()), config, tmp_path) == ranks
+
+
+@pytest.mark.timeout(300)
+def test_exact_keys(audit: Audit, selection: Selection, base: dict[str, Any], tmp_path: Path) -> None:
+    """Bench passes keys on as they are, so keys that hit one module only (`$|^…`) work there as in PEFT."""
+    ranks = wanted(audit, selection)
+    first, *others = audit.names
+    # Another module's name that ends in the first one makes the plain name ambiguous.
+    keys = pattern_keys([first], [*audit.names, f"other.{first}"])
+    assert keys[first] != first
+    ranks[first] = 3
+    pattern = {keys[first]: 3, **{name: ranks[name] for name in others}}
+    config = config_of(audit, selection, {**base, "compression": {"allowed_ranks": [3, 8, 10, 16]}})
+    assert resume(bench_audit(pattern, audit_summary()), config, tmp_path) == ranks
+
+
+@pytest.mark.timeout(300)
+def test_average_near_the_probe(audit: Audit, selection: Selection, base: dict[str, Any], tmp_path: Path) -> None:
+    """Bench trains no per_layer variant, and says nothing, if the average rank rounds to the probe's rank.
+
+    Bench rounds the average to the nearest of `compression.allowed_ranks`. One more rank there changes the outcome.
+    """
+    ranks = dict.fromkeys(audit.names, 16)
+    ranks.update(dict.fromkeys(audit.names[:2], 4))  # an average of 15
+    given = bench_audit(ranks, audit_summary())
+    without = config_of(audit, selection, {**base, "compression": {"allowed_ranks": [4, 8, 16]}})
+    assert resume(given, without, tmp_path / "without") == {}
+    further = config_of(audit, selection, {**base, "compression": {"allowed_ranks": [4, 8, 15, 16]}})
+    assert resume(given, further, tmp_path / "with") == ranks
+
+
+def audit_summary() -> dict[str, Any]:
+    """Return the top level of the audit: Bench adds uniform runs by its `utilization_mean` and `stable_rank_mean`."""
+    return json.loads(content("distilbert_seqcls__default.json"))
