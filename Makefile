@@ -49,6 +49,8 @@ $(VENV)-interop/.installed: pyproject.toml
 	@$(VENV)-interop/bin/pip install --quiet '$(TORCH)+cpu' 2>/dev/null || $(VENV)-interop/bin/pip install --quiet '$(TORCH)'
 	@$(VENV)-interop/bin/pip install --quiet --editable '.[interop]'
 	@$(VENV)-interop/bin/pip install --quiet --no-deps --target $(VENV)-interop/peft-0.13 --upgrade peft==0.13.2
+	@$(VENV)-interop/bin/pip install --quiet --target $(VENV)-interop/axolotl --upgrade addict pillow pydantic==2.12.5
+	@$(VENV)-interop/bin/pip install --quiet --no-deps --target $(VENV)-interop/axolotl --upgrade axolotl==0.19.0
 	@touch $@
 
 test-interop: $(VENV)-interop/.installed ## the answers, held to the real Gradience, Bench and PEFT (minutes)
