@@ -23,7 +23,7 @@ from benchd.bench import lora_config
 from corpus import USABLE, Sample
 from families import Adapted, build
 
-#: Audits of several families, with layers that have ranks of their own.
+#: Audits of several families, with custom ranks for some layers.
 FILES = (
     "bert_seqcls__default.json",
     "distilbert_seqcls__default.json",

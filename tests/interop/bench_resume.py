@@ -67,7 +67,7 @@ def resume(bench_audit: dict[str, Any], config: dict[str, Any] | Path, folder: P
         check=False,
     )
     assert done.returncode in _FINISHED, done.stdout[-2000:] + done.stderr[-4000:]
-    assert "Skipping probe audit" in done.stdout, "Bench made an audit of its own"
+    assert "Skipping probe audit" in done.stdout, "Bench audited the probe itself"
     return adapter_ranks(run / "per_layer") if (run / "per_layer").exists() else {}
 
 

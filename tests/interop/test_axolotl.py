@@ -68,7 +68,7 @@ def axolotl_text(arguments: dict[str, Any]) -> str:
 def schema() -> type[Any]:
     """Return Axolotl's model of a whole config."""
     assert AXOLOTL.is_dir(), f"{AXOLOTL} is missing; `make test-interop` puts it there"
-    # At the end, because packages of its own must not replace those of the other tests.
+    # At the end: its copies of packages must not replace those that the other tests use.
     sys.path.append(str(AXOLOTL))
     from axolotl.utils.schemas.config import AxolotlInputConfig
 

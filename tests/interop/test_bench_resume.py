@@ -31,7 +31,7 @@ def bench_audit(rank_pattern: dict[str, int], summary: dict[str, Any]) -> dict[s
 
 @pytest.fixture(scope="module")
 def audit() -> Audit:
-    """Return the audit of a DistilBERT adapter of rank 16 with 24 modules, two of them with a rank of their own."""
+    """Return the audit of a DistilBERT adapter of rank 16 with 24 modules, two of them with custom ranks."""
     return read_audit(content("distilbert_seqcls__default.json"))
 
 
