@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from benchd import BenchSettings, bench_config, read_audit, select
 from benchd.bench import lora_config
 from benchd.cli import main
-from benchd.cli.export import _block
+from benchd.cli.yaml_text import yaml_text
 from corpus import AUDITS, USABLE, Sample, document, encoded, entry
 
 BASE = """
@@ -95,15 +95,17 @@ def test_bench_yaml(file: Path) -> None:
     written = json.loads(file.with_name("audit.bench.json").read_text(encoding="utf-8"))
     assert yaml.safe_load(result.stdout) == written
     assert "\n  learning_rate: 5.0e-05\n" in result.stdout
-    assert '\n  torch_dtype: "no"\n' in result.stdout
-    assert "\n  target_modules:\n    - model.layers.2.mlp.down_proj\n" in result.stdout
+    assert "\n  torch_dtype: 'no'\n" in result.stdout
+    assert "\n  target_modules:\n  - model.layers.2.mlp.down_proj\n" in result.stdout
 
 
 def test_not_runnable(file: Path) -> None:
     """Without tables for Bench it says that Bench can't run it."""
     result = export(file, "--bench-yaml")
     assert result.exit_code == 0
-    assert result.stderr == "note: Bench can't run this config: there is no [bench.base] in the settings\n"
+    assert result.stderr == (
+        "note: Bench can't run this config: the settings have neither [bench.base] nor bench.base_file\n"
+    )
 
 
 @pytest.mark.parametrize("sample", USABLE, ids=lambda sample: sample.file)
@@ -117,10 +119,12 @@ def test_real_audits(sample: Sample) -> None:
         key: value[:50] if key == "target_modules" else value for key, value in config.get("lora", {}).items()
     }
     config["selection"]["layers"] = config["selection"]["layers"][:50]
-    assert yaml.safe_load("\n".join(_block(config, ""))) == config
+    assert yaml.safe_load(yaml_text(config)) == config
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+TEXT = st.text(
+    st.characters(exclude_categories=["Cs"]) | st.sampled_from("\x85\u2028\u2029\ufeff\n \t'\""), max_size=20
+)
 WORDS = st.sampled_from(
     ["yes", "No", "null", "1e3", "0x1", "1_0", "~", "a: b", "a #b", "- a", "2026-01-01", "<<", "=", "on"]
 )
@@ -132,10 +136,32 @@ VALUES = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["a", "yes", "1", "", "$|^a\\.b", "b c", "ü"]), VALUES, min_size=1))
+@given(st.dictionaries(st.sampled_from(["a", "yes", "1", "", "$|^a\\.b", "b c", "ü"]) | TEXT, VALUES, min_size=1))
 def test_anything(value: dict[str, Any]) -> None:
-    """Whatever a base may hold, a reader of YAML reads the same."""
-    assert yaml.safe_load("\n".join(_block(value, ""))) == value
+    """Both of PyYAML's readers read whatever a base may hold as it was, with libyaml and without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        texts = [yaml_text(value)]
+        patch.delattr(yaml, "CSafeDumper")
+        texts.append(yaml_text(value))
+    for text in texts:
+        for loader in (yaml.SafeLoader, yaml.CSafeLoader):
+            again = yaml.load(text, Loader=loader)
+            assert again == value
+            assert json.dumps(again) == json.dumps(value)
+
+
+@pytest.mark.parametrize("number", [5e-05, 1e16, 1e22, -1e-7, 5e-324, 2.0, -0.0])
+def test_floats(number: float) -> None:
+    """A float keeps its point, without which YAML 1.1 reads text."""
+    text = yaml_text({"a": number})
+    assert "." in text
+    assert yaml.safe_load(text) == {"a": number}
+    assert type(yaml.safe_load(text)["a"]) is float
+
+
+def test_long_lines() -> None:
+    """A long text stays in one line."""
+    assert yaml_text({"a": "word " * 100 + "x"}).count("\n") == 1
 
 
 # --- mistakes -------------------------------------------------------------------------------------------------

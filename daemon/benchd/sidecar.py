@@ -20,9 +20,7 @@ __all__ = [
     "error_name",
     "is_sidecar",
     "number",
-    "number_text",
     "provenance_of",
-    "quoted",
     "seal",
     "unbroken",
 ]
@@ -92,21 +90,8 @@ def number(value: float | None) -> msgspec.Raw | float | None:
         return value
     if isinstance(value, int) or _LEAST <= -value < _MOST:
         return value
-    return msgspec.Raw(number_text(value).encode())
-
-
-def number_text(value: float) -> str:
-    """That notation of a float, as text."""
-    text = repr(value)
-    if "e" in text:
-        mantissa, exponent = text.split("e")
-        text = f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}"
-    return text
-
-
-def quoted(text: str) -> str:
-    """A string as both JSON and YAML 1.1 read it, in its quotes."""
-    return _NOT_YAML.sub(_escape, _encode(text)).decode()
+    mantissa, exponent = repr(value).split("e")  # Python writes every number of this size with an exponent
+    return msgspec.Raw(f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}".encode())
 
 
 def seal(document: dict[str, Any]) -> bytes:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
-from typing import Any, Final, Literal
+from typing import Literal
 
 import click
 
 from benchd.bench import bench_config, lora_config, noted
 from benchd.cli.chosen import choose
 from benchd.cli.loading import config_option
-from benchd.sidecar import number_text, quoted
+from benchd.cli.yaml_text import yaml_text
 
 __all__ = ["command"]
 
@@ -39,37 +37,7 @@ def command(audit: str, form: Literal["peft", "bench-yaml"] | None, config: str 
         click.echo(json.dumps(arguments, indent=2, ensure_ascii=False))
         return
     if not folder.bench.base:
-        click.echo("note: Bench can't run this config: there is no [bench.base] in the settings", err=True)
-    for line in _block(json.loads(bench_config(parsed, selection, folder.bench, adapter)), ""):
-        click.echo(line)
-
-
-# --- YAML: what a config holds, and no more -------------------------------------------------------------------
-
-#: Text that no YAML reader takes for anything but itself: a name or a path, and no word with a meaning of its own.
-_PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:[./-][A-Za-z0-9_]+)*")
-_WORDS: Final = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
-
-
-def _block(value: dict[str, Any] | list[Any], indent: str) -> Iterator[str]:
-    """The lines of a mapping or a list that is not empty, in block style."""
-    items = value.items() if isinstance(value, dict) else [(None, item) for item in value]
-    for key, item in items:
-        head = f"{indent}-" if key is None else f"{indent}{_scalar(key)}:"
-        if not item or not isinstance(item, dict | list):
-            yield f"{head} {_scalar(item)}"
-        elif key is None:
-            first, *rest = _block(item, indent + "  ")
-            yield f"{head} {first.lstrip()}"
-            yield from rest
-        else:
-            yield head
-            yield from _block(item, indent + "  ")
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, str):
-        return value if _PLAIN.fullmatch(value) and value.lower() not in _WORDS else quoted(value)
-    if isinstance(value, float):
-        return number_text(value)
-    return json.dumps(value)  # null, true, false, integers, {} and []
+        click.echo(
+            "note: Bench can't run this config: the settings have neither [bench.base] nor bench.base_file", err=True
+        )
+    click.echo(yaml_text(json.loads(bench_config(parsed, selection, folder.bench, adapter))), nl=False)
