@@ -1,4 +1,4 @@
-"""`[bench.base]` in the settings: what it takes, every kind of mistake, what is missing, folders of their own."""
+"""`[bench.base]` in the settings: what it takes, every kind of mistake, what is missing, each folder's own tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchd import BenchSettings
-from benchd.base import TABLES, base_digest, leaves, merged, missing
+from benchd.base import TABLES, base_digest, check, leaves, merged, missing, tells
 from benchd.cli.loading import with_folders
 from benchd.settings import SettingsError, folder_for, parse_settings
 
@@ -91,6 +91,9 @@ compute_udr = false
         "lora.dropout = 1",
         "compression.seeds = [1, 2]",
         "train.lr = 1e-3",
+        "train.weight_decay = 0",
+        "train.warmup_ratio = 0.1",
+        "compression.acc_tolerance = 0.025",
         "train.anything = [[1, { a = [true] }], 'x', -1.5, 0]",
     ],
 )
@@ -102,6 +105,41 @@ def test_accepted(line: str) -> None:
     assert missing(parse_settings(f"{whole}\n{line}\n").bench.base) == []
 
 
+def test_other_keys() -> None:
+    """Keys that are none of Bench's tables are kept as they are, behind the tables, in the order of the file."""
+    settings = parse_settings(
+        """
+[bench.base]
+zeta = 0.5
+run_type = "smoke"
+flags = [1, [true]]
+env = { empty = {} }
+model = { name = "m" }
+metadata = { author = { name = "x" } }
+task = { dataset = "glue", subset = "sst2" }
+train = { seed = 42 }
+lora = { dropout = 0.05 }
+seed = 1
+"""
+    )
+    others = {
+        "zeta": 0.5,
+        "run_type": "smoke",
+        "flags": [1, [True]],
+        "env": {"empty": {}},
+        "metadata": {"author": {"name": "x"}},
+        "seed": 1,
+    }
+    assert list(settings.bench.base.items()) == [*BASE.items(), *others.items()]
+    assert {key for key in settings.origins if "bench.base." in key} >= {"bench.base.zeta", "bench.base.env.empty"}
+
+
+@pytest.mark.parametrize("line", ["runtype = 1", "lora_r = 8", "tasks = 'a'", "mode = 'fast'", "env = {}", "seed = 7"])
+def test_nothing_else_is_a_misspelt_table(line: str) -> None:
+    """Only a table can be a misspelt table; and only by a name that is close to one of Bench's."""
+    assert line.split(" = ", maxsplit=1)[0] in parse_settings(f"{WHOLE}{line}\n").bench.base
+
+
 # --- mistakes -------------------------------------------------------------------------------------------------
 
 
@@ -109,8 +147,16 @@ def test_accepted(line: str) -> None:
     ("lines", "expected"),
     [
         ("[bench.base.trian]", 'trian: unknown key; did you mean "train"?'),
-        ("[bench.base.nonsense]", "nonsense: unknown key; Bench's tables are model, task, train, lora, compression, "),
-        ("[bench.base]\nprobe_r = 4", 'probe_r: unknown key; did you mean "lora.probe_r"?'),
+        ("[bench.base.lroa]", 'lroa: unknown key; did you mean "lora"?'),
+        ("[bench.base.tasks]", 'tasks: unknown key; did you mean "task"?'),
+        ("[bench.base.compresion]", 'compresion: unknown key; did you mean "compression"?'),
+        ("[bench.base]\nschema_version = 1", "schema_version: benchd writes this key itself; remove it"),
+        ("[bench.base]\ncompression_strategies = []", "compression_strategies: benchd writes this key itself"),
+        ("[bench.base.selection]", "selection: benchd writes this key itself; remove it"),
+        ("[bench.base.provenance]", "provenance: benchd writes this key itself; remove it"),
+        ("[bench.base]\nwhen = 2026-01-01", "when: expected a string, a number, "),
+        ("[bench.base]\nenv = { a = [inf] }", "env.a[0]: expected a finite number, got inf"),
+        (f"[bench.base]\n{'k' * 251} = 1", "expected a key of at most 250 characters, got 251"),
         ("[bench.base]\nruntime = 'cpu'", 'runtime: expected a table, got "cpu"'),
         ("[bench.base.runtime]\nwhen = 2026-01-01", "runtime.when: expected a string, a number, "),
         ("[bench.base.runtime]\nat = [[07:32:00]]", "runtime.at[0][0]: expected a string, a number, "),
@@ -121,6 +167,9 @@ def test_accepted(line: str) -> None:
         (f"[bench.base.runtime]\na.{'k' * 251} = 1", "expected a key of at most 250 characters, got 251"),
         (f"[bench.base.runtime]\na = {'[' * 17}{']' * 17}", "expected at most 16 levels of tables and lists"),
         ("[bench.base.train]\nlearning_rate = '5e-5'", 'train.learning_rate: expected a number above 0, got "5e-5"'),
+        ("[bench.base.train]\nweight_decay = '0'", 'train.weight_decay: expected a number >= 0, got "0"'),
+        ("[bench.base.train]\nwarmup_ratio = -0.1", "train.warmup_ratio: expected a number >= 0, got -0.1"),
+        ("[bench.base.compression]\nacc_tolerance = 'x'", 'compression.acc_tolerance: expected a number >= 0, got "x"'),
         ("[bench.base.train]\nlr = 0", "train.lr: expected a number above 0, got 0"),
         ("[bench.base.train]\nseed = -1", "train.seed: expected an integer from 0 to 4294967295, got -1"),
         ("[bench.base.train]\nseed = true", "train.seed: expected an integer from 0 to 4294967295, got true"),
@@ -157,6 +206,17 @@ def test_a_mistake_is_told_once() -> None:
     ]
 
 
+def test_half_characters() -> None:
+    """Half of a surrogate pair, which YAML can escape, is a mistake: no file can hold it."""
+    assert [
+        mistake.text.split(", ")[0] for mistake in check({"a": "\ud83d", "\udc00": 1, "model": {"\ud800": {}}})
+    ] == [
+        "expected whole characters",
+        "expected a key of whole characters",
+        "expected a key of whole characters",
+    ]
+
+
 # --- what is missing ------------------------------------------------------------------------------------------
 
 
@@ -188,6 +248,24 @@ def test_several_seeds(seeds: str, needed: bool) -> None:
     base = merged(BASE, {"compression": {"seeds": eval(seeds)}})
     del base["train"]["seed"]
     assert missing(base) == (["train.seed"] if needed else [])
+
+
+def test_null() -> None:
+    """A null, which only YAML has, is no mistake; the key counts as left out, and so does a table."""
+    base = {**BASE, "model": {"name": None}, "train": None, "lora": {"alpha": None, "dropout": 0.1}, "note": None}
+    assert list(check(base)) == []
+    kept = merged({}, base)
+    assert "train" not in kept
+    assert (kept["model"], kept["lora"], kept["note"]) == ({"name": None}, {"alpha": None, "dropout": 0.1}, None)
+    assert missing(kept) == ["model.name", "train.seed"]
+    assert missing(merged(kept, {"compression": {"seeds": None}})) == ["model.name", "train.seed"]
+
+
+def test_a_dotted_key_is_no_table() -> None:
+    """A key at the top level that only looks like a table and its key fills nothing."""
+    base = {**BASE, "lora": {}, "lora.dropout": 0.1}
+    assert missing(base) == ["lora.dropout"]
+    assert not tells(base, "lora.dropout")
 
 
 # --- folders --------------------------------------------------------------------------------------------------
@@ -256,6 +334,15 @@ def test_merged_is_new() -> None:
     both["model"]["name"] = both["train"]["a"]["e"] = 1
     assert base == {"train": {"a": {"b": 1}, "c": [1, 2]}}
     assert over == {"train": {"a": {"d": 2}, "c": [3]}, "model": {}}
+
+
+def test_null_replaces_nothing() -> None:
+    """A null on top of a value leaves it; a value on top of a null takes its place."""
+    assert merged({"a": 1, "b": None, "t": {"c": 2}}, {"a": None, "b": 3, "t": {"c": None, "d": None}}) == {
+        "a": 1,
+        "b": 3,
+        "t": {"c": 2, "d": None},
+    }
 
 
 def test_digest() -> None:

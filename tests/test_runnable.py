@@ -11,6 +11,7 @@ import yaml
 from benchd import AdapterConfig, BenchSettings, bench_config, read_adapter_config, read_audit, select
 from benchd.bench import decision_id, lora_config, noted, settings_used
 from benchd.runnable import base_used
+from benchd.sidecar import provenance_of
 from corpus import USABLE, Sample, checked, content, document, encoded, entry
 
 BASE: dict[str, Any] = {
@@ -112,6 +113,37 @@ def test_real_audits(sample: Sample, focus: bool) -> None:
     focused = focus and bool(selection.layers)
     wanted = [layer.module for layer in selection.layers] if focused else list(read.names)
     assert value["lora"]["target_modules"] == wanted
+
+
+def test_other_keys() -> None:
+    """Keys that are none of Bench's tables follow the tables, as they are."""
+    others: dict[str, Any] = {"seed": 7, "message": ["x"], "env": {"A": "1e3", "rate": 1e-07}, "hypothesis": None}
+    read = read_audit(encoded(AUDIT))
+    data = bench_config(read, select(read), BenchSettings(base={**BASE, **others}))
+    value = checked(data)
+    assert yaml.safe_load(data.decode()) == value
+    assert list(value)[6:-3] == ["runtime", *others]
+    assert {key: value[key] for key in others} == others
+    provenance = provenance_of(data)
+    assert provenance is not None
+    assert provenance.audit_sha256 == read.sha256
+
+
+def test_null() -> None:
+    """What the audit tells takes the place of a null; a null that nothing fills stays, and counts as lacking."""
+    open_keys: dict[str, Any] = {
+        f"lora__{key}": None for key in ("probe_r", "alpha", "target_modules")
+    } | {"compression__allowed_ranks": None, "train__max_steps": None}  # fmt: skip
+    value = config(**open_keys)
+    assert value["lora"] == config()["lora"]
+    assert value["compression"] == config()["compression"]
+    assert value["train"]["max_steps"] is None
+    assert value["selection"]["notes"] == []
+    value = config(document(), model__name=None, **open_keys)
+    assert value["lora"] == {"probe_r": None, "alpha": None, "target_modules": None, "dropout": 0.0}
+    [note] = value["selection"]["notes"]
+    assert note.endswith(" model.name, lora.probe_r, lora.alpha, lora.target_modules, compression.allowed_ranks")
+    assert config(focus=True, **open_keys)["selection"]["notes"] == []
 
 
 # --- the base wins --------------------------------------------------------------------------------------------

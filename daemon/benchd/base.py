@@ -1,8 +1,8 @@
-"""`[bench.base]`: the tables that make a config one that Bench can run (spec, section 4). Pure.
+"""What a config needs so that Bench can run it: `bench.base_file` and `[bench.base]` (spec, section 4). Pure.
 
-The tables are Bench's own, as its YAML has them, and are passed on as they stand. Checked is what Bench 0.11.0 would
-stumble over, often only after its probe has been trained (field-notes, section 4): keys that it needs, and the
-types of those that it computes with.
+A base has the keys of Bench's own YAML, and they are passed on unchanged. `check` finds what Bench 0.11.0 would fail
+on, often only after it has trained its probe (field-notes, section 4): values of the wrong type among those that it
+computes with. `missing` finds the keys that it needs.
 """
 
 from __future__ import annotations
@@ -15,19 +15,36 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-__all__ = ["LEFT_OPEN", "TABLES", "Base", "Mistake", "base_digest", "check", "leaves", "merged", "missing", "shown"]
+__all__ = [
+    "LEFT_OPEN",
+    "MAX_KEY",
+    "TABLES",
+    "Base",
+    "Mistake",
+    "base_digest",
+    "check",
+    "leaves",
+    "merged",
+    "missing",
+    "shown",
+    "tells",
+]
 
-Base = dict[str, dict[str, Any]]
+#: Bench's YAML as an object. The values of `TABLES` are objects, those of other keys are any value of JSON.
+Base = dict[str, Any]
 
-#: The tables of Bench's YAML, in its order.
+#: The tables that Bench reads, in the order of its own YAML files.
 TABLES: Final = ("model", "task", "train", "lora", "compression", "runtime", "audit")
+
+#: The keys of a config that benchd writes itself.
+_OWN: Final = ("schema_version", "compression_strategies", "selection", "provenance")
 
 _MAX_RANK: Final = 65536
 
-#: PyYAML gives up on a key beyond 1024 characters, and escaping can make four of one.
-_MAX_KEY: Final = 250
+#: Maximum characters of a key. PyYAML refuses a key of more than 1024, and escaping can make four of one.
+MAX_KEY: Final = 250
 
-#: What Bench reads without a default and no audit knows.
+#: What Bench reads without a default and no audit tells.
 _NEEDED: Final = ("model.name", "task.dataset", "task.subset", "train.seed", "lora.dropout")
 
 #: What a base may leave to the adapter's own file.
@@ -35,12 +52,16 @@ LEFT_OPEN: Final = frozenset({"model.name", "lora.dropout"})
 
 _DEEPEST: Final = 16
 
+#: From this ratio of difflib on, the name of a table counts as a misspelt one of `TABLES`.
+_MISSPELT: Final = 0.75
+
 
 class Mistake(NamedTuple):
-    """One mistake: the dotted key below `[bench.base]`, and what is wrong with it."""
+    """One mistake: the dotted key in the base, what is wrong with it, and the value if it is of a wrong type."""
 
     where: str
     text: str
+    value: Any = None
 
 
 def shown(value: object) -> str:
@@ -81,6 +102,7 @@ def _listed(value: Any, item: Callable[[Any], bool]) -> bool:
 
 _TEXT: Final = ("a string that is not empty", _text)
 _RATE: Final = ("a number above 0", lambda value: _finite(value) and value > 0)
+_AMOUNT: Final = ("a number >= 0", lambda value: _finite(value) and value >= 0)
 _KEYS: Final[dict[tuple[str, str], tuple[str, Callable[[Any], bool]]]] = {
     ("model", "name"): _TEXT,
     ("task", "dataset"): _TEXT,
@@ -88,6 +110,8 @@ _KEYS: Final[dict[tuple[str, str], tuple[str, Callable[[Any], bool]]]] = {
     ("train", "seed"): ("an integer from 0 to 4294967295", _is_seed),
     ("train", "learning_rate"): _RATE,
     ("train", "lr"): _RATE,
+    ("train", "weight_decay"): _AMOUNT,
+    ("train", "warmup_ratio"): _AMOUNT,
     ("train", "max_steps"): ("an integer >= 1", lambda value: _whole(value, 1, 10**9)),
     ("lora", "probe_r"): (f"an integer from 1 to {_MAX_RANK}", _is_rank),
     ("lora", "alpha"): _RATE,
@@ -100,40 +124,55 @@ _KEYS: Final[dict[tuple[str, str], tuple[str, Callable[[Any], bool]]]] = {
         f"a list of ranks from 1 to {_MAX_RANK} that is not empty",
         lambda value: _listed(value, _is_rank),
     ),
+    ("compression", "acc_tolerance"): _AMOUNT,
     ("compression", "seeds"): ("a list of seeds that is not empty", lambda value: _listed(value, _is_seed)),
 }
 
 
 def check(base: Mapping[str, Any]) -> Iterator[Mistake]:
-    """Every mistake in the tables `base`, as TOML parsed them. Says nothing about what is missing."""
-    for name, table in base.items():
-        if name not in TABLES:
-            yield Mistake(name, f"unknown key; {_nearest(name)}")
-        elif not isinstance(table, dict):
-            yield Mistake(name, f"expected a table, got {shown(table)}")
-        else:
-            for key, value in table.items():
-                where = f"{name}.{key}"
-                mistakes = list(_check_value(value, where, 1)) + list(_check_key(key, where))
-                rule = _KEYS.get((name, key))
-                if rule is not None and not mistakes and not rule[1](value):
-                    mistakes = [Mistake(where, f"expected {rule[0]}, got {shown(value)}")]
-                yield from mistakes
+    """Yield every mistake in `base`, as TOML or YAML parsed it. Does not look for missing keys.
+
+    A null counts as a key that is left out. A key that is neither a table of `TABLES` nor one of benchd's own may have
+    any value that JSON has.
+    """
+    for name, value in base.items():
+        misspelt = _misspelt(name) if isinstance(value, dict) else None
+        if name in _OWN:
+            yield Mistake(name, "benchd writes this key itself; remove it")
+        elif misspelt:
+            yield Mistake(name, f'unknown key; did you mean "{misspelt}"?')
+        elif name not in TABLES:
+            yield from _check_value(value, name, 0)
+            yield from _check_key(name, name)
+        elif isinstance(value, dict):
+            yield from _check_table(name, value)
+        elif value is not None:
+            yield Mistake(name, f"expected a table, got {shown(value)}")
 
 
-def _nearest(name: str) -> str:
-    import difflib  # noqa: PLC0415 - only a mistake needs it
+def _check_table(name: str, table: Mapping[str, Any]) -> Iterator[Mistake]:
+    for key, value in table.items():
+        where = f"{name}.{key}"
+        mistakes = list(_check_value(value, where, 1)) + list(_check_key(key, where))
+        rule = _KEYS.get((name, key))
+        if rule is not None and value is not None and not mistakes and not rule[1](value):
+            mistakes = [Mistake(where, f"expected {rule[0]}, got {shown(value)}", value)]
+        yield from mistakes
 
-    near = difflib.get_close_matches(name, TABLES, n=1, cutoff=0.6)
-    homes = [f"{table}.{key}" for table, key in _KEYS if key == name]
-    if near or homes:
-        return f'did you mean "{(near or homes)[0]}"?'
-    return "Bench's tables are " + ", ".join(TABLES)
+
+def _misspelt(name: str) -> str | None:
+    """Return the table of `TABLES` that `name` nearly is; None if it is one, or is far from all."""
+    import difflib  # noqa: PLC0415 - only an unknown table needs it
+
+    near = difflib.get_close_matches(name, TABLES, n=1, cutoff=_MISSPELT) if name not in TABLES else []
+    return near[0] if near else None
 
 
 def _check_key(key: str, where: str) -> Iterator[Mistake]:
-    if len(key) > _MAX_KEY:
-        yield Mistake(where[:60] + "...", f"expected a key of at most {_MAX_KEY} characters, got {len(key)}")
+    if len(key) > MAX_KEY:
+        yield Mistake(where[:60] + "...", f"expected a key of at most {MAX_KEY} characters, got {len(key)}")
+    elif not _is_text(key):
+        yield Mistake(where, "expected a key of whole characters, got half of a surrogate pair")
 
 
 def _check_value(value: Any, where: str, depth: int) -> Iterator[Mistake]:
@@ -153,54 +192,79 @@ def _check_value(value: Any, where: str, depth: int) -> Iterator[Mistake]:
 
 
 def _not_in_json(value: Any) -> str | None:
-    """TOML has values that JSON has not: dates and times, inf and nan, integers of any size."""
+    """Return what is wrong with a value of TOML or YAML that JSON can't hold; None if it can."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"expected a finite number, got {value}"
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return f"expected an integer of 64 bits, got {shown(value)}"
-    if not isinstance(value, str | int | float):
+    if isinstance(value, str) and not _is_text(value):
+        return f"expected whole characters, got half of a surrogate pair in {shown(ascii(value))}"
+    if value is not None and not isinstance(value, str | int | float):
         return f"expected a string, a number, true or false, a list or a table, got {shown(value)}"
     return None
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 # --- what is done with the tables -----------------------------------------------------------------------------
 
 
 def merged(base: Base, over: Base) -> Base:
-    """`base` with the keys of `over`, table by table at every depth; a list is replaced whole. In Bench's order."""
+    """Return `base` with the keys of `over`: objects are merged at every depth, a list is replaced as a whole.
+
+    A null never replaces a value, and a table of `TABLES` that is null is left out. The order of the keys: first
+    `TABLES` in Bench's order, then the others as they come.
+    """
     both = _merged(_merged({}, base), over)
-    return {name: both[name] for name in TABLES if name in both}
+    tables = {name: both.pop(name) for name in TABLES if name in both}
+    return {**{name: table for name, table in tables.items() if table is not None}, **both}
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     both = dict(base)
     for key, value in over.items():
         below = both.get(key)
-        both[key] = _merged(below if isinstance(below, dict) else {}, value) if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            both[key] = _merged(below if isinstance(below, dict) else {}, value)
+        elif value is not None or key not in both:
+            both[key] = value
     return both
 
 
 def missing(base: Base, *, adapter_config: bool = False) -> list[str]:
-    """The dotted keys that Bench needs, no audit tells and `base` lacks; an empty base asks for nothing and lacks none.
+    """Return the dotted keys that Bench needs, no audit tells and `base` lacks; none for an empty base.
 
     With `adapter_config` the name of the base model and the dropout may be left to the adapter's own file.
     """
     if not base:
         return []
     needed = set(_NEEDED) - (LEFT_OPEN if adapter_config else set())
-    if len(base.get("compression", {}).get("seeds", ())) > 1:
+    if len(base.get("compression", {}).get("seeds") or ()) > 1:
         needed.discard("train.seed")  # a run over several seeds sets each of them in its turn
-    there = {key for key, _ in leaves(base)}
-    return [key for key in _NEEDED if key in needed and key not in there]
+    return [key for key in _NEEDED if key in needed and not tells(base, key)]
+
+
+def tells(base: Base, key: str) -> bool:
+    """Whether the key `TABLE.NAME` is in `base` and is not null."""
+    table, _, name = key.partition(".")
+    return base.get(table, {}).get(name) is not None
 
 
 def leaves(base: Base) -> Iterator[tuple[str, Any]]:
-    """Each key of each table, dotted, with its value."""
-    for name, table in base.items():
-        for key, value in table.items():
-            yield f"{name}.{key}", value
+    """Yield each key of each object at the top level, dotted, with its value; and each other key at the top level."""
+    for name, value in base.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{key}", item) for key, item in value.items())
+        else:
+            yield name, value
 
 
 def base_digest(base: Base) -> str:
-    """Names the content of `base`, in few characters; the order of its keys counts, because the config has them so."""
+    """Return a short name for the content of `base`. The order of its keys counts, because the config keeps it."""
     return hashlib.sha256(msgspec.json.encode(base)).hexdigest()[:16]

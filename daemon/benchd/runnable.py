@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from benchd.adapter import ADAPTER_CONFIG, AdapterConfig
 from benchd.audit import Audit
-from benchd.base import Base, base_digest, leaves, merged, missing
+from benchd.base import Base, base_digest, merged, missing, tells
 from benchd.patterns import target_modules
 from benchd.selection import Selection
 from benchd.settings import BenchSettings
@@ -67,7 +67,7 @@ def runnable(
     notes = [*_contradictions(settings.base, told)]
     if settings.focus and not focused:
         notes.append("bench.focus: no layer is selected, so lora.target_modules are not narrowed")
-    elif focused and "target_modules" in settings.base.get("lora", {}):
+    elif focused and tells(settings.base, "lora.target_modules"):
         notes.append("bench.focus: lora.target_modules are the selected layers', not those of bench.base")
     elif not focused:
         notes.extend(_left_out(selection, tables))
@@ -102,8 +102,9 @@ def _told(
 
 def _contradictions(base: Base, told: Base) -> Iterator[str]:
     lora, known = base.get("lora", {}), told.get("lora", {})
-    if lora.get("probe_r", known.get("probe_r")) != known.get("probe_r", lora.get("probe_r")):
-        yield f"lora.probe_r is {lora['probe_r']} (bench.base), the adapter's largest rank is {known['probe_r']}"
+    asked, rank = lora.get("probe_r"), known.get("probe_r")
+    if asked is not None and rank is not None and asked != rank:
+        yield f"lora.probe_r is {asked} (bench.base), the adapter's largest rank is {rank}"
     alpha, keeps = lora.get("alpha"), known.get("alpha")
     if alpha is not None and keeps is not None and not math.isclose(alpha, keeps, rel_tol=1e-6):
         yield f"lora.alpha is {alpha:g} (bench.base); {keeps:g} would keep the adapter's scaling"
@@ -127,8 +128,7 @@ def _left_out(selection: Selection, tables: Base) -> Iterator[str]:
 
 
 def _lacking(tables: Base, settings: BenchSettings) -> Iterator[str]:
-    there = {key for key, _ in leaves(tables)}
-    lacking = [*missing(tables), *(key for key in _TOLD if key not in there)]
+    lacking = [*missing(tables), *(key for key in _TOLD if not tells(tables, key))]
     if lacking:
         places = "bench.base nor the audit"
         if settings.adapter_config:

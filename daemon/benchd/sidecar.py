@@ -65,7 +65,7 @@ class Provenance(msgspec.Struct, gc=False):
 
 class _Sealed(msgspec.Struct, gc=False):
     provenance: Provenance
-    message: str | None = None
+    message: Any = None  # in a config it may be a key of Bench's YAML, with any value
 
 
 _decode = msgspec.json.Decoder(_Sealed).decode
@@ -134,5 +134,5 @@ def provenance_of(content: bytes) -> Provenance | None:
         sealed = _decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    sealed.provenance.message = sealed.message
+    sealed.provenance.message = sealed.message if isinstance(sealed.message, str) else None
     return sealed.provenance
