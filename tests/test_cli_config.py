@@ -75,6 +75,54 @@ def test_environment(file: Path):
     assert line(config("--config", other, environment=str(file)), "selection.top_n").startswith("selection.top_n = 3")
 
 
+YAML = """\
+bench_version: "0.1"
+model: {name: m}
+task: {dataset: glue, subset: sst2}
+train: {seed: 42, lr: 5.0e-5}
+lora: {dropout: 0.05}
+"""
+
+
+def test_base_file(tmp_path: Path):
+    """Each key of a base file is shown with the file it came from; a folder with its own file shows all its keys."""
+    for name, content in [("general.yaml", YAML), ("own.yaml", YAML.replace("name: m", "name: own"))]:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    file = tmp_path / "config.toml"
+    file.write_text(
+        "[bench]\nbase_file = 'general.yaml'\nbase.train.seed = 1\n"
+        "[[watch]]\npath = 'a'\n[watch.bench]\nbase_file = 'own.yaml'\n"
+        "[[watch]]\npath = 'b'\n[watch.bench]\nbase_file = ''\n"
+        "base = { model.name = 'm', task = { dataset = 'd', subset = 's' }, lora.dropout = 0 }\n",
+        encoding="utf-8",
+    )
+    result = config("--config", file)
+    general, own = tmp_path / "general.yaml", tmp_path / "own.yaml"
+    assert line(result, "bench.base_file") == f'bench.base_file = "{general}" # {file}'
+    assert line(result, "bench.base.bench_version") == f'bench.base.bench_version = "0.1" # {general}'
+    assert line(result, "bench.base.train.lr") == f"bench.base.train.lr = 5e-05 # {general}"
+    assert line(result, "bench.base.train.seed") == f"bench.base.train.seed = 1 # {file}"
+    assert line(result, "watch[0].bench.base_file") == f'watch[0].bench.base_file = "{own}" # {file}'
+    assert line(result, "watch[0].bench.base.model.name") == f'watch[0].bench.base.model.name = "own" # {own}'
+    assert line(result, "watch[0].bench.base.train.seed") == f"watch[0].bench.base.train.seed = 1 # {file}"
+    assert line(result, "watch[1].bench.base_file") == f'watch[1].bench.base_file = "" # {file}'
+    assert line(result, "watch[1].bench.base.train.seed") == f"watch[1].bench.base.train.seed = 1 # {file}"
+    assert "watch[1].bench.base.train.lr" not in result.output
+
+
+def test_check_reads_the_base_file(tmp_path: Path):
+    """The mistakes in a base file are told with those of the settings."""
+    file = tmp_path / "config.toml"
+    (tmp_path / "bench.yaml").write_text(YAML.replace("5.0e-5", "5e-5"), encoding="utf-8")
+    file.write_text("[selection]\ntop_n = -1\n[bench]\nbase_file = 'bench.yaml'\n", encoding="utf-8")
+    result = config("--check", file)
+    assert result.exit_code == 2
+    first, second = result.stderr.splitlines()
+    assert first == f"{file}: selection.top_n: expected an integer >= 0, got -1"
+    assert second.startswith(f"{tmp_path / 'bench.yaml'}: line 4: train.lr: expected a number above 0, ")
+    assert second.endswith("; YAML reads 5e-5 as text: write 5.0e-5")
+
+
 def test_check(file: Path):
     """A good file is said to have no mistakes."""
     result = config("--check", file)

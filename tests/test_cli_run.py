@@ -55,6 +55,26 @@ def test_answers_all(home: Path):
     assert [record["trigger"] for record in json_lines(result.stdout)] == ["command", "command"]
 
 
+YAML = "model: {name: m}\ntask: {dataset: d, subset: s}\ntrain: {seed: 1}\nlora: {dropout: 0}\nrun_type: smoke\n"
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_yaml_only_when_needed(home: Path, named: bool, monkeypatch: pytest.MonkeyPatch):
+    """PyYAML is imported for a base file, and never without one; the answers have the file's keys."""
+    (home / "bench.yaml").write_text(YAML, encoding="utf-8")
+    if named:
+        (home / "config.toml").write_text("[bench]\nbase_file = 'bench.yaml'\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    result = run("inbox", cwd=home)
+    assert result.returncode == 0
+    imported = {
+        line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import time")
+    }
+    assert ("yaml" in imported) is named
+    assert "benchd.settings" in imported
+    assert ("run_type" in json.loads(config_of(home / "inbox" / "a.json").read_bytes())) is named
+
+
 def test_second_run(home: Path):
     """A second run has nothing to do; `--force` answers anew, with the same bytes."""
     run("inbox", cwd=home)

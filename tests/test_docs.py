@@ -19,6 +19,7 @@ from benchd.settings import FolderSettings, Settings, parse_settings
 HERE = Path(__file__).parent
 TOP = HERE.parent
 PAGES = sorted([*TOP.glob("*.md"), *TOP.glob("docs/*.md"), *TOP.glob("systemd/*.md"), *TOP.glob("benchmarks/*.md")])
+CONFIGURATION = TOP / "docs" / "configuration.md"
 CONTRACT = TOP / "docs" / "spec.md"  # says what is to come, too
 USING = TOP / "docs" / "using-the-config.md"  # its programs need PEFT and Bench; tests/interop runs them
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -91,8 +92,11 @@ def test_configuration_page_names_every_key():
 
 @pytest.mark.parametrize("code", examples("toml"))
 def test_toml_examples_are_settings(code):
-    """Each TOML example is a settings file without mistakes."""
-    parse_settings(code)
+    """Each TOML example is a settings file without mistakes, if the base files that it names are the page's example."""
+    [(_, yaml)] = [
+        example for example in FENCE.findall(CONFIGURATION.read_text(encoding="utf-8")) if example[0] == "yaml"
+    ]
+    parse_settings(code, read_file=lambda _: yaml.encode())
 
 
 @pytest.mark.parametrize("code", examples("python", *(page for page in PAGES if page != USING)))

@@ -61,6 +61,56 @@ def test_a_bad_file_keeps_the_old_settings(daemon):
     daemon.stop()
 
 
+def test_no_yaml_without_a_base_file(daemon, monkeypatch):
+    """A daemon whose settings name no base file never imports PyYAML."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    daemon.start()
+    daemon.mark()
+    os.kill(daemon.pid, signal.SIGHUP)
+    until(lambda: daemon.records("service.reloaded"))
+    daemon.kill()
+    imported = {line.rpartition("|")[2].strip() for line in daemon.stderr.splitlines()}
+    assert "benchd.settings" in imported
+    assert not {"benchd.base_file", "yaml"} & imported
+
+
+BASE = """\
+run_type: {0}
+model: {{name: m}}
+task: {{dataset: glue, subset: sst2}}
+train: {{seed: 42, weight_decay: {1}}}
+lora: {{dropout: 0.05}}
+"""
+
+
+def test_a_reload_reads_the_base_file_again(daemon):
+    """A change in the YAML file alone answers its audits anew; with a mistake in it the old settings stay."""
+    file = daemon.home / "bench.yaml"
+    file.write_text(BASE.format("first", 0))
+    daemon.config.write_text(daemon.config.read_text().replace("[bench]", "[bench]\nbase_file = 'bench.yaml'"))
+    daemon.start()
+    path = daemon.drop("a.json")
+    until(lambda: answers(path))
+    assert read_json(config_of(path))["run_type"] == "first"
+    file.write_text(BASE.format("second", "2e-4"))
+    os.kill(daemon.pid, signal.SIGHUP)
+    (failed,) = until(lambda: daemon.records("service.reload_failed"))
+    assert failed["problems"] == [
+        f'{file}: line 4: train.weight_decay: expected a number >= 0, got "2e-4"; YAML reads 2e-4 as text: write 2.0e-4'
+    ]
+    daemon.mark()
+    assert read_json(config_of(path))["run_type"] == "first"
+    file.write_text(BASE.format("second", "0"))
+    os.kill(daemon.pid, signal.SIGHUP)
+    until(lambda: read_json(config_of(path))["run_type"] == "second")
+    (reloaded,) = until(lambda: daemon.records("service.reloaded"))
+    assert reloaded["settings"]["bench.base_file"] == str(file)
+    file.write_text(BASE.format("second", "0.0"))  # for Python the same, for a config not
+    os.kill(daemon.pid, signal.SIGHUP)
+    until(lambda: '"weight_decay": 0.0' in config_of(path).read_text())
+    daemon.stop()
+
+
 def test_folders_come_and_go_with_a_reload_and_no_drop_is_lost(daemon, tmp_path):
     """A new folder is watched, a dropped one is not, and what arrives in a kept one meanwhile is answered."""
     daemon.start()

@@ -21,6 +21,7 @@ import msgspec
 
 from benchd import __version__
 from benchd.answering import Answering
+from benchd.base import base_digest
 from benchd.folder import Folder
 from benchd.inbox import Inbox
 from benchd.lock import Occupied
@@ -238,7 +239,7 @@ class Service:
             for path, watcher in self._watchers.items()
             if before.watching == settings.watching
             and _nested(path, before) == _nested(path, settings)
-            and watcher.folder.settings in settings.watch
+            and any(_same(watcher.folder.settings, folder) for folder in settings.watch)
         }
         retired = [watcher for path, watcher in self._watchers.items() if path not in kept]
         workers, self._workers = self._workers, self._make_workers()
@@ -300,6 +301,11 @@ class Service:
         """An exception where Python can't raise one, as in a finalizer: recorded, for nobody else would hear of it."""
         error = f"{arguments.exc_type.__name__}: {arguments.exc_value} in {arguments.object!r}"
         self._trail.thread_failed(threading.current_thread().name, error, recovery="none is needed: it goes on")
+
+
+def _same(one: FolderSettings, other: FolderSettings) -> bool:
+    """Whether both give the same answers. For Python two bases are equal also where the order of their keys differs."""
+    return one == other and base_digest(one.bench.base) == base_digest(other.bench.base)
 
 
 def _nested(path: str, settings: Settings) -> frozenset[str]:

@@ -1,11 +1,12 @@
 """`config.toml` -> `Settings`: every key, its default, what it accepts (spec, section 7).
 
-Everything here is pure: text in, settings or a list of all mistakes out. Who reads the file is the
-command line. The defaults are the defaults of the structs below, and nowhere else.
+Everything here is pure: text in, settings or a list of all mistakes out. The command line reads the file, and passes
+in the function that reads the YAML files it names. The defaults are those of the structs below, and nowhere else.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 import os.path
 import re
@@ -31,6 +32,9 @@ __all__ = [
 
 Origins = dict[str, str]
 
+#: Returns the bytes of the file with this absolute path. Raises OSError.
+ReadFile = Callable[[str], bytes]
+
 
 class SelectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What shapes the ladder (spec, section 3)."""
@@ -43,13 +47,17 @@ class SelectionSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What shapes the config and how it reaches the disk (spec, section 4)."""
+    """What shapes the config and how it reaches the disk (spec, section 4).
+
+    `base_file` is absolute, or empty for none; its content is in `base` already.
+    """
 
     uniform_rank: int | Literal["audit_median", "audit_p90"] = 8
     error_reports: bool = True
     durable: bool = True
     focus: bool = False
     adapter_config: bool = False
+    base_file: str = ""
     base: Base = {}
 
 
@@ -238,6 +246,7 @@ _BENCH = {
     "durable": _BOOLEAN,
     "focus": _BOOLEAN,
     "adapter_config": _BOOLEAN,
+    "base_file": _Rule("the path of a YAML file, or an empty string for none", _text),
 }
 _WATCHING = {
     "rescan_interval": _duration(0.1),
@@ -267,13 +276,32 @@ _SECTIONS: dict[str, dict[str, _Rule]] = {
 _TABLES_IN: dict[str, tuple[str, ...]] = {"watching": (), "selection": (), "bench": ("base",), "trail": ()}
 
 
-class _Reader:
-    """Walks one parsed document and collects every mistake it meets."""
+class _Bench(NamedTuple):
+    """The `[bench]` settings that are in force somewhere, and what their base is made of.
 
-    def __init__(self, source: str) -> None:
+    `file` is the base file's content, `tables` are the keys of `[bench.base]`, None where there is a mistake in it.
+    With a mistake in either the base is not `usable`, and what it lacks is not known.
+    """
+
+    settings: BenchSettings
+    file: Base | None
+    tables: Base | None
+
+    @property
+    def usable(self) -> bool:
+        return self.file is not None and self.tables is not None
+
+
+class _Reader:
+    """Walks one parsed document and collects every mistake it meets. `folder` is the place of relative paths."""
+
+    def __init__(self, source: str, folder: str, read_file: ReadFile) -> None:
         self.source = source
         self.problems: list[str] = []
         self.origins: Origins = {}
+        self._folder = folder
+        self._read_file = read_file
+        self._base_files: dict[str, Base | None] = {}
 
     def problem(self, where: str, text: str) -> None:
         self.problems.append(f"{self.source}: {where}: {text}")
@@ -309,19 +337,55 @@ class _Reader:
                 self.origins[f"{where}.{key}"] = self.source
         return values
 
-    def base(self, section: object, where: str) -> Base:
-        """The tables of `[bench.base]` in `section`; see `benchd.base`."""
+    def absolute(self, path: str) -> str:
+        return os.path.normpath(os.path.join(self._folder or ".", os.path.expanduser(path)))
+
+    def bench(self, values: Mapping[str, Any], section: object, where: str, general: _Bench) -> _Bench:
+        """Return the settings of `section`, whose parsed `values` are given, over the `general` ones."""
+        own = self._own_base(section, f"{where}.base")
+        tables = None if own is None or general.tables is None else merged(general.tables, own)
+        path, file = general.settings.base_file, general.file
+        if "base_file" in values:
+            path = self.absolute(values["base_file"]) if values["base_file"] else ""
+            file = self._base_file(path, f"{where}.base_file") if path else {}
+        elif isinstance(section, dict) and "base_file" in section:
+            file = None  # it is no path, which is a mistake already
+        base = None if tables is None or file is None else merged(file, tables)
+        if tables is not None and base is not None and "base_file" in values:
+            in_tables = {key for key, _ in leaves(tables)}
+            self.origins[f"{where}.base"] = self.source
+            self.origins.update({f"{where}.base.{key}": path for key, _ in leaves(base) if key not in in_tables})
+            self.origins.update({f"{where}.base.{key}": self.source for key in in_tables})
+        settings = msgspec.structs.replace(general.settings, **{**values, "base_file": path}, base=base or {})
+        return _Bench(settings, file, tables)
+
+    def _own_base(self, section: object, where: str) -> Base | None:
+        """Return the tables of `[bench.base]` in `section`; None where they have mistakes."""
         if not isinstance(section, dict) or "base" not in section:
             return {}
-        tables = self.table(section["base"], f"{where}.base")
+        tables = self.table(section["base"], where)
         mistakes = list(check(tables))
         for mistake in mistakes:
-            self.problem(f"{where}.base.{mistake.where}", mistake.text)
+            self.problem(f"{where}.{mistake.where}", mistake.text)
         if mistakes:
-            return {}
-        self.origins[f"{where}.base"] = self.source
-        self.origins.update({f"{where}.base.{key}": self.source for key, _ in leaves(tables)})
+            return None
+        self.origins[where] = self.source
+        self.origins.update({f"{where}.{key}": self.source for key, _ in leaves(tables)})
         return merged({}, tables)
+
+    def _base_file(self, path: str, where: str) -> Base | None:
+        """Return the tables in the YAML file `path`; None where it can't be used, which is told once for each file."""
+        from benchd.base_file import BaseFileError, parse_base_file  # noqa: PLC0415 - most settings name no file
+
+        if path not in self._base_files:
+            self._base_files[path] = None
+            try:
+                self._base_files[path] = parse_base_file(self._read_file(path))
+            except OSError as error:
+                self.problem(where, f"{path} can't be read: {error.strerror}")
+            except BaseFileError as error:
+                self.problems.extend(f"{path}: {problem}" for problem in error.problems)
+        return self._base_files[path]
 
     def check_runnable(self, bench: BenchSettings, where: str) -> None:
         for line in lacking(bench, where):
@@ -331,25 +395,33 @@ class _Reader:
 
 
 def lacking(bench: BenchSettings, where: str = "bench") -> list[str]:
-    """A line for each key that the tables of `[bench.base]` lack: known now, not after hours of training."""
+    """Return a line for each key that the base lacks: it is known now, not after hours of training."""
     lines = []
+    also = f", also in {bench.base_file}" if bench.base_file else ""
     for key in missing(bench.base, adapter_config=bench.adapter_config):
-        line = f"{where}.base.{key}: missing; Bench can't run without it"
+        line = f"{where}.base.{key}: missing{also}; Bench can't run without it"
         if key in LEFT_OPEN:
             line += f" ({where}.adapter_config = true would take it from the adapter's own file)"
         lines.append(line)
     return lines
 
 
-def parse_settings(text: str, *, source: str = "config.toml", base: str = "") -> Settings:
+def _no_files(path: str) -> bytes:
+    raise FileNotFoundError(errno.ENOENT, "no function that reads files was given", path)
+
+
+def parse_settings(
+    text: str, *, source: str = "config.toml", base: str = "", read_file: ReadFile = _no_files
+) -> Settings:
     """Read `config.toml`.
 
     `source` names the file in messages; relative paths in it are relative to `base` (the file's own
-    folder). Raises `SettingsError` with every mistake in the file.
+    folder). `read_file` reads the files of `base_file`, each of them once. Raises `SettingsError` with every mistake
+    in the file, and in those files.
     """
     import tomli  # noqa: PLC0415 - nobody waits for it whom the defaults suit
 
-    reader = _Reader(source)
+    reader = _Reader(source, base, read_file)
     try:
         document = tomli.loads(text)
     except (ValueError, RecursionError) as error:
@@ -366,28 +438,24 @@ def parse_settings(text: str, *, source: str = "config.toml", base: str = "") ->
     }
     watching = WatchingSettings(**sections["watching"])
     selection = SelectionSettings(**sections["selection"])
-    bench = BenchSettings(**sections["bench"], base=reader.base(document.get("bench"), "bench"))
+    bench = reader.bench(sections["bench"], document.get("bench"), "bench", _Bench(BenchSettings(), {}, {}))
     if sections["trail"].get("file"):
-        sections["trail"]["file"] = _absolute(sections["trail"]["file"], base)
+        sections["trail"]["file"] = reader.absolute(sections["trail"]["file"])
     trail = TrailSettings(**sections["trail"])
     _check_priorities(reader, selection, "selection")
-    folders = _folders(reader, document.get("watch", []), base, selection, bench)
-    if not folders:
-        reader.check_runnable(bench, "bench")
+    folders = _folders(reader, document.get("watch", []), selection, bench)
+    if not folders and bench.usable:
+        reader.check_runnable(bench.settings, "bench")
     if reader.problems:
         raise SettingsError(reader.problems)
     return Settings(
         watch=folders,
         watching=watching,
         selection=selection,
-        bench=bench,
+        bench=bench.settings,
         trail=trail,
         origins=reader.origins,
     )
-
-
-def _absolute(path: str, base: str) -> str:
-    return os.path.normpath(os.path.join(base or ".", os.path.expanduser(path)))
 
 
 def _check_priorities(reader: _Reader, selection: SelectionSettings, where: str) -> None:
@@ -403,7 +471,7 @@ def _check_priorities(reader: _Reader, selection: SelectionSettings, where: str)
 
 
 def _folders(
-    reader: _Reader, tables: object, base: str, selection: SelectionSettings, bench: BenchSettings
+    reader: _Reader, tables: object, selection: SelectionSettings, general: _Bench
 ) -> tuple[FolderSettings, ...]:
     if not isinstance(tables, list):
         reader.problem("watch", f"expected [[watch]] tables, one for each folder, got {shown(tables)}")
@@ -419,19 +487,20 @@ def _folders(
             )
             for name, rules in (("selection", _SELECTION), ("bench", _BENCH))
         }
-        own = reader.base(table.get("bench"), f"{where}.bench")
+        bench = reader.bench(overrides["bench"], table.get("bench"), f"{where}.bench", general)
         if "path" not in table and isinstance(value, dict):
             reader.problem(f"{where}.path", "missing; every [[watch]] table names its folder")
         if "path" not in values:
             continue
-        values["path"] = _absolute(values["path"], base)
+        values["path"] = reader.absolute(values["path"])
         folder = FolderSettings(
             **values,
             selection=msgspec.structs.replace(selection, **overrides["selection"]),
-            bench=msgspec.structs.replace(bench, **overrides["bench"], base=merged(bench.base, own)),
+            bench=bench.settings,
         )
-        its_own = own or "adapter_config" in overrides["bench"]
-        reader.check_runnable(folder.bench, f"{where}.bench" if its_own else "bench")
+        its_own = bench.tables != general.tables or {"adapter_config", "base_file"} & set(overrides["bench"])
+        if bench.usable:
+            reader.check_runnable(folder.bench, f"{where}.bench" if its_own else "bench")
         if overrides["selection"]:
             _check_priorities(reader, folder.selection, f"{where}.selection")
         for earlier, other in enumerate(folders):

@@ -410,7 +410,7 @@ def test_instances_share_nothing(service: float) -> None:
 
 def test_a_trail_in_a_file_is_rotated(service: float) -> None:
     """A trail file in the log folder, moved away as logrotate does it: the next record begins a new one."""
-    CONFIG.write_text(CONFIG.read_text().replace('file = ""', 'file = "/var/log/benchd/trail.jsonl"'))
+    CONFIG.write_text(CONFIG.read_text().replace('\nfile = ""', '\nfile = "/var/log/benchd/trail.jsonl"'))
     sh("systemctl", "restart", "benchd")
     until(drop(INBOX / "a.json").exists, "an answer")
     trail = Path("/var/log/benchd/trail.jsonl")

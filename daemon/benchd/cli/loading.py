@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -33,7 +35,7 @@ def fail(*lines: str) -> NoReturn:
 
 
 def read_settings(path: str) -> Settings:
-    """The settings in the file `path`. Raises `SettingsError`."""
+    """Return the settings in the file `path` and the YAML files that it names. Raises `SettingsError`."""
     try:
         with open(path, "rb") as file:
             text = file.read().decode()
@@ -41,7 +43,18 @@ def read_settings(path: str) -> Settings:
         raise SettingsError([f"{path}: can't be read: {error.strerror}"]) from None
     except UnicodeDecodeError as error:
         raise SettingsError([f"{path}: not UTF-8 at byte {error.start}"]) from None
-    return parse_settings(text, source=path, base=os.path.dirname(os.path.abspath(path)))
+    folder = os.path.dirname(os.path.abspath(path))
+    return parse_settings(text, source=path, base=folder, read_file=_read_base_file)
+
+
+def _read_base_file(path: str) -> bytes:
+    """Return at most one byte more than a base file may have. Never waits for a pipe. Raises OSError."""
+    from benchd.base_file import MAX_BASE_FILE  # noqa: PLC0415 - most settings name no file
+
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
+        return file.read(MAX_BASE_FILE + 1)
 
 
 def find_settings(config: str | None) -> Settings:
