@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SAMPLE ?= sample
 BIN := $(VENV)/bin
-PURE := daemon/benchd/document.py,daemon/benchd/reading.py,daemon/benchd/audit.py,daemon/benchd/rejection.py,daemon/benchd/selection.py,daemon/benchd/sidecar.py,daemon/benchd/base.py,daemon/benchd/base_file.py,daemon/benchd/adapter.py,daemon/benchd/patterns.py,daemon/benchd/runnable.py,daemon/benchd/bench.py,daemon/benchd/deciding.py
+PURE := daemon/benchd/document.py,daemon/benchd/reading.py,daemon/benchd/audit.py,daemon/benchd/rejection.py,daemon/benchd/selection.py,daemon/benchd/sidecar.py,daemon/benchd/base.py,daemon/benchd/base_file.py,daemon/benchd/adapter.py,daemon/benchd/naming.py,daemon/benchd/matching.py,daemon/benchd/evidence.py,daemon/benchd/exports.py,daemon/benchd/patterns.py,daemon/benchd/runnable.py,daemon/benchd/bench.py,daemon/benchd/deciding.py
 # Commands of users and tests must never ask, and never say what a developer does not need to read.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

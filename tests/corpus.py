@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jsonschema import Draft202012Validator
 
 from benchd import AuditError, BenchSettings, SelectionSettings, bench_config, read_audit, select
-from benchd.audit import PEFT_PREFIX
+from benchd.naming import PEFT_PREFIX
 from benchd.sidecar import unbroken
 
 AUDITS = Path(__file__).parent / "audits"

@@ -12,7 +12,10 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-PREFIX = "base_model.model."
+WRAPPERS = {
+    "_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "_forward_module",
+}  # fmt: skip
+HELD = r"(?s)(?:(?:module|_module|model|pretrained_model)\.)*base_model\.model\.(.+)"
 LISTS = ("flagged_layers", "all_layers_with_disagreement")
 
 
@@ -142,10 +145,12 @@ def choose(
         else:
             priority = "MEDIUM" if score >= medium_priority else "LOW" if score >= low_priority else "SKIP"
         if priority in {"HIGH", "MEDIUM"}:
-            source, rank = next(((source, found) for source, found in evidence(audit, *layer)), (None, None))
             gain, row = first(gains(audit), "module", name), first(layer_rows(audit), "name", name)
-            own = a_rank(gain.get("r")) or a_rank(row.get("r")) or rank
-            rank = min(rank, own) if rank and own else None
+            own = a_rank(gain.get("r")) or a_rank(row.get("r"))
+            reached = module_of(name) not in out_of_reach(audit)
+            source, found = next(evidence(audit, *layer, own), (None, None)) if reached else (None, None)
+            spread = a_rank(rationale.get("spread")) or 0
+            rank = min(max(found, spread), own or 65536) or None if found is not None else None
             scaling = a_number(gain.get("scaling"))
             scaling = a_number(row.get("adapter_scale")) if scaling is None else scaling
             alpha = a_number(scaling * rank) if rank and scaling and scaling > 0 else None
@@ -165,8 +170,26 @@ def layers_of(entries: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 def module_of(name: str) -> str:
-    """The name as PEFT sees it."""
-    return name.removeprefix(PREFIX) or name
+    """The name as PEFT sees it: nothing of a wrapper's in it, and nothing before it that holds a whole PEFT model."""
+    parts = [part for part in name.split(".") if part not in WRAPPERS]
+    text = ".".join(parts)
+    while match := re.match(HELD, text):
+        text = match[1]
+    if text == ".".join(parts):
+        text = re.sub(r"^(module\.)+(?=.)", "", text) if text.strip(".") != "module" else text
+    return text or name
+
+
+def out_of_reach(audit: dict[str, Any]) -> set[str]:
+    """The modules that stand below another adapter layer, and those right above them."""
+    pd = an_object(audit.get("policy_disagreement_analysis"))
+    names = {name for key in LISTS for name, _ in layers_of(pd.get(key))}
+    told = [*names, *(row.get("module") for row in gains(audit)), *(row.get("name") for row in layer_rows(audit))]
+    modules = {
+        module_of(name) for name in told if isinstance(name, str) and 0 < len(name) <= 254 and name.isprintable()
+    }
+    below = {name for name in modules if "base_layer" in name.split(".")[1:]}
+    return below | {name.partition(".base_layer")[0] for name in below} & modules
 
 
 def score_of(layer: tuple[str, dict[str, Any]]) -> float:
@@ -185,22 +208,52 @@ def disagrees(rationale: dict[str, Any]) -> bool:
     return spread is not None and spread > 0 and (threshold is None or spread >= threshold)
 
 
-def evidence(audit: dict[str, Any], name: str, rationale: dict[str, Any]) -> Iterator[tuple[str, int]]:
+def evidence(audit: dict[str, Any], name: str, rationale: dict[str, Any], own: int | None) -> Iterator[tuple[str, int]]:
     """What the audit tells of a layer's rank, the best first."""
     ks = rationale.get("k_values")
     if found := ranks(ks if isinstance(ks, list) else []):
         yield "k_values", max(found)
-    if found := ranks_of_policies(first(layer_rows(audit), "name", name).get("rank_suggestions")):
-        yield "layer_rows", max(found)
+    row = ranks_of_policies(first(layer_rows(audit), "name", name).get("rank_suggestions"))
+    spread = a_number(rationale.get("spread"))
+    if row and (spread is None or max(row) - min(row) >= spread):
+        yield "layer_rows", max(row)
+    policy_rows = objects_in(an_object(audit.get("policies")).get("per_layer"))
+    policies = ranks_of_policies(first(policy_rows, "layer_name", name).get("suggestions"))
+    if (found := derived(audit, rationale, policies or row, own)) is not None:
+        yield "rationale", found
     for key in ("rank_suggestions", "per_layer_suggestions"):
         suggestions = an_object(audit.get(key))
         about = {row["name"]: row for row in objects_in(suggestions.get("layers")) if isinstance(row.get("name"), str)}
         pattern = an_object(suggestions.get("rank_pattern"))
         values = [about.get(name, {}).get("suggested_r"), pattern.get(name), suggestions.get("default_r")]
         yield from (("suggestions", rank) for rank in ranks(values))
-    rows = objects_in(an_object(audit.get("policies")).get("per_layer"))
-    if found := ranks_of_policies(first(rows, "layer_name", name).get("suggestions")):
-        yield "policies", max(found)
+    if row:
+        yield "layer_rows", max(row)
+    if policies:
+        yield "policies", max(policies)
+
+
+def derived(audit: dict[str, Any], rationale: dict[str, Any], known: list[int], own: int | None) -> int | None:
+    """The largest rank of any policy, or a bound for it, that the threshold of a layer tells."""
+    config = an_object(an_object(audit.get("policy_disagreement_analysis")).get("disagreement_config"))
+    base, factor = a_number(config.get("spread_base_threshold")), a_number(config.get("spread_dynamic_factor"))
+    base, factor = 3.0 if base is None else base, 0.5 if factor is None else factor
+    spread, mult, score, threshold = (
+        a_number(rationale.get(key)) for key in ("spread", "uniform_mult", "priority_score", "spread_threshold")
+    )
+    if not threshold:
+        told = spread and mult and score and min(spread, mult, score) > 0
+        threshold = a_number(spread * mult / score) if told else None
+    if threshold is None or factor <= 0 or base < 0 or threshold < base * 0.99:
+        return None
+    if (k := a_rank(round(min(threshold / factor, 131072.0)))) is None:
+        return None
+    if threshold > base * (1 + 1e-9) and k * factor > base:
+        return k
+    if (bound := a_rank(int(min(base / factor, 65536.0) + 1e-9))) in {None, 0}:
+        return None
+    lowest = a_rank(spread) or 0
+    return max([min([bound, own or 65536, *(k + lowest for k in known)]), lowest, *known])
 
 
 def first(rows: list[dict[str, Any]], key: str, name: str) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchd import AdapterConfig, Audit, BenchSettings, read_adapter_config, read_audit
-from benchd.adapter import adapter_used, counted, unusable
-from corpus import content, document, encoded
+from benchd import AdapterConfig, Audit, BenchSettings, bench_config, read_adapter_config, read_audit, select
+from benchd.adapter import unusable
+from corpus import content, document, encoded, entry
 
 #: What PEFT 0.21 writes, less what is of no interest here.
 WRITTEN = {
@@ -26,8 +26,6 @@ WRITTEN = {
     "task_type": "CAUSAL_LM",
     "use_rslora": False,
 }
-OPEN = BenchSettings(base={"train": {"seed": 1}}, adapter_config=True)
-ASKED_FOR_NOTHING = [BenchSettings(), BenchSettings(adapter_config=True), BenchSettings(base={"train": {"seed": 1}})]
 
 
 def adapter(**changes: Any) -> AdapterConfig:
@@ -36,10 +34,18 @@ def adapter(**changes: Any) -> AdapterConfig:
     return read_adapter_config(json.dumps(value).encode())
 
 
-def audit(*modules: tuple[Any, Any]) -> Audit:
-    """An audit of modules with these ranks and scalings."""
-    gain = [{"module": f"m{place}", "r": rank, "scaling": scaling} for place, (rank, scaling) in enumerate(modules)]
-    return read_audit(encoded(document(per_module_gain=gain)))
+def audit(*modules: tuple[Any, Any], beside: AdapterConfig | None = None) -> Audit:
+    """An audit of modules `m0.q`, `m1.q` … with these ranks and scalings; `m0.q` is flagged."""
+    gain = [{"module": f"m{place}.q", "r": rank, "scaling": scaling} for place, (rank, scaling) in enumerate(modules)]
+    flagged = [entry("m0.q", k_values=[2, 4])]
+    return read_audit(encoded(document(flagged=flagged, per_module_gain=gain)), adapter=beside)
+
+
+def notes(of: Audit) -> list[str]:
+    """The notes in the config that answers an audit."""
+    found = json.loads(bench_config(of, select(of)))["selection"]["notes"]
+    assert isinstance(found, list)
+    return found
 
 
 # --- reading --------------------------------------------------------------------------------------------------
@@ -52,8 +58,9 @@ def test_as_peft_writes_it() -> None:
         token=hashlib.sha256(data).hexdigest(),
         base_model="meta-llama/Llama-3.2-1B",
         dropout=0.05,
-        ranks=frozenset({16}),
+        rank=16,
         alpha=32.0,
+        content=data,
     )
 
 
@@ -62,16 +69,18 @@ def test_as_peft_writes_it() -> None:
     [
         ({"use_rslora": True}, "use_rslora", True),
         ({"use_rslora": "yes"}, "use_rslora", False),
-        ({"rank_pattern": {"q": 4, "v": 8}}, "ranks", {4, 8, 16}),
-        ({"rank_pattern": {"q": 0}}, "ranks", set()),
-        ({"rank_pattern": {"q": "4"}}, "ranks", set()),
-        ({"rank_pattern": [4]}, "ranks", set()),
-        ({"rank_pattern": None}, "ranks", {16}),
-        ({"rank_pattern": {"q": 16}}, "ranks", {16}),
-        ({"r": None}, "ranks", set()),
-        ({"r": ...}, "ranks", set()),
-        ({"alpha_pattern": {"q": 4}}, "alpha", None),
+        ({"rank_pattern": {"q": 4, "v": 8}}, "rank_pattern", {"q": 4, "v": 8}),
+        ({"rank_pattern": {"q": "4"}}, "rank", None),
+        ({"rank_pattern": [4]}, "rank", None),
+        ({"rank_pattern": None}, "rank", 16),
+        ({"r": None}, "rank", None),
+        ({"r": ...}, "rank", None),
+        ({"r": 0}, "rank", None),
+        ({"alpha_pattern": {"q": 4}}, "alpha_pattern", {"q": 4}),
+        ({"alpha_pattern": [4]}, "alpha", None),
         ({"lora_alpha": "32"}, "alpha", None),
+        ({"target_parameters": ["mlp.experts.up"]}, "target_parameters", ("mlp.experts.up",)),
+        ({"target_parameters": "mlp.experts.up"}, "target_parameters", ()),
         ({"lora_dropout": 0}, "dropout", 0.0),
         ({"lora_dropout": 1.5}, "dropout", None),
         ({"lora_dropout": True}, "dropout", None),
@@ -100,8 +109,6 @@ def test_fields(changes: dict[str, Any], field: str, value: Any) -> None:
         (b'{"a": ' * 100_000, "it is not JSON ("),
         (b"[" * 100_000, "it is not a JSON object"),
         (b"[]", "it is not a JSON object"),
-        (b'{"peft_type": "IA3", "use_rslora": true}', "it is of another kind of adapter: IA3"),
-        (b'{"peft_type": null}', "it is of another kind of adapter: null"),
     ],
 )
 def test_malformed(data: bytes, problem: str) -> None:
@@ -110,6 +117,37 @@ def test_malformed(data: bytes, problem: str) -> None:
     assert read.problem is not None
     assert read.problem.startswith(problem)
     assert read == AdapterConfig(token=hashlib.sha256(data).hexdigest(), problem=read.problem)
+    assert (read.fields(), read.carried(), read.left_behind()) == ({}, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ('"ADALORA"', "AdaLoRA"),
+        ('"IA3"', "IA³"),
+        ('"PREFIX_TUNING"', "prefix tuning"),
+        ('"NEW_KIND"', "NEW_KIND"),
+        ("null", "null"),
+        ("[1]", "[1]"),
+    ],
+)
+def test_other_kinds(kind: str, name: str) -> None:
+    """An adapter that is not LoRA is named as people know it."""
+    read = read_adapter_config(f'{{"peft_type": {kind}, "use_rslora": true}}'.encode())
+    assert (read.kind, read.problem) == (name, f"it is of another kind of adapter: {name}")
+
+
+@pytest.mark.parametrize("kind", ["ADALORA", "IA3"])
+def test_reason_names_the_kind(kind: str) -> None:
+    """The audit of an adapter that is not LoRA has no layers, and the reason says why."""
+    nothing = {"total_lora_params": 0, "stable_rank_mean": 0.0, "n_layers": 0}
+    of = read_audit(encoded(nothing), adapter=adapter(peft_type=kind))
+    name = {"ADALORA": "AdaLoRA", "IA3": "IA³"}[kind]
+    assert select(of).reason == (
+        f"uniform only: the adapter is {name} (adapter_config.json), not LoRA: "
+        "Gradience audits LoRA layers only, and found 0"
+    )
+    assert notes(of) == []
 
 
 @pytest.mark.parametrize(
@@ -119,7 +157,9 @@ def test_odd_values(value: bytes) -> None:
     """Whatever stands in place of a value tells nothing, and costs nothing."""
     keys = ["base_model_name_or_path", "lora_dropout", "use_rslora", "r", "lora_alpha", "rank_pattern", "alpha_pattern"]
     data = b"{" + b", ".join(f'"{key}": '.encode() + value for key in keys) + b', "\xff": 1}'
-    assert read_adapter_config(data) == AdapterConfig(token=hashlib.sha256(data).hexdigest())
+    read = read_adapter_config(data)
+    assert read == AdapterConfig(token=hashlib.sha256(data).hexdigest(), content=data)
+    assert read.fields() == {}
 
 
 @pytest.mark.parametrize(
@@ -147,65 +187,137 @@ def test_unread(code: str, problem: str) -> None:
         ({}, [], True),
         ({}, [(8, 4.0)], False),
         ({}, [(16, 2.0), (8, 4.0)], False),
-        ({"rank_pattern": {"q": 8}}, [(16, 2.0), (8, 4.0)], True),
+        ({"rank_pattern": {"m1.q": 8}}, [(16, 2.0), (8, 4.0)], True),
+        ({"rank_pattern": {"m1.q": 8}}, [(8, 4.0), (16, 2.0)], False),
+        ({"rank_pattern": {"q": 8}}, [(16, 2.0), (8, 4.0)], False),
         ({}, [(16, 1.0)], False),
         ({"alpha_pattern": {"q": 16}}, [(16, 1.0)], True),
+        ({"alpha_pattern": {"m0": 16}}, [(16, 1.0)], True),  # Gradience takes it for m0.q; PEFT does not
+        ({"alpha_pattern": {"^m0.q": 16}}, [(16, 1.0)], False),
+        ({"alpha_pattern": {"^m0.q": 16}}, [(16, 2.0)], True),
         ({"r": ..., "lora_alpha": ...}, [(8, 1.0)], True),
         ({"lora_alpha": 0.1}, [(16, 0.1 / 16)], True),
     ],
 )
 def test_is_of(changes: dict[str, Any], modules: list[tuple[Any, Any]], belongs: bool) -> None:
-    """It is the audited adapter's if the audit's ranks and alphas are those that it tells, as far as both do."""
-    assert adapter(**changes).is_of(audit(*modules)) is belongs
+    """It is the audited adapter's if it gives the audit's ranks, and Gradience reads the audit's alphas from it."""
+    of = audit(*modules, beside=adapter(**changes))
+    assert (of.adapter is not None) is belongs
+    assert of.adapter_problem == (
+        None if belongs else "it is of another adapter: its ranks or its alpha are not those in the audit"
+    )
 
 
 def test_is_of_a_real_one() -> None:
     """The file of the adapter with `use_rslora` that is among the real audits belongs to its audit, and to no other."""
     own = adapter(r=64, lora_alpha=128, use_rslora=True)
-    assert own.is_of(read_audit(content("r64_rslora__default.json")))
-    assert not own.is_of(read_audit(content("r2__default.json")))
+    assert read_audit(content("r64_rslora__default.json"), adapter=own).adapter == own
+    assert read_audit(content("r2__default.json"), adapter=own).adapter is None
 
 
-# --- when it counts -------------------------------------------------------------------------------------------
+# --- what it changes ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", ASKED_FOR_NOTHING)
-def test_nothing_to_say(settings: BenchSettings) -> None:
-    """Where nobody asks for what it tells, the file is not looked at any further, and nothing records it."""
-    plain = adapter()
-    assert adapter_used(settings, plain) is adapter_used(settings, None) is None
-    assert counted(settings, plain, audit((16, 2.0))) == (None, ())
+@pytest.mark.parametrize(
+    ("changes", "scalings"),
+    [
+        ({}, [2.0, 4.0]),
+        ({"use_rslora": True}, [8.0, 11.3137085]),
+        ({"alpha_pattern": {".*m0.*": 64}}, [4.0, 4.0]),
+        ({"alpha_pattern": {"m0.q": 64, ".*": 8}}, [4.0, 1.0]),
+        ({"alpha_pattern": {".*": 8, "m0.q": 64}}, [0.5, 1.0]),
+        ({"lora_alpha": ...}, [2.0, 4.0]),
+    ],
+)
+def test_scaling(changes: dict[str, Any], scalings: list[float]) -> None:
+    """A module's scaling is what PEFT makes of the file, whatever Gradience reports."""
+    beside = adapter(rank_pattern={"m1.q": 8}, **changes)
+    reported = [(rank, (beside.alpha_in_audit(f"m{place}.q") or 32) / rank) for place, rank in enumerate((16, 8))]
+    of = audit(*reported, beside=beside)
+    assert of.adapter == beside
+    assert [module.scaling for module in of.modules.values()] == pytest.approx(scalings)
 
 
-@pytest.mark.parametrize("settings", [*ASKED_FOR_NOTHING, OPEN])
-def test_scaling_always_counts(settings: BenchSettings) -> None:
-    """`use_rslora` counts under any settings, and a note says so."""
-    scaled = adapter(use_rslora=True)
-    assert adapter_used(settings, scaled) == scaled.token
-    found, notes = counted(settings, scaled, audit((16, 2.0)))
-    assert found == scaled
-    assert notes == ("adapter_config.json says use_rslora: each alpha here gives that scaling without it",)
+def test_rslora_note() -> None:
+    """Under `use_rslora` the alphas of a config are for a training without it, and a note says so."""
+    of = audit((16, 2.0), beside=adapter(use_rslora=True))
+    strategy = json.loads(bench_config(of, select(of)))["compression_strategies"][1]
+    assert strategy["alpha_pattern"] == {"m0.q": 32}  # 32 / sqrt(16) = 8, and 8 x 4
+    assert (
+        notes(of)
+        == [
+            "the uniform rank is lowered from 8 to 4, the adapter's largest: no rank grows",
+            "adapter_config.json says use_rslora: each alpha here gives that scaling without it",
+        ][1:]
+    )
 
 
-def test_asked_for() -> None:
-    """Where the settings leave something to it, it counts."""
-    plain = adapter()
-    assert adapter_used(OPEN, plain) == plain.token
-    assert counted(OPEN, plain, audit((16, 2.0))) == (plain, ())
-    assert counted(OPEN, None, audit((16, 2.0))) == (None, ())
+def test_without_the_file() -> None:
+    """Without the file an alpha rests on an assumption, and a note says on which."""
+    assert notes(audit((16, 2.0))) == [
+        "each alpha assumes a scaling of alpha / rank; for rsLoRA put adapter_config.json beside the audit"
+    ]
+    assert notes(audit((16, None))) == []
 
 
-@pytest.mark.parametrize("settings", [*ASKED_FOR_NOTHING, OPEN])
-def test_unusable_is_noted(settings: BenchSettings) -> None:
+def test_unusable_is_noted() -> None:
     """A file that can't be used might have said anything: a note says that it is not used, and why."""
-    broken = read_adapter_config(b"[]")
-    assert adapter_used(settings, broken) == broken.token
-    found, notes = counted(settings, broken, audit((16, 2.0)))
-    assert (found, notes) == (None, ("adapter_config.json beside the audit is not used: it is not a JSON object",))
+    of = audit((16, 2.0), beside=read_adapter_config(b"[]"))
+    assert of.adapter is None
+    assert notes(of) == ["adapter_config.json is not used: it is not a JSON object"]
 
 
-def test_of_another_adapter() -> None:
-    """The file of another adapter does not count, and a note says so."""
-    found, [note] = counted(OPEN, adapter(), audit((8, 2.0)))
-    assert found is None
-    assert note.startswith("adapter_config.json beside the audit is not used: it is of another adapter: ")
+def test_bad_key() -> None:
+    """A pattern with a key that is no regular expression is no adapter's."""
+    assert notes(audit((16, 2.0), beside=adapter(alpha_pattern={"(": 2}))) == [
+        "adapter_config.json is not used: it has a pattern that is no regular expression: ("
+    ]
+
+
+@pytest.mark.parametrize("beside", [adapter(), read_adapter_config(b"[]"), unusable("symlink")])
+def test_recorded(beside: AdapterConfig) -> None:
+    """A config records the file that lay beside its audit, so that another one makes another answer."""
+    of = audit((16, 2.0), beside=beside)
+    assert json.loads(bench_config(of, select(of)))["provenance"]["adapter_config"] == beside.token
+    alone = audit((16, 2.0))
+    assert "adapter_config" not in json.loads(bench_config(alone, select(alone)))["provenance"]
+
+
+@pytest.mark.parametrize(("asked", "model", "dropout"), [(True, "meta-llama/Llama-3.2-1B", 0.05), (False, None, None)])
+def test_base_model_and_dropout(asked: bool, model: str | None, dropout: float | None) -> None:
+    """With `bench.adapter_config` the file names the base model and the dropout that the base leaves out."""
+    of = audit((16, 2.0), beside=adapter())
+    settings = BenchSettings(base={"train": {"seed": 1}}, adapter_config=asked)
+    config = json.loads(bench_config(of, select(of), settings))
+    assert config.get("model", {}).get("name") == model
+    assert config["lora"].get("dropout") == dropout
+
+
+# --- what is carried over -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "carried", "left"),
+    [
+        ({}, {}, []),
+        ({"use_dora": True, "use_rslora": True}, {"use_dora": True, "use_rslora": True}, []),
+        ({"use_dora": "yes"}, {}, ["use_dora"]),
+        ({"bias": "all", "fan_in_fan_out": True}, {"bias": "all", "fan_in_fan_out": True}, []),
+        ({"modules_to_save": ["score"]}, {"modules_to_save": ["score"]}, []),
+        ({"modules_to_save": "score"}, {}, ["modules_to_save"]),
+        ({"target_parameters": ["a.b"]}, {"target_parameters": ["a.b"]}, []),
+        ({"trainable_token_indices": {"embed": [1]}}, {"trainable_token_indices": {"embed": [1]}}, []),
+        ({"layer_replication": [[0, 2], [1, 3]]}, {"layer_replication": [[0, 2], [1, 3]]}, []),
+        ({"init_lora_weights": "pissa"}, {"init_lora_weights": "pissa"}, []),
+        ({"init_lora_weights": False}, {"init_lora_weights": False}, []),
+        ({"init_lora_weights": True, "modules_to_save": [], "bias": "none", "lora_bias": False}, {}, []),
+        ({"use_qalora": True, "corda_config": {"x": 1}, "megatron_core": "m"}, {}, ["use_qalora", "corda_config"]),
+        ({"inference_mode": True, "revision": "main", "peft_version": "0.21.2", "layers_pattern": ["l"]}, {}, []),
+        ({"lora_dropout": 0.0, "task_type": None}, {}, []),
+    ],
+)
+def test_carried(changes: dict[str, Any], carried: dict[str, Any], left: list[str]) -> None:
+    """What a training of the same kind needs is carried over; what is in use and is not, is told."""
+    plain = {"task_type": None, "lora_dropout": 0.0, **changes}
+    read = adapter(**plain)
+    assert (read.carried(), read.left_behind()) == (carried, left)

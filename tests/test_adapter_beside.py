@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from benchd import answering
 from benchd.adapter_beside import adapter_beside
 from benchd.answering import Answering
+from benchd.cli import main
 from benchd.folder import Folder, Tally
 from benchd.inbox import Work
 from benchd.settings import BenchSettings, FolderSettings
@@ -115,10 +117,10 @@ class TestBase:
 
     def test_asking_in_vain(self, shelf: Shelf):
         """A whole base has nothing to ask the adapter's file for."""
+        shelf.adapter.write_text(PLAIN)
         shelf.set(base=BASE)
         shelf.scan()
         shelf.set(base=BASE, adapter_config=True)
-        shelf.adapter.write_text(PLAIN)
         assert shelf.scan() == []
 
 
@@ -163,11 +165,15 @@ class TestAdapter:
         (elsewhere / "adapter_config.json").rename(shelf.adapter)
         assert shelf.scan() == ["audit.json"]
 
-    def test_one_without_consequence(self, shelf: Shelf):
-        """A file that changes nothing re-answers nothing, and is no audit."""
+    def test_is_no_audit(self, shelf: Shelf):
+        """A plain file changes no rank and no alpha, takes the note about its absence away, and is no audit."""
         shelf.scan()
+        before = shelf.config()["compression_strategies"]
+        assert "adapter_config.json beside the audit" in shelf.config()["selection"]["notes"][-1]
         shelf.adapter.write_text(PLAIN)
-        assert shelf.scan() == []
+        assert shelf.scan() == ["audit.json"]
+        assert shelf.config()["compression_strategies"] == before
+        assert shelf.config()["selection"]["notes"] == []
         assert not config_of(shelf.adapter).exists()
         assert not report_of(shelf.adapter).exists()
 
@@ -194,7 +200,7 @@ class TestAdapter:
         shelf.adapter.write_text(RSLORA[:-5])
         assert shelf.scan() == ["audit.json"]
         [note] = shelf.config()["selection"]["notes"]
-        assert note.startswith("adapter_config.json beside the audit is not used: it is not JSON")
+        assert note.startswith("adapter_config.json is not used: it is not JSON")
         lines = [json.loads(line) for line in shelf.trail.read_text(encoding="utf-8").splitlines()]
         [record] = [line for line in lines if line["event"] == "audit.selected"]
         assert record["notes"] == [note]
@@ -281,6 +287,35 @@ def test_in_a_process_of_its_own(shelf: Shelf, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(answering, "_VERY_LARGE", 0)
     assert shelf.scan() == ["audit.json"]
     assert config_of(shelf.audit).read_bytes() == before
+
+
+class TestPatterns:
+    """Keys that are regular expressions are matched in a process of its own, within a limit of CPU time."""
+
+    def test_honest(self, shelf: Shelf):
+        """A regular expression counts as it does in PEFT."""
+        shelf.adapter.write_text(json.dumps({**json.loads(PLAIN), "alpha_pattern": {r".*\.layers\.\d+\..*": 256}}))
+        assert shelf.scan() == ["audit.json"]
+        assert shelf.alpha() == 4.0
+        assert shelf.config()["selection"]["notes"] == []
+        assert shelf.scan() == []
+
+    def test_hostile(self, shelf: Shelf):
+        """One that takes for ever costs its file the say, not the audit its answer."""
+        shelf.adapter.write_text(json.dumps({**json.loads(PLAIN), "alpha_pattern": {r"(([a-z_.0-9])+.)+\[": 256}}))
+        assert shelf.scan() == ["audit.json"]
+        assert shelf.alpha() == 2.0
+        [note] = shelf.config()["selection"]["notes"]
+        assert note == "adapter_config.json is not used: its patterns take too long to match"
+        assert shelf.scan() == []
+
+    @pytest.mark.parametrize("command", [["explain"], ["export", "--peft"]])
+    def test_commands(self, shelf: Shelf, command: list[str]):
+        """Commands give up on it, too."""
+        shelf.adapter.write_text(json.dumps({**json.loads(PLAIN), "alpha_pattern": {r"(([a-z_.0-9])+.)+\[": 256}}))
+        done = CliRunner().invoke(main, [*command, str(shelf.audit)], env={"BENCHD_CONFIG": ""})
+        assert done.exit_code == 0
+        assert "its patterns take too long to match" in done.output
 
 
 class TestUnderADaemon:

@@ -217,7 +217,7 @@ class TestSelected:
     def test_report_edited_while_it_was_answered(self, desk: Desk, monkeypatch: pytest.MonkeyPatch):
         """An error report that a person puts there meanwhile is looked at before it is replaced."""
         path = desk.path / "bad.json"
-        path.write_bytes(b"[]")
+        path.write_bytes(b"{]")
         real = module.write_temporary
 
         def write(*arguments: Any, **options: Any) -> str:

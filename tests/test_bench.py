@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from benchd import BenchSettings, SelectionSettings, bench_config, read_audit, select
-from benchd.audit import MAX_NAME
 from benchd.bench import decision_id, error_report, settings_used
 from benchd.document import MAX_RANK
+from benchd.naming import MAX_NAME
 from benchd.rejection import CODES, AuditError, refusal
 from corpus import AUDITS, DESIGN_FLAGGED, answer, checked, content, document, encoded, entry
 
@@ -53,9 +53,9 @@ def test_keys_and_their_order() -> None:
     assert list(selection) == ["strategy", "confidence", "reason", "ladder", "layers", "notes"]
     assert list(selection["ladder"][0]) == ["strategy", "fired", "reason"]
     assert list(selection["layers"][0]) == [
-        "layer_name", "module", "priority", "validation", "rank", "rank_source", "priority_score", "spread",
-        "spread_threshold", "uniform_mult", "uniform_mult_threshold", "importance_share", "disagrees",
-        "failed_reasons",
+        "layer_name", "module", "priority", "validation", "rank", "rank_source", "rank_is_upper_bound",
+        "priority_score", "spread", "spread_threshold", "uniform_mult", "uniform_mult_threshold", "importance_share",
+        "disagrees", "failed_reasons",
     ]  # fmt: skip
     assert list(config["provenance"]) == [
         "audit", "audit_sha256", "audit_bytes", "gradience_version", "selection_version", "settings", "decision_id",
@@ -72,7 +72,7 @@ def test_strategies() -> None:
         "rank_pattern": {"a": 4},
         "alpha_pattern": {"a": 8},
         "description": "Per-layer optimization for 1 critical layer",
-        "focus_justification": "1 of 3 layers is flagged as high-impact",
+        "focus_justification": "Selected by flagged: 1 of 3 layers is flagged as high-impact",
         "layers_tested": 1,
         "layers_skipped": 2,
     }
@@ -102,14 +102,47 @@ def test_no_ranks_no_strategy() -> None:
     assert [layer["layer_name"] for layer in config["selection"]["layers"]] == ["a"]
 
 
-def test_focus_justification() -> None:
-    """The justification is Gradience's own advice where the audit has some."""
+OURS = "Selected by flagged: 1 of 3 layers is flagged as high-impact"
+
+
+@pytest.mark.parametrize(
+    ("focus", "justification"),
+    [
+        (["base_model.model.a"], "Focus Bench validation on 1 layer"),
+        (["base_model.model.a", "base_model.model.a"], "Focus Bench validation on 1 layer"),
+        ([], OURS),
+        (["base_model.model.b"], OURS),
+        (["base_model.model.a", "b"], OURS),
+        ("base_model.model.a", OURS),
+        (None, OURS),
+    ],
+)
+def test_focus_justification(focus: Any, justification: str) -> None:
+    """The justification is Gradience's advice where that is about these layers, else the rung's with its numbers."""
     audit = {**FLAGGED}
     audit["policy_disagreement_analysis"] = {
         **FLAGGED["policy_disagreement_analysis"],
-        "disagreement_focus_set": {"message": "Focus Bench validation on\n1 layer"},
+        "disagreement_focus_set": {"message": "Focus Bench validation on\n1 layer", "high_impact_layers": focus},
     }
-    assert answer(audit)["compression_strategies"][1]["focus_justification"] == "Focus Bench validation on 1 layer"
+    assert answer(audit)["compression_strategies"][1]["focus_justification"] == justification
+
+
+@pytest.mark.parametrize(
+    ("own", "setting", "rank", "notes"),
+    [
+        ([16, 4], 8, 8, []),
+        ([4, 2], 8, 4, ["the uniform rank is lowered from 8 to 4, the adapter's largest: no rank grows"]),
+        ([4], "audit_p90", 4, ["the uniform rank is lowered from 6 to 4, the adapter's largest: no rank grows"]),
+        ([None], 8, 8, []),
+        ([], 8, 8, []),
+    ],
+)
+def test_uniform_at_most_the_own(own: list[Any], setting: Any, rank: int, notes: list[str]) -> None:
+    """The baseline is at most the adapter's own largest rank; a lower one than the settings' is noted."""
+    gain = [{"module": f"m{place}", "r": r} for place, r in enumerate(own)]
+    config = answer(document(per_module_gain=gain, suggested_r_global_90=6), bench=BenchSettings(uniform_rank=setting))
+    assert config["compression_strategies"][0]["rank"] == rank
+    assert config["selection"]["notes"] == notes
 
 
 @pytest.mark.parametrize(
@@ -285,7 +318,7 @@ def test_defaults() -> None:
 
 def test_error_report() -> None:
     """A report says code, message and hint, and about which content."""
-    error = refusal("not_an_object", found="a list")
+    error = refusal("too_deep")
     report = checked(error_report("a.json", error, sha256="0" * 64, size=5), "error-report")
     assert list(report) == ["schema_version", "code", "message", "hint", "provenance"]
     assert list(report["provenance"]) == [

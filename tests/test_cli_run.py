@@ -128,7 +128,7 @@ def test_a_name_without_room(home: Path):
 
 def test_the_terminal_is_safe(home: Path):
     """Names in the summary can't play with the terminal."""
-    (home / "inbox" / "a\x1b[31m\n.json").write_bytes(b"[]")
+    (home / "inbox" / "a\x1b[31m\n.json").write_bytes(b"{]")
     stderr = run("inbox", cwd=home).stderr
     assert "\x1b" not in stderr
     assert "a�[31m�.json" in stderr
@@ -182,7 +182,7 @@ def test_rejected_file_that_is_named(home: Path):
 def test_many_problems(home: Path):
     """Of many bad files the summary names some, and says how many there are."""
     for number in range(25):
-        (home / "inbox" / f"bad{number}.json").write_bytes(b"[]")
+        (home / "inbox" / f"bad{number}.json").write_bytes(b"{]")
     result = run("inbox", cwd=home)
     assert "… and 5 more; the trail has them all" in result.stderr
 

@@ -22,6 +22,7 @@ PAGES = sorted([*TOP.glob("*.md"), *TOP.glob("docs/*.md"), *TOP.glob("systemd/*.
 CONFIGURATION = TOP / "docs" / "configuration.md"
 CONTRACT = TOP / "docs" / "spec.md"  # says what is to come, too
 USING = TOP / "docs" / "using-the-config.md"  # its programs need PEFT and Bench; tests/interop runs them
+TRAINERS = TOP / "docs" / "trainers.md"  # as do those on this page
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)")
 
@@ -99,7 +100,7 @@ def test_toml_examples_are_settings(code):
     parse_settings(code, read_file=lambda _: yaml.encode())
 
 
-@pytest.mark.parametrize("code", examples("python", *(page for page in PAGES if page != USING)))
+@pytest.mark.parametrize("code", examples("python", *(page for page in PAGES if page not in {USING, TRAINERS})))
 def test_python_examples_run(code, folder):
     """Each Python example runs as it stands, in a folder with `inbox/audit.json`."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folder)

@@ -27,7 +27,7 @@ def inbox(tmp_path: Path) -> Path:
     inbox.mkdir()
     for number in range(MANY):
         (inbox / f"{number}.json").write_bytes(audit(number))
-    (inbox / "bad.json").write_bytes(b"[]")
+    (inbox / "bad.json").write_bytes(b"{]")
     return inbox
 
 

@@ -324,6 +324,8 @@ def test_error_reports(name: str, data: bytes) -> None:
     """Whatever a file is called and holds, its report is a sealed document that both readers understand."""
     try:
         read_audit(data)
+    except NotAnAudit:
+        return
     except AuditError as error:
         report = error_report(name, error, sha256=None, size=len(data))
         assert yaml.safe_load(report.decode()) == checked(report, "error-report")

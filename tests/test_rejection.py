@@ -11,7 +11,6 @@ PARTS = {
     "not_json": {"place": "line 1, column 2", "problem": "Expecting value", "near": "x"},
     "truncated": {"place": "line 1, column 2"},
     "bad_encoding": {"place": "byte 3", "encoding": "UTF-8"},
-    "not_an_object": {"found": "a list"},
     "too_large": {"size": 11, "limit": 10},
     "not_a_regular_file": {"found": "a folder"},
     "too_complex": {"size": 11, "memory": 40, "seconds": 10},
@@ -46,7 +45,7 @@ def test_a_part_that_is_missing_is_a_mistake(code: str) -> None:
 def test_the_codes_of_the_contract() -> None:
     """The codes are those of the contract and two more: for a name that leaves no room for the config's, for a bomb."""
     assert set(CODES) == {
-        "empty", "truncated", "not_json", "bad_encoding", "not_an_object", "too_large", "too_deep",
+        "empty", "truncated", "not_json", "bad_encoding", "too_large", "too_deep",
         "too_complex", "not_a_regular_file", "symlink", "unreadable", "name_too_long", "bad_schema",
         "audit_failed", "audit_interrupted",
     }  # fmt: skip

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from benchd import AdapterConfig, BenchSettings, bench_config, read_adapter_config, read_audit, select
-from benchd.bench import decision_id, lora_config, noted, settings_used
+from benchd.bench import decision_id, noted, settings_used
 from benchd.runnable import base_used
 from benchd.sidecar import provenance_of
-from corpus import USABLE, Sample, checked, content, document, encoded, entry
+from corpus import USABLE, Sample, checked, document, encoded, entry
 
 BASE: dict[str, Any] = {
     "model": {"name": "m"},
@@ -32,7 +32,7 @@ AUDIT = document(
     per_module_gain=GAIN,
 )
 NOTHING_SELECTED = document(per_module_gain=GAIN)
-PEFT_FILE = {"r": 16, "rank_pattern": {"a": 8}, "alpha_pattern": {"a": 16}, "lora_dropout": 0.1}
+PEFT_FILE = {"r": 16, "rank_pattern": {"a": 8}, "lora_dropout": 0.1}
 ADAPTER = read_adapter_config(json.dumps({**PEFT_FILE, "base_model_name_or_path": "from/adapter"}).encode())
 RSLORA = read_adapter_config(json.dumps({**PEFT_FILE, "use_rslora": True}).encode())
 
@@ -48,15 +48,16 @@ def config(
     for key in [key for key in changes if "__" in key]:
         table, _, name = key.partition("__")
         base.setdefault(table, {})[name] = changes.pop(key)
-    read = read_audit(encoded(audit))
-    data = bench_config(read, select(read), BenchSettings(base=base, **changes), adapter)
+    read = read_audit(encoded(audit), adapter=adapter)
+    data = bench_config(read, select(read), BenchSettings(base=base, **changes))
     value = checked(data)
     assert yaml.safe_load(data.decode()) == value
     return value
 
 
-def notes(*arguments: Any, **changes: Any) -> list[str]:
-    found: list[str] = config(*arguments, **changes)["selection"]["notes"]
+def notes(audit: dict[str, Any] = AUDIT, adapter: AdapterConfig | None = ADAPTER, **changes: Any) -> list[str]:
+    """The notes of a config; beside the file of its adapter there is none about what that would tell."""
+    found: list[str] = config(audit, adapter, **changes)["selection"]["notes"]
     return found
 
 
@@ -65,9 +66,9 @@ def notes(*arguments: Any, **changes: Any) -> list[str]:
 
 def test_without_a_base() -> None:
     """Without a base a config has no tables for Bench, whatever else is set."""
-    read = read_audit(encoded(AUDIT))
+    read = read_audit(encoded(AUDIT), adapter=ADAPTER)
     plain = bench_config(read, select(read))
-    assert bench_config(read, select(read), BenchSettings(focus=True, adapter_config=True), ADAPTER) == plain
+    assert bench_config(read, select(read), BenchSettings(focus=True, adapter_config=True)) == plain
     assert not {"model", "lora", "compression"} & set(json.loads(plain))
 
 
@@ -82,7 +83,7 @@ def test_filled() -> None:
     assert value["train"] == {"seed": 42, "learning_rate": 5e-05}
     assert value["lora"] == {"probe_r": 16, "alpha": 32, "target_modules": ["a", "b", "c"], "dropout": 0.0}
     assert value["compression"] == {"allowed_ranks": [4, 5, 8, 16]}
-    assert value["selection"]["notes"] == []
+    assert notes() == []
 
 
 def test_numbers() -> None:
@@ -108,7 +109,9 @@ def test_real_audits(sample: Sample, focus: bool) -> None:
     assert not lacking
     largest = max(module.rank or 0 for module in read.modules.values())
     assert value["lora"]["probe_r"] == largest
-    ranks = {layer.rank for layer in selection.layers if layer.rank} | {8, largest}
+    uniform = min(8, largest)
+    ranks = {layer.rank for layer in selection.layers if layer.rank} | {uniform, largest}
+    ranks |= {module.rank for module in read.modules.values() if module.rank and module.rank < uniform}
     assert value["compression"]["allowed_ranks"] == sorted(ranks)
     focused = focus and bool(selection.layers)
     wanted = [layer.module for layer in selection.layers] if focused else list(read.names)
@@ -138,12 +141,12 @@ def test_null() -> None:
     assert value["lora"] == config()["lora"]
     assert value["compression"] == config()["compression"]
     assert value["train"]["max_steps"] is None
-    assert value["selection"]["notes"] == []
+    assert notes(**open_keys) == []
     value = config(document(), model__name=None, **open_keys)
     assert value["lora"] == {"probe_r": None, "alpha": None, "target_modules": None, "dropout": 0.0}
     [note] = value["selection"]["notes"]
     assert note.endswith(" model.name, lora.probe_r, lora.alpha, lora.target_modules, compression.allowed_ranks")
-    assert config(focus=True, **open_keys)["selection"]["notes"] == []
+    assert notes(focus=True, **open_keys) == []
 
 
 # --- the base wins --------------------------------------------------------------------------------------------
@@ -156,7 +159,6 @@ def test_the_base_wins() -> None:
     )
     assert value["lora"] == {"probe_r": 16, "alpha": 32, "target_modules": ".*", "dropout": 0.0}
     assert value["compression"] == {"allowed_ranks": [16, 8, 5, 4, 2]}
-    assert value["selection"]["notes"] == []
 
 
 def test_another_probe_rank() -> None:
@@ -164,7 +166,7 @@ def test_another_probe_rank() -> None:
     value = config(lora__probe_r=32)
     assert (value["lora"]["probe_r"], value["lora"]["alpha"]) == (32, 64)
     assert value["compression"]["allowed_ranks"] == [4, 5, 8, 32]
-    assert value["selection"]["notes"] == ["lora.probe_r is 32 (bench.base), the adapter's largest rank is 16"]
+    assert notes(lora__probe_r=32) == ["lora.probe_r is 32 (bench.base), the adapter's largest rank is 16"]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,7 @@ def test_another_probe_rank() -> None:
         ({"lora__alpha": 16}, "lora.alpha is 16 (bench.base); 32 would keep the adapter's scaling"),
         (
             {"compression__allowed_ranks": [4, 8]},
-            "compression.allowed_ranks of bench.base lacks 5, 16; Bench takes the nearest that it has",
+            "compression.allowed_ranks of bench.base lacks 5, 16; Bench rounds ranks down to those that it has",
         ),
         (
             {"lora__target_modules": ["b", "c"]},
@@ -217,14 +219,14 @@ def test_a_table_that_nobody_fills() -> None:
 
 def test_focus() -> None:
     """With focus the target modules are exactly the selected layers', in the order of the selection."""
-    value = config(focus=True)
+    value = config(adapter=ADAPTER, focus=True)
     assert value["lora"]["target_modules"] == ["a", "b"]
     assert value["selection"]["notes"] == []
 
 
 def test_focus_and_the_base() -> None:
     """Focus wins over the base's own target modules, and says so."""
-    value = config(focus=True, lora__target_modules=["c"])
+    value = config(adapter=ADAPTER, focus=True, lora__target_modules=["c"])
     assert value["lora"]["target_modules"] == ["a", "b"]
     assert value["selection"]["notes"] == [
         "bench.focus: lora.target_modules are the selected layers', not those of bench.base"
@@ -236,7 +238,9 @@ def test_focus_on_nothing(own: dict[str, Any], targets: list[str]) -> None:
     """Where no layer is selected there is nothing to focus on: it is as without focus, and a note says so."""
     value = config(NOTHING_SELECTED, focus=True, **own)
     assert value["lora"]["target_modules"] == targets
-    assert value["selection"]["notes"] == ["bench.focus: no layer is selected, so lora.target_modules are not narrowed"]
+    assert value["selection"]["notes"] == [
+        "bench.focus: no selected layer can be a target, so lora.target_modules are not narrowed"
+    ]
 
 
 def test_focus_on_an_ending() -> None:
@@ -260,10 +264,9 @@ def test_left_to_the_adapter() -> None:
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_the_base_before_the_adapter(asked: bool) -> None:
-    """The adapter's file has no say in what the base has, nor where it was not asked; then nothing records it."""
+    """The adapter's file has no say in what the base has, nor where it was not asked."""
     value = config(adapter=ADAPTER, adapter_config=asked)
     assert (value["model"]["name"], value["lora"]["dropout"]) == ("m", 0.0)
-    assert "adapter_config" not in value["provenance"]
     assert value["provenance"]["settings"].get("bench.adapter_config") is None
 
 
@@ -284,11 +287,11 @@ def test_rslora() -> None:
     alphas = value["compression_strategies"][1]["alpha_pattern"]
     assert alphas == {"a": pytest.approx(2.0 * 8**0.5 * 4), "b": 2.0 * 4 * 5}
     assert value["provenance"]["adapter_config"] == RSLORA.token
-    assert "use_rslora" in value["selection"]["notes"][0]
+    assert "use_rslora" in value["selection"]["notes"][-1]
 
 
 def test_rslora_without_scaling() -> None:
-    """Where the audit doesn't tell a module's scaling there is still no alpha."""
+    """Where the audit doesn't tell a module's rank there is still no alpha."""
     flagged = document(flagged=[entry("a", k_values=[4])])
     assert "alpha_pattern" not in config(flagged, RSLORA)["compression_strategies"][1]
     unranked = document(flagged=[entry("a", k_values=[4])], per_module_gain=[{"module": "a", "scaling": 2.0}])
@@ -311,23 +314,22 @@ def test_settings_used() -> None:
 
 def test_each_input_is_another_decision() -> None:
     """Another base, focus or adapter is another decision."""
-    read = read_audit(encoded(AUDIT))
-    selection = select(read)
     inputs: list[tuple[BenchSettings, AdapterConfig | None]] = [
         (BenchSettings(), None),
         (BenchSettings(), RSLORA),
+        (BenchSettings(), ADAPTER),
         (BenchSettings(base=BASE), None),
         (BenchSettings(base=BASE), RSLORA),
         (BenchSettings(base=BASE, focus=True), None),
         (BenchSettings(base={**BASE, "runtime": {}}), None),
     ]
-    assert len({decision_id(read, selection, *each) for each in inputs}) == len(inputs)
-    assert decision_id(read, selection, BenchSettings(), ADAPTER) == decision_id(read, selection, BenchSettings())
+    audits = [(read_audit(encoded(AUDIT), adapter=adapter), settings) for settings, adapter in inputs]
+    assert len({decision_id(read, select(read), settings) for read, settings in audits}) == len(inputs)
 
 
 def test_noted() -> None:
     """The records of a decision have the notes that its config has."""
-    read = read_audit(encoded({**AUDIT, "issues": ["x"]}))
+    read = read_audit(encoded({**AUDIT, "issues": ["x"]}), adapter=ADAPTER)
     selection = select(read)
     settings = BenchSettings(base={**BASE, "lora": {"dropout": 0.0, "probe_r": 4}})
     told = noted(read, selection, settings).notes
@@ -335,56 +337,3 @@ def test_noted() -> None:
     assert told[: len(selection.notes)] == selection.notes
     assert len(told) > len(selection.notes) == 1
     assert noted(read, selection, BenchSettings()) is selection
-
-
-# --- for PEFT -------------------------------------------------------------------------------------------------
-
-
-def lora(audit: dict[str, Any], adapter: AdapterConfig | None = None, **settings: Any) -> dict[str, Any]:
-    read = read_audit(encoded(audit))
-    return lora_config(read, select(read), BenchSettings(**settings), adapter)
-
-
-def test_lora_config() -> None:
-    """The selected layers at their ranks, all others at the uniform one, and each keeps its scaling."""
-    assert lora(AUDIT) == {
-        "r": 8,
-        "lora_alpha": 16,
-        "rank_pattern": {"a": 4, "b": 5},
-        "alpha_pattern": {"a": 8, "b": 10},
-        "target_modules": ["a", "b", "c"],
-    }
-    read = read_audit(encoded(AUDIT))
-    assert lora_config(read, select(read)) == lora(AUDIT)
-
-
-def test_modules_of_other_scalings() -> None:
-    """Modules that are scaled unlike most keep their own scaling, too."""
-    gain = [{"module": name, "r": 8, "scaling": scaling} for name, scaling in [("x", 1.0), ("y.x", 2.0), ("z", 2.0)]]
-    made = lora(document(per_module_gain=gain), uniform_rank=4)
-    assert (made["r"], made["lora_alpha"], made["alpha_pattern"]) == (4, 8, {"$|^x": 4})
-    assert made["rank_pattern"] == {}
-
-
-def test_lora_config_of_little() -> None:
-    """What the audit doesn't tell is left out."""
-    assert lora(document()) == {"r": 8, "rank_pattern": {}, "alpha_pattern": {}}
-    everything = document(flagged=[entry("a", k_values=[4])], per_module_gain=[{"module": "a", "r": 8, "scaling": 2.0}])
-    assert lora(everything)["lora_alpha"] == 16
-
-
-def test_lora_config_with_settings() -> None:
-    """Focus and the base's target modules hold here as they do for Bench; so does the adapter's scaling."""
-    assert lora(AUDIT, focus=True)["target_modules"] == ["a", "b"]
-    assert lora(AUDIT, base={"lora": {"target_modules": ["q"]}})["target_modules"] == ["q"]
-    assert lora(AUDIT, RSLORA)["lora_alpha"] == 2.0 * 4 * 8
-
-
-def test_real_lora_config() -> None:
-    """Of a real audit: an adapter whose modules differ in rank and scaling."""
-    read = read_audit(content("rank_pattern__default.json"))
-    made = lora_config(read, select(read))
-    assert made["r"] == 8
-    scalings = {name: made["alpha_pattern"].get(name, made["lora_alpha"]) for name in read.names}
-    for name, module in read.modules.items():
-        assert scalings[name] / made["rank_pattern"].get(name, 8) == pytest.approx(module.scaling)

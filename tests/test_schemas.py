@@ -182,7 +182,7 @@ def test_error_report_keys() -> None:
 
 def write_everything(trail: Trail) -> None:
     """Call every method of the trail that writes a record, some of them in several ways."""
-    error = refused(b"[]")
+    error = refused(b"{]")
     for sample in SMALLER[:6]:
         decision = decide(sample.content, name="a.json", selection=SelectionSettings(), bench=BenchSettings())
         trail.selected("/in/a.json", "closed", decision=decision, config="/in/a.bench.json", duration_ms=1.23456)

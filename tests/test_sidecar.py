@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import yaml
 
-from benchd import bench_config, read_audit, select
+from benchd import SELECTION_VERSION, bench_config, read_audit, select
 from benchd.rejection import refusal
 from benchd.sidecar import config_name, error_name, is_sidecar, number, provenance_of, seal, unbroken
 from corpus import DESIGN_FLAGGED, content
@@ -135,7 +135,11 @@ def test_provenance() -> None:
         audit.sha256,
         len(content(DESIGN_FLAGGED)),
     )
-    assert (provenance.selection_version, provenance.settings, provenance.code) == (1, {"bench.uniform_rank": 8}, None)
+    assert (provenance.selection_version, provenance.settings, provenance.code) == (
+        SELECTION_VERSION,
+        {"bench.uniform_rank": 8},
+        None,
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,29 +1,29 @@
-"""`adapter_config.json` beside an audit -> `AdapterConfig` (people audit where the adapter is). Pure.
+"""`adapter_config.json`, as PEFT writes it next to an adapter's weights -> `AdapterConfig`. Pure.
 
-PEFT writes the file next to an adapter's weights. It tells what no audit does: the base model, the dropout, and
-whether PEFT scales by alpha / sqrt(rank) (`use_rslora`), where Gradience reports alpha / rank all the same.
+It tells what no audit does: which modules have which alpha (Gradience matches `alpha_pattern` in its own way),
+whether PEFT scales by alpha / sqrt(rank) (`use_rslora`), the kind of the adapter, and what a training needs besides
+ranks.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
-from benchd.audit import Audit
-from benchd.base import missing
 from benchd.document import finite, whole, words
-from benchd.settings import BenchSettings
+from benchd.matching import Matcher
 
 __all__ = [
     "ADAPTER_CONFIG",
+    "CARRIED",
     "MAX_ADAPTER_CONFIG",
     "AdapterConfig",
-    "adapter_used",
-    "counted",
+    "Applied",
     "read_adapter_config",
     "unusable",
 ]
@@ -33,6 +33,31 @@ ADAPTER_CONFIG: Final = "adapter_config.json"
 #: PEFT writes a few kilobytes; only a rank pattern of thousands of modules makes more.
 MAX_ADAPTER_CONFIG: Final = 2**20
 
+#: What a training needs besides ranks, alphas and targets: the type of each field, and what means "not used".
+CARRIED: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
+    "task_type": (str, ()),
+    "lora_dropout": (float, (0,)),
+    "bias": (str, ("none",)),
+    "fan_in_fan_out": (bool, (False,)),
+    "use_rslora": (bool, (False,)),
+    "use_dora": (bool, (False,)),
+    "lora_bias": (bool, (False,)),
+    "modules_to_save": (list[str], ([],)),
+    "target_parameters": (list[str], ([],)),
+    "trainable_token_indices": (list[int] | dict[str, list[int]], ([], {})),
+    "layer_replication": (list[tuple[int, int]], ([],)),
+    "init_lora_weights": (bool | str, (True,)),
+}
+
+#: What is answered otherwise (ranks, alphas, targets), says nothing about the training, or belongs to another key.
+_ANSWERED: Final = frozenset(
+    {
+        "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules",
+        "layers_to_transform", "layers_pattern", "base_model_name_or_path", "revision", "auto_mapping",
+        "inference_mode", "peft_version", "megatron_core", "qalora_group_size", "runtime_config",
+    }
+)  # fmt: skip
+
 #: Why a file was not even read, by the code that reading it gave.
 _UNREAD: Final = {
     "symlink": "it is a symbolic link, and links are not followed",
@@ -40,55 +65,141 @@ _UNREAD: Final = {
     "too_large": f"it has more than {MAX_ADAPTER_CONFIG} bytes",
 }
 
+#: PEFT's names of kinds -> the names that people know them by. Others are shown as they are.
+_KINDS: Final = {
+    "ADALORA": "AdaLoRA",
+    "IA3": "IA³",
+    "LOHA": "LoHa",
+    "LOKR": "LoKr",
+    "OFT": "OFT",
+    "BOFT": "BOFT",
+    "VERA": "VeRA",
+    "PREFIX_TUNING": "prefix tuning",
+    "PROMPT_TUNING": "prompt tuning",
+    "P_TUNING": "P-tuning",
+}
 
-#: Longer than any value that is read, but for the patterns.
+#: Longer than any value that is read, but for the patterns and lists.
 _MAX_VALUE: Final = 4096
 
 
 class _File(Struct, gc=False):
     """What is read of the file, as text: anybody may have put anything there, and most of it is never looked at."""
 
-    peft_type: msgspec.Raw = msgspec.Raw()
-    base_model_name_or_path: msgspec.Raw = msgspec.Raw()
-    lora_dropout: msgspec.Raw = msgspec.Raw()
-    use_rslora: msgspec.Raw = msgspec.Raw()
-    r: msgspec.Raw = msgspec.Raw()
-    lora_alpha: msgspec.Raw = msgspec.Raw()
-    rank_pattern: msgspec.Raw = msgspec.Raw()
-    alpha_pattern: msgspec.Raw = msgspec.Raw()
+    peft_type: Raw = Raw()
+    base_model_name_or_path: Raw = Raw()
+    lora_dropout: Raw = Raw()
+    use_rslora: Raw = Raw()
+    r: Raw = Raw()
+    lora_alpha: Raw = Raw()
+    rank_pattern: Raw = Raw()
+    alpha_pattern: Raw = Raw()
+    target_parameters: Raw = Raw()
 
 
 _decode = msgspec.json.Decoder(_File).decode
 _decode_pattern = msgspec.json.Decoder(dict[str, float] | None).decode
+_decode_names = msgspec.json.Decoder(list[str] | None).decode
+_decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Applied(NamedTuple):
+    """What PEFT gave a module under this file: rank and alpha; None where the file doesn't say."""
+
+    rank: int | None
+    alpha: float | None
 
 
 class AdapterConfig(Struct, frozen=True, kw_only=True):
     """What an adapter's own file tells.
 
     `token` names its content: the SHA-256, or the reason it could not be read. `problem` says why nothing in it counts,
-    else it is None. `ranks` are all that its modules may have; empty where it doesn't say.
+    else it is None. `kind` is the kind of an adapter that is not LoRA. `content` is the file, for `fields`.
     """
 
     token: str
     problem: str | None = None
+    kind: str | None = None
     base_model: str | None = None
     dropout: float | None = None
     use_rslora: bool = False
-    ranks: frozenset[int] = frozenset()
+    rank: int | None = None
     alpha: float | None = None
+    rank_pattern: dict[str, float] = {}
+    alpha_pattern: dict[str, float] = {}
+    target_parameters: tuple[str, ...] = ()
+    content: bytes = b""
 
-    def is_of(self, audit: Audit) -> bool:
-        """Whether this can be the file of the adapter that `audit` is about, as far as both tell.
+    def is_costly(self) -> bool:
+        """Return whether `applied` may take much more time or memory than the size of the file explains."""
+        return Matcher(self.rank_pattern).is_costly or Matcher(self.alpha_pattern).is_costly
 
-        Several audits may share a folder with the file of one adapter.
-        """
-        told = [module for module in audit.modules.values() if module.rank]
-        if self.ranks and any(module.rank not in self.ranks for module in told):
-            return False
-        if self.alpha is None:
-            return True
-        alphas = (module.scaling * module.rank for module in told if module.scaling is not None and module.rank)
-        return all(math.isclose(alpha, self.alpha, rel_tol=1e-6) for alpha in alphas)
+    def applied(self, modules: Sequence[str]) -> dict[str, Applied]:
+        """Return what PEFT gave each of `modules`, matched as PEFT does. Raises `BadKey`."""
+        ranks = Matcher(self.rank_pattern).values(modules) if self.rank_pattern else {}
+        alphas = Matcher(self.alpha_pattern).values(modules) if self.alpha_pattern else {}
+        return {
+            module: Applied(whole(ranks.get(module, self.rank)) or None, alphas.get(module, self.alpha))
+            for module in modules
+        }
+
+    def scaling(self, alpha: float | None, rank: int | None) -> float | None:
+        """Return what PEFT scales a module by: alpha / rank, or alpha / sqrt(rank) with `use_rslora`."""
+        if alpha is None or not rank:
+            return None
+        return finite(alpha / (math.sqrt(rank) if self.use_rslora else rank))
+
+    def alpha_in_audit(self, name: str) -> float | None:
+        """Return the alpha that Gradience reports for `name`: of the first key that is a part of the name's text."""
+        for key, alpha in self.alpha_pattern.items():
+            if key in name:
+                return alpha
+        return self.alpha
+
+    def targets_parameters_of(self, module: str) -> bool:
+        """Return whether PEFT puts an adapter over a parameter of `module` itself (`target_parameters`)."""
+        name = f".{module}"
+        return any(name.endswith(f".{holder}") for holder in self._holders())
+
+    def _holders(self) -> set[str]:
+        return {holder for name in self.target_parameters if (holder := name.rpartition(".")[0])}
+
+    def fields(self) -> dict[str, Any]:
+        """Return every field of the file; empty for one that can't be used."""
+        if self.problem is not None or not self.content:
+            return {}
+        try:
+            return _decode_fields(self.content)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # in a field that nobody looked at yet
+            return {}
+
+    def carried(self) -> dict[str, Any]:
+        """Return the fields in use that a training of the same adapter needs and no answer changes."""
+        fields = self.fields()
+        found = {key: fields[key] for key in CARRIED if _is_used(key, fields.get(key))}
+        return {key: value for key, value in found.items() if _fits(key, value)}
+
+    def left_behind(self) -> list[str]:
+        """Return the names of the fields in use that are neither answered nor carried."""
+        carried = self.carried()
+        return [
+            words(key, 60)
+            for key, value in self.fields().items()
+            if key not in carried and key not in _ANSWERED and _is_used(key, value)
+        ]
+
+
+def _is_used(key: str, value: Any) -> bool:
+    unused = CARRIED[key][1] if key in CARRIED else (False, 0, "", [], {})
+    return value is not None and value not in unused
+
+
+def _fits(key: str, value: Any) -> bool:
+    try:
+        msgspec.convert(value, CARRIED[key][0])
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def read_adapter_config(content: bytes) -> AdapterConfig:
@@ -102,15 +213,21 @@ def read_adapter_config(content: bytes) -> AdapterConfig:
         return AdapterConfig(token=token, problem=f"it is not JSON ({words(str(error), 100)})")
     kind = _value(file.peft_type) if file.peft_type else "LORA"
     if kind != "LORA":
-        return AdapterConfig(token=token, problem=f"it is of another kind of adapter: {words(kind, 60)}")
+        name = _KINDS.get(kind, words(kind, 60)) if isinstance(kind, str) else words(kind, 60)
+        return AdapterConfig(token=token, problem=f"it is of another kind of adapter: {name}", kind=name)
+    ranks, alphas = _pattern(file.rank_pattern), _pattern(file.alpha_pattern)
     return AdapterConfig(
         token=token,
         base_model=_name(_value(file.base_model_name_or_path)),
         dropout=_share(_value(file.lora_dropout)),
         use_rslora=_value(file.use_rslora) is True,
-        ranks=_ranks(_value(file.r), file.rank_pattern),
-        # With an alpha pattern the modules differ, and PEFT alone knows which is which.
-        alpha=None if _pattern(file.alpha_pattern) else finite(_value(file.lora_alpha)),
+        # A pattern that is none may have meant any module, so the default says nothing either.
+        rank=None if ranks is None else whole(_value(file.r)) or None,
+        alpha=None if alphas is None else finite(_value(file.lora_alpha)),
+        rank_pattern=ranks or {},
+        alpha_pattern=alphas or {},
+        target_parameters=_listed(file.target_parameters),
+        content=content,
     )
 
 
@@ -119,35 +236,7 @@ def unusable(code: str) -> AdapterConfig:
     return AdapterConfig(token=code, problem=_UNREAD.get(code, "it can't be read"))
 
 
-def adapter_used(settings: BenchSettings, adapter: AdapterConfig | None) -> str | None:
-    """The token of `adapter` if it can shape answers under `settings`; only then a config records it.
-
-    It can by its scaling, whatever the settings; by its base model and dropout where they ask for these; and a file
-    that can't be used, by the note about it.
-    """
-    if adapter is None:
-        return None
-    asked = settings.adapter_config and bool(missing(settings.base))
-    return adapter.token if adapter.problem or adapter.use_rslora or asked else None
-
-
-def counted(
-    settings: BenchSettings, adapter: AdapterConfig | None, audit: Audit
-) -> tuple[AdapterConfig | None, tuple[str, ...]]:
-    """`adapter` if it counts for the answer to `audit`, else None; and the notes about it."""
-    if adapter is None or adapter_used(settings, adapter) is None:
-        return None, ()
-    problem = adapter.problem
-    if problem is None and not adapter.is_of(audit):
-        problem = "it is of another adapter: its ranks or its alpha are not those in the audit"
-    if problem is not None:
-        return None, (f"{ADAPTER_CONFIG} beside the audit is not used: {problem}",)
-    if adapter.use_rslora:
-        return adapter, (f"{ADAPTER_CONFIG} says use_rslora: each alpha here gives that scaling without it",)
-    return adapter, ()
-
-
-def _value(raw: msgspec.Raw) -> Any:
+def _value(raw: Raw) -> Any:
     """What a short text of JSON says; None for a long one, which is no value that PEFT writes there."""
     if not 0 < len(raw) <= _MAX_VALUE:
         return None
@@ -157,12 +246,19 @@ def _value(raw: msgspec.Raw) -> Any:
         return None
 
 
-def _pattern(raw: msgspec.Raw) -> dict[str, float] | None:
+def _pattern(raw: Raw) -> dict[str, float] | None:
     """A pattern's numbers by key, empty where there is none; None for what is no pattern."""
     try:
         return (_decode_pattern(raw) or {}) if raw else {}
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+def _listed(raw: Raw) -> tuple[str, ...]:
+    try:
+        return tuple(_decode_names(raw) or ()) if raw else ()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ()
 
 
 def _name(value: Any) -> str | None:
@@ -172,11 +268,3 @@ def _name(value: Any) -> str | None:
 def _share(value: Any) -> float | None:
     number = finite(value)
     return number if number is not None and 0 <= number <= 1 else None
-
-
-def _ranks(rank: Any, raw: msgspec.Raw) -> frozenset[int]:
-    """`r` and what a rank pattern puts in its place; none if any of them is no rank."""
-    pattern = _pattern(raw)
-    found = {whole(value) for value in (rank, *pattern.values())} if pattern is not None else {None}
-    ranks = frozenset(rank for rank in found if rank)
-    return ranks if len(ranks) == len(found) else frozenset()

@@ -279,6 +279,7 @@ class Answering:
                 bench=settings.bench,
                 adapter=case.beside.adapter,
                 frugal=len(content) > _SMALL,
+                bounded=True,
             )
         except AuditError as error:
             return _Decided(case, digest(), error)

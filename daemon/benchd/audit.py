@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar, overload
 
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
+from benchd.adapter import ADAPTER_CONFIG, AdapterConfig, Applied
 from benchd.document import (
     Analysis,
+    DisagreementConfig,
     Document,
     Entry,
     Gain,
@@ -24,25 +26,25 @@ from benchd.document import (
     Rows,
     Suggestions,
     finite,
+    listed,
     part,
+    times,
     whole,
     words,
 )
+from benchd.matching import BadKey
+from benchd.naming import modules_of, unaddressable, usable
 from benchd.reading import Costly, is_dense, read_document
 from benchd.rejection import AuditError, NotAnAudit, refusal
 
 __all__ = ["Audit", "AuditError", "Costly", "Layer", "Module", "NotAnAudit", "Rationale", "read_audit"]
 
-#: PEFT wraps the model twice, so an audit's names start with this; `rank_pattern` keys must not
-#: (PEFT 0.21.2 warns and ignores such a key, older ones ignore it silently).
-PEFT_PREFIX: Final = "base_model.model."
-
-#: Longer names are no module of any model, and as a key they would not be YAML any more (PyYAML gives
-#: up on a key beyond 1024 characters; escaping can make four of one, and a pattern adds a few).
-MAX_NAME: Final = 254
-
 _MAX_ISSUES: Final = 20
 _MAX_ISSUES_BYTES: Final = 2**20
+_MOST_GROUPED: Final = 10_000
+
+#: How many modules are held against an `adapter_config.json`: so many show that it is another adapter's.
+_COMPARED: Final = 64
 
 
 _Value = TypeVar("_Value")
@@ -93,20 +95,18 @@ class Layer(Struct, gc=False, frozen=True, eq=False):
 
 
 class Module(Struct, gc=False, frozen=True):
-    """What the audit tells of a module's own adapter: rank and scaling (alpha / r), where it does."""
+    """A module's own adapter: its rank, and what PEFT scales it by (alpha / rank), where they are told."""
 
     rank: int | None
     scaling: float | None
 
     def alpha_at(self, rank: int, *, use_rslora: bool = False) -> int | float | None:
-        """The alpha that keeps the scaling at another rank: scaling x rank (field-notes, section 3), or None if untold.
+        """Return the alpha that keeps the scaling at another rank, or None where the scaling is not told.
 
-        With `use_rslora` PEFT scales this module by alpha / sqrt(rank); Gradience reports alpha / rank all the same.
+        That is scaling x rank, or scaling x sqrt(rank) for a training with `use_rslora` (field-notes, section 3).
         """
         scaling = self.scaling
-        if use_rslora and scaling is not None:
-            scaling = scaling * math.sqrt(self.rank) if self.rank else None
-        alpha = finite(scaling * rank) if scaling is not None and scaling > 0 else None
+        alpha = finite(scaling * (math.sqrt(rank) if use_rslora else rank)) if scaling and scaling > 0 else None
         if alpha is None:
             return None
         return int(alpha) if alpha.is_integer() and alpha < 2**53 else alpha
@@ -119,14 +119,29 @@ class Audit:
     repeated entries, in the file's order. `no_analysis` says why both are empty where Gradience made no
     analysis, else it is None. `notes` are what a reader should know about the file.
 
-    One that was read frugally raises `Costly` rather than look into a part that may take much more than its size.
+    With the file of its adapter every scaling is the one that PEFT applies. `beside` is that file, whether it counts or
+    not.
+
+    One that was read frugally raises `Costly` rather than look into a part that may take much more than its size;
+    one that is `bounded`, rather than match patterns that may take long.
     """
 
     def __init__(
-        self, document: Document, *, name: str, sha256: str, size: int, notes: list[str], frugal: bool = False
+        self,
+        document: Document,
+        *,
+        name: str,
+        sha256: str,
+        size: int,
+        notes: list[str],
+        frugal: bool = False,
+        bounded: bool = False,
+        adapter: AdapterConfig | None = None,
     ) -> None:
         self._document = document
         self._frugal = frugal
+        self._bounded = bounded
+        self.beside = adapter
         self.name = name
         self.sha256 = sha256
         self.size = size
@@ -135,11 +150,14 @@ class Audit:
         self.no_analysis = self._why_no_analysis()
         performed = self.no_analysis is None
         flagged = self._analysis.flagged_layers if performed else None
-        listed = self._analysis.all_layers_with_disagreement if performed else None
+        candidates = self._analysis.all_layers_with_disagreement if performed else None
+        notes = list(notes)
         self._flagged = _distinct(flagged, "flagged_layers", notes)
-        self._listed = _distinct(listed, "all_layers_with_disagreement", notes)
+        self._listed = _distinct(candidates, "all_layers_with_disagreement", notes)
         self.flagged = _layers(self._flagged)
-        self.notes = (*notes, *self._issue_notes()) if document.issues is not UNSET else tuple(notes)
+        if document.issues is not UNSET:
+            notes.extend(self._issue_notes())
+        self.notes = tuple(notes)
 
     @_Once
     def candidates(self) -> tuple[Layer, ...]:
@@ -189,11 +207,34 @@ class Audit:
         return None
 
     @property
+    def spread_constants(self) -> tuple[float, float]:
+        """`spread_base_threshold` and `spread_dynamic_factor` of the audit, else Gradience's own: 3 and 0.5."""
+        config = self._analysis.disagreement_config or DisagreementConfig()
+        base, factor = config.spread_base_threshold, config.spread_dynamic_factor
+        return 3.0 if base is None else base, 0.5 if factor is None else factor
+
+    @property
     def focus_message(self) -> str | None:
         """Gradience's own advice, one sentence."""
         focus = self._analysis.disagreement_focus_set
         message = focus.message if focus else None
         return words(message, 1000) if message and not message.isspace() else None
+
+    @property
+    def focus_set(self) -> frozenset[str]:
+        """The layers that Gradience's own advice is about, by the names that the audit has for them."""
+        focus = self._analysis.disagreement_focus_set
+        names = self._value(focus.high_impact_layers) if focus else None
+        return frozenset([name for name in names if isinstance(name, str)]) if isinstance(names, list) else frozenset()
+
+    @property
+    def is_of_nothing(self) -> bool:
+        """Whether Gradience found no layer to audit; in a mistyped folder, too, its exit code is 0."""
+        return (
+            self.no_analysis is not None
+            and self._document.n_layers is not UNSET
+            and whole(self._value(self._document.n_layers)) == 0
+        )
 
     @property
     def suggested_median(self) -> int | None:
@@ -205,8 +246,24 @@ class Audit:
         """`suggested_r_global_90`, likewise."""
         return whole(self._value(self._document.suggested_r_global_90)) or None
 
+    # --- modules -------------------------------------------------------------------------------------------
+
     def module(self, name: str) -> Module | None:
-        """A module's own rank and scaling, from `per_module_gain`, else from its layer row; None without."""
+        """A module's own rank and scaling, by the name that the audit has for it; None where nothing is told.
+
+        From `per_module_gain`, else from its layer row; the scaling from the file of the adapter, if that counts.
+        """
+        told = self._told_of(name)
+        if told is None or self.beside is None or self.adapter is None:
+            return told
+        applied = self._applied.get(modules_of([name]).names[0])
+        alpha = applied.alpha if applied else None
+        if alpha is None and told.rank and told.scaling is not None:
+            alpha = told.scaling * told.rank  # as Gradience reports it
+        scaling = self.adapter.scaling(alpha, told.rank)
+        return told if scaling is None and not self.adapter.use_rslora else Module(told.rank, scaling)
+
+    def _told_of(self, name: str) -> Module | None:
         gain, row = self._gains.get(name), None
         rank, scaling = (whole(gain.r), gain.scaling) if gain else (None, None)
         if not rank or scaling is None:
@@ -217,36 +274,142 @@ class Audit:
         return None if gain is None and row is None else Module(rank or None, scaling)
 
     @_Once
+    def _by_module(self) -> dict[str, str]:
+        """Every adapted module, by the name that PEFT has for it -> the first name that the audit has for it."""
+        told = [*reversed(self._gains), *reversed(self._rows)]  # they are kept with the last first
+        known = {entry.layer_name: module for module, entry in self._listed.items()}
+        modules = [known.get(name, "") for name in told]
+        if "" in modules:  # mostly the analysis lists all modules, and its names are looked at already
+            told = usable(told)
+            modules = modules_of(told).names
+        named = dict(zip(modules, told, strict=True))
+        if len(named) < len(told):  # of several names for one module the first counts
+            named |= dict(zip(reversed(modules), reversed(told), strict=True))
+        for layers in (self._flagged, self._listed):
+            named.update({module: entry.layer_name for module, entry in layers.items() if module not in named})
+        return named
+
+    @_Once
+    def out_of_reach(self) -> frozenset[str]:
+        """Adapted modules that no rank pattern reaches: fused experts (`target_parameters`), layers below others."""
+        found = unaddressable(self._by_module)
+        beside = self.beside
+        if beside is not None and beside.target_parameters:
+            found |= {module for module in self._by_module if beside.targets_parameters_of(module)}
+        return found
+
+    @_Once
     def names(self) -> tuple[str, ...]:
-        """Every adapted module that the audit names, as PEFT does, in the audit's order."""
-        return tuple(dict.fromkeys((*_stripped(self._told), *self._flagged, *self._listed)))
+        """Every module that PEFT can be given a rank for, as PEFT names it, in the audit's order."""
+        if not self.out_of_reach:
+            return tuple(self._by_module)
+        return tuple([module for module in self._by_module if module not in self.out_of_reach])
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """Every adapted module, as PEFT names it: `names` and those out of reach."""
+        return tuple(self._by_module)
 
     @_Once
     def modules(self) -> dict[str, Module]:
-        """What the audit tells of the adapter of each module, by the name that PEFT has for it."""
-        told = self._told
-        pairs = zip(_stripped(told), told, strict=True)
-        return {stripped: module for stripped, name in pairs if (module := self.module(name))}
+        """What is told of the adapter of each of `names`."""
+        named = self._by_module
+        return {module: told for module in self.names if (told := self.module(named[module]))}
 
     @property
     def largest(self) -> Module | None:
         """The first module of the largest rank, or None where no module's rank is told."""
         return max(self.modules.values(), key=lambda module: module.rank or 0, default=None)
 
+    @_Once
+    def largest_rank(self) -> int | None:
+        """The largest rank of any of `names`, or None where no rank is told."""
+        if self.out_of_reach:
+            ranks = {module.rank for module in self.modules.values()}
+        else:
+            gains = self._gains
+            told = {gain.r for gain in gains.values()}
+            if self._rows:
+                told |= {row.r for name, row in self._rows.items() if name not in gains or not gains[name].r}
+            ranks = {whole(rank) for rank in told}
+        return max([rank for rank in ranks if rank], default=None)
+
     @property
-    def _told(self) -> list[str]:
-        # They are kept with the last first.
-        return _usable([*reversed(self._gains), *reversed(self._rows)])
+    def means(self) -> dict[str, float]:
+        """`utilization_mean` and `stable_rank_mean` over all layers, where the audit tells them."""
+        texts = {
+            "utilization_mean": self._document.utilization_mean,
+            "stable_rank_mean": self._document.stable_rank_mean,
+        }
+        told = {key: finite(self._value(text)) for key, text in texts.items()}
+        return {key: value for key, value in told.items() if value is not None}
 
-    def row_rank(self, name: str) -> int | None:
-        """The largest `k` over the policies of the module's layer row, or None."""
+    def parameters(self) -> dict[str, int]:
+        """Return the number of LoRA parameters of each of `names` that a layer row tells (`--layers`)."""
+        named = self._by_module
+        rows = {module: self._rows.get(named[module]) for module in self.names}
+        counts = {module: finite(row.params) for module, row in rows.items() if row is not None}
+        return {module: int(count) for module, count in counts.items() if count is not None and count > 0}
+
+    # --- the file of the adapter ---------------------------------------------------------------------------
+
+    @_Once
+    def adapter(self) -> AdapterConfig | None:
+        """The file of the adapter beside the audit if it counts: it can be read, and is of this adapter."""
+        return self.beside if self.beside is not None and self.adapter_problem is None else None
+
+    @_Once
+    def adapter_problem(self) -> str | None:
+        """Why the file of the adapter beside the audit does not count; None if it does, or there is none."""
+        beside = self.beside
+        if beside is None or beside.problem is not None:
+            return beside.problem if beside else None
+        try:
+            belongs = self._is_of(beside)
+        except BadKey as error:
+            return f"it has a pattern that is no regular expression: {words(str(error), 60)}"
+        return None if belongs else "it is of another adapter: its ranks or its alpha are not those in the audit"
+
+    def _is_of(self, beside: AdapterConfig) -> bool:
+        """Whether this can be the file of the audited adapter: several audits may share a folder with one such file.
+
+        The ranks must be those that PEFT gives, the alphas those that Gradience reads from the same file.
+        """
+        named, applied = self._by_module, self._applied
+        told = [(named[module], module) for module in self.names]
+        every = max(1, len(told) // _COMPARED)
+        for place, (name, module) in enumerate(told):
+            own = self._told_of(name)
+            rank = applied[module].rank
+            if own is None or own.rank is None or rank is None:
+                continue
+            if own.rank != rank:
+                return False
+            alpha = beside.alpha_in_audit(name) if place % every == 0 else None
+            if alpha is None or own.scaling is None:
+                continue
+            if not math.isclose(own.scaling * own.rank, alpha, rel_tol=1e-6):
+                return False
+        return True
+
+    @_Once
+    def _applied(self) -> dict[str, Applied]:
+        """What PEFT gave each module by the file beside the audit, if there is one. Raises `BadKey`."""
+        if self._bounded and self.beside is not None and self.beside.is_costly():
+            raise Costly
+        return self.beside.applied(self.names) if self.beside is not None else {}
+
+    # --- evidence of ranks ---------------------------------------------------------------------------------
+
+    def row_ranks(self, name: str) -> list[int]:
+        """The `k` of each policy in the module's layer row; empty without any."""
         row = self._rows.get(name)
-        return _largest(row.rank_suggestions) if row else None
+        return _ranks(row.rank_suggestions) if row else []
 
-    def policy_rank(self, name: str) -> int | None:
-        """The largest `k` of the module in `policies.per_layer`, or None."""
+    def policy_ranks(self, name: str) -> list[int]:
+        """The `k` of each policy of the module in `policies.per_layer`: Gradience writes the energy policy's alone."""
         row = self._policy_rows.get(name)
-        return _largest(row.suggestions) if row else None
+        return _ranks(row.suggestions) if row else []
 
     # Of a module that is named twice the first entry counts. By name: a selection asks for a few of thousands.
 
@@ -312,31 +475,48 @@ class Audit:
         """Why there is nothing to select from, in Gradience's own words where it has some; None if there is."""
         document = self._document
         if document.policy_disagreement_analysis is self._analysis:
-            if self._analysis.analysis_performed is False:
-                reason = self._value(self._analysis.reason)
-                why = words(reason) if reason is not None else "no reason given"
-                return f"Gradience performed no disagreement analysis: {why}"
-            return None
+            if self._analysis.analysis_performed is not False:
+                return None
+            reason = self._value(self._analysis.reason)
+            why = words(reason) if reason is not None else "no reason given"
+            return f"Gradience performed no disagreement analysis: {why}"
         if document.policy_disagreement_analysis_error is not UNSET:
             why = words(self._value(document.policy_disagreement_analysis_error))
             return f"Gradience's disagreement analysis failed: {why}"
+        if document.n_layers is not UNSET and whole(self._value(document.n_layers)) == 0:
+            return self._why_no_layers()
+        missing = "the audit has no policy_disagreement_analysis"
         if document.probe_rank is not UNSET:
-            return "the audit has no policy_disagreement_analysis; audits that Bench writes itself never have one"
-        if whole(self._value(document.n_layers)) == 0:
-            return "the audit has no policy_disagreement_analysis: Gradience could use no adapter layer"
-        return "the audit has no policy_disagreement_analysis"
+            missing += "; audits that Bench writes itself never have one"
+        elif document.total_lora_params is not UNSET and document.rank_policy_schema_version is UNSET:
+            missing += ": it was written by a Gradience before 0.8; audit the adapter again with a newer one"
+        return missing
 
-    def _issue_notes(self) -> list[str]:
+    def _why_no_layers(self) -> str:
+        kind = self.beside.kind if self.beside else None
+        if kind is not None:
+            return f"the adapter is {kind} ({ADAPTER_CONFIG}), not LoRA: Gradience audits LoRA layers only, and found 0"
+        issues = self._issues()
+        why = f": {words(issues[0], 200)}" if issues else "; is the folder right, and the adapter a LoRA?"
+        return f"an audit of nothing: Gradience found 0 LoRA layers that it could audit{why}"
+
+    def _issues(self) -> list[str]:
+        """What Gradience could not do, each once; empty for more than can be looked at."""
         issues: object = self._document.issues
         if isinstance(issues, Raw):
             # As text it takes no more than its size; taken apart it could take a hundred times as much.
-            if len(issues) > _MAX_ISSUES_BYTES:
-                return ["Gradience: more issues than can be shown here"]
-            issues = part(issues, _decode_any, object)
-        listed = issues if isinstance(issues, list) else []
-        notes = [f"Gradience: {words(issue)}" for issue in listed[:_MAX_ISSUES] if issue]
-        if len(listed) > _MAX_ISSUES:
-            more = len(listed) - _MAX_ISSUES
+            issues = part(issues, _decode_any, object) if len(issues) <= _MAX_ISSUES_BYTES else None
+        told = issues[:_MOST_GROUPED] if isinstance(issues, list) else []
+        return _grouped([issue if isinstance(issue, str) else words(issue) for issue in told if issue])
+
+    def _issue_notes(self) -> list[str]:
+        issues: object = self._document.issues
+        if isinstance(issues, Raw) and len(issues) > _MAX_ISSUES_BYTES:
+            return ["Gradience: more issues than can be shown here"]
+        grouped = self._issues()
+        notes = [f"Gradience: {words(text)}" for text in grouped[:_MAX_ISSUES]]
+        if len(grouped) > _MAX_ISSUES:
+            more = len(grouped) - _MAX_ISSUES
             notes.append(f"Gradience: {more} more {'issue' if more == 1 else 'issues'}")
         return notes
 
@@ -350,9 +530,25 @@ _decode_policies: Final = msgspec.json.Decoder(Policies).decode
 _decode_suggestions: Final = msgspec.json.Decoder(Suggestions).decode
 
 
-def _largest(policies: dict[str, Policy] | None) -> int | None:
-    ks = [k for policy in (policies or {}).values() if (k := whole(policy.k)) is not None]
-    return max(ks) if ks else None
+def _ranks(policies: dict[str, Policy] | None) -> list[int]:
+    return [k for policy in (policies or {}).values() if (k := whole(policy.k)) is not None]
+
+
+def _grouped(issues: list[str]) -> list[str]:
+    """Each issue once, with a count; those that differ in nothing but the module that they name are one, too."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for issue in issues:
+        what, _, rest = issue.partition(" for ")
+        module, colon, why = rest.partition(": ")
+        key = (what, why) if colon and " " not in module else (issue, "")
+        groups.setdefault(key, []).append(issue)
+    texts = []
+    for (what, why), members in groups.items():
+        if len(set(members)) > 1:
+            texts.append(f"{len(members)} modules: {what[:1].lower()}{what[1:]}: {why}")
+        else:
+            texts.append(times(members[0], len(members)))
+    return texts
 
 
 def _distinct(entries: list[Entry] | None, where: str, notes: list[str]) -> dict[str, Entry]:
@@ -360,20 +556,36 @@ def _distinct(entries: list[Entry] | None, where: str, notes: list[str]) -> dict
     if not entries:
         return {}
     names = [entry.layer_name for entry in entries]
-    usable = _usable(names)
-    if malformed := len(names) - len(usable):
-        allowed = set(usable)
+    named = usable(names)
+    if malformed := len(names) - len(named):
+        allowed = set(named)
         entries = [entry for entry in entries if entry.layer_name in allowed]
         is_are = "entry is" if malformed == 1 else "entries are"
         notes.append(f"{where}: {malformed} {is_are} malformed (no usable layer_name) and skipped")
-    stripped = _stripped(usable)
-    distinct = dict(zip(stripped, entries, strict=True))
-    if repeated := len(stripped) - len(distinct):
-        distinct = {}
-        for module, entry in zip(stripped, entries, strict=True):
-            distinct.setdefault(module, entry)
+    modules, wrappers = modules_of(named)
+    if wrappers:
+        note = f"wrapper parts are taken off the names, as no unwrapped model has them: {', '.join(wrappers)}"
+        if note not in notes:
+            notes.append(note)
+    distinct = dict(zip(modules, entries, strict=True))
+    return distinct if len(distinct) == len(entries) else _first_of(modules, entries, where, notes)
+
+
+def _first_of(modules: list[str], entries: list[Entry], where: str, notes: list[str]) -> dict[str, Entry]:
+    """Of several entries for one module the first; what the others are is a note."""
+    distinct: dict[str, Entry] = {}
+    repeated, merged = 0, dict[str, None]()
+    for module, entry in zip(modules, entries, strict=True):
+        first = distinct.setdefault(module, entry)
+        if first is not entry and first.layer_name == entry.layer_name:
+            repeated += 1
+        elif first is not entry:
+            merged[module] = None
+    if repeated:
         is_are = "entry repeats a layer" if repeated == 1 else "entries repeat layers"
         notes.append(f"{where}: {repeated} {is_are} already named; the first counts")
+    if merged:
+        notes.append(f"{where}: {listed(merged)}: two names in the audit are this one module; the first counts")
     return distinct
 
 
@@ -381,26 +593,22 @@ def _layers(distinct: dict[str, Entry]) -> tuple[Layer, ...]:
     return tuple([Layer(entry.layer_name, module, entry.flagging_rationale) for module, entry in distinct.items()])
 
 
-def _usable(names: list[str]) -> list[str]:
-    """Those that can be the name of a module. Nearly always all are, and a look at all together is soon done."""
-    if "".join(names).isprintable() and "" not in names and len(max(names, key=len, default="")) <= MAX_NAME:
-        return names
-    return [name for name in names if 0 < len(name) <= MAX_NAME and name.isprintable()]
-
-
-def _stripped(names: Iterable[str]) -> list[str]:
-    return [name.removeprefix(PEFT_PREFIX) or name for name in names]
-
-
 def read_audit(
-    data: bytes, *, name: str = "audit.json", sha256: str | Callable[[], str] | None = None, frugal: bool = False
+    data: bytes,
+    *,
+    name: str = "audit.json",
+    sha256: str | Callable[[], str] | None = None,
+    frugal: bool = False,
+    bounded: bool = False,
+    adapter: AdapterConfig | None = None,
 ) -> Audit:
     """Read one audit file.
 
-    `name` is the audit's file name, `sha256` the hex digest of `data` where the caller has it already, or what tells it
-    and is asked once the file has been read. Raises `NotAnAudit` for a JSON object that is something else, `AuditError`
-    for what can't be used (spec, section 2); and if `frugal`, `Costly` for what may take much more memory or time than
-    its size explains.
+    `name` is the audit's file name, `sha256` the hex digest of `data` where the caller has it already, or a function
+    that returns it, called once the file has been read. `adapter` is the adapter's own `adapter_config.json`. Raises
+    `NotAnAudit` for JSON that is something else, `AuditError` for what can't be used (spec, section 2). Raises `Costly`
+    for what may take much more memory or time than its size explains: if `frugal` in the file, if `bounded` in the
+    patterns of `adapter`. An `Audit` raises it later, too.
     """
     document, notes = read_document(data, frugal=frugal)
     if document.error is not UNSET and part(document.error, _decode_any, object) == "unexpected_audit_result_type":
@@ -410,7 +618,16 @@ def read_audit(
     if not isinstance(sha256, str):
         sha256 = hashlib.sha256(data).hexdigest() if sha256 is None else sha256()
     try:
-        return Audit(document, name=name, sha256=sha256, size=len(data), notes=notes, frugal=frugal)
+        return Audit(
+            document,
+            name=name,
+            sha256=sha256,
+            size=len(data),
+            notes=notes,
+            frugal=frugal,
+            bounded=bounded,
+            adapter=adapter,
+        )
     except RecursionError:
         # Quoting a value takes a little more stack than reading it took.
         raise refusal("too_deep") from None

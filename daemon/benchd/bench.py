@@ -6,18 +6,17 @@ Pure and deterministic: no time stamps, no host names, no paths. Same input, sam
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from benchd.adapter import AdapterConfig, adapter_used, counted
+from benchd.adapter import ADAPTER_CONFIG
 from benchd.audit import Audit
 from benchd.base import Base
 from benchd.document import MAX_RANK, utf8, words
 from benchd.patterns import pattern_keys
 from benchd.rejection import AuditError
-from benchd.runnable import base_used, runnable, targets
+from benchd.runnable import base_used, runnable
 from benchd.selection import SELECTION_VERSION, SelectedLayer, Selection
 from benchd.settings import BenchSettings
 from benchd.sidecar import number, seal
@@ -27,9 +26,9 @@ __all__ = [
     "bench_config",
     "decision_id",
     "error_report",
-    "lora_config",
     "noted",
     "settings_used",
+    "uniform_rank",
     "write_config",
 ]
 
@@ -45,26 +44,16 @@ class Written(NamedTuple):
     notes: tuple[str, ...]
 
 
-def bench_config(
-    audit: Audit,
-    selection: Selection,
-    settings: BenchSettings | None = None,
-    adapter: AdapterConfig | None = None,
-) -> bytes:
-    """The content of `NAME.bench.json`: JSON, UTF-8, the same object when read as YAML 1.1.
-
-    `adapter` is what `read_adapter_config` made of the `adapter_config.json` beside the audit, if there is one.
-    """
-    return write_config(audit, selection, settings or BenchSettings(), adapter).config
+def bench_config(audit: Audit, selection: Selection, settings: BenchSettings | None = None) -> bytes:
+    """Return the content of `NAME.bench.json`: JSON, UTF-8, the same object when read as YAML 1.1."""
+    return write_config(audit, selection, settings or BenchSettings()).config
 
 
-def write_config(
-    audit: Audit, selection: Selection, settings: BenchSettings, adapter: AdapterConfig | None = None
-) -> Written:
+def write_config(audit: Audit, selection: Selection, settings: BenchSettings) -> Written:
     """The same, with what the trail says of it."""
-    plan = _plan(audit, selection, settings, adapter)
+    plan = _plan(audit, selection, settings)
     used = settings_used(selection, settings)
-    token = adapter_used(settings, adapter)
+    token = audit.beside.token if audit.beside else None
     decision = _decision_id(audit, used, token)
     notes = (*selection.notes, *plan.notes)
     provenance = {
@@ -96,47 +85,10 @@ def write_config(
     return Written(config, decision, notes)
 
 
-def noted(
-    audit: Audit, selection: Selection, settings: BenchSettings, adapter: AdapterConfig | None = None
-) -> Selection:
-    """`selection` with all the notes that its config has, for records and people; `bench_config` takes it without."""
-    notes = _plan(audit, selection, settings, adapter).notes
+def noted(audit: Audit, selection: Selection, settings: BenchSettings) -> Selection:
+    """Return `selection` with all the notes of its config, for records and people; `bench_config` takes it without."""
+    notes = _plan(audit, selection, settings).notes
     return msgspec.structs.replace(selection, notes=(*selection.notes, *notes)) if notes else selection
-
-
-def lora_config(
-    audit: Audit,
-    selection: Selection,
-    settings: BenchSettings | None = None,
-    adapter: AdapterConfig | None = None,
-) -> dict[str, Any]:
-    """What `peft.LoraConfig(**…)` takes to train the adapter anew at the ranks of this answer.
-
-    The selected layers get ranks of their own, every other module the uniform rank, and all keep their scaling.
-    `lora_alpha` is left out where the audit doesn't tell any scaling, `target_modules` where it names no module.
-    """
-    settings = settings or BenchSettings()
-    uniform, *others = _plan(audit, selection, settings, adapter).strategies
-    adapter, _ = counted(settings, adapter, audit)
-    rank = uniform["rank"]
-    rslora = adapter is not None and adapter.use_rslora
-    ranked = {layer.module for layer in selection.layers if layer.rank}
-    told = {name: module.alpha_at(rank, use_rslora=rslora) for name, module in audit.modules.items()}
-    alphas = {name: alpha for name, alpha in told.items() if alpha is not None and name not in ranked}
-    common = Counter(alphas.values() or [alpha for alpha in told.values() if alpha is not None]).most_common(1)
-    arguments: dict[str, Any] = {"r": rank}
-    if common:
-        arguments["lora_alpha"] = common[0][0]
-    # Few adapters have modules of different scalings.
-    apart = {name: alpha for name, alpha in alphas.items() if alpha != arguments["lora_alpha"]}
-    keys = pattern_keys(list(apart), audit.names)
-    own = others[0] if others else {}
-    arguments["rank_pattern"] = own.get("rank_pattern", {})
-    arguments["alpha_pattern"] = {**own.get("alpha_pattern", {}), **{keys[name]: apart[name] for name in apart}}
-    wanted = targets(audit, selection, settings)
-    if wanted:
-        arguments["target_modules"] = wanted
-    return arguments
 
 
 def settings_used(selection: Selection, settings: BenchSettings) -> dict[str, Any]:
@@ -144,11 +96,10 @@ def settings_used(selection: Selection, settings: BenchSettings) -> dict[str, An
     return {"bench.uniform_rank": settings.uniform_rank, **base_used(settings), **selection.settings}
 
 
-def decision_id(
-    audit: Audit, selection: Selection, settings: BenchSettings, adapter: AdapterConfig | None = None
-) -> str:
-    """Names this decision: the same for the same inputs and selection version, whenever it is made."""
-    return _decision_id(audit, settings_used(selection, settings), adapter_used(settings, adapter))
+def decision_id(audit: Audit, selection: Selection, settings: BenchSettings) -> str:
+    """Name this decision: the same for the same inputs and selection version, whenever it is made."""
+    token = audit.beside.token if audit.beside else None
+    return _decision_id(audit, settings_used(selection, settings), token)
 
 
 def _decision_id(audit: Audit, used: dict[str, Any], token: str | None) -> str:
@@ -183,53 +134,83 @@ class _Plan(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _plan(audit: Audit, selection: Selection, settings: BenchSettings, adapter: AdapterConfig | None) -> _Plan:
-    adapter, notes = counted(settings, adapter, audit)
-    strategies = [_uniform(audit, settings)]
+def _plan(audit: Audit, selection: Selection, settings: BenchSettings) -> _Plan:
+    uniform, notes = _uniform(audit, settings)
+    strategies = [uniform]
     ranked = [layer for layer in selection.layers if layer.rank]
     if ranked:
-        strategies.append(_per_layer(audit, selection, ranked, adapter))
+        strategies.append(_per_layer(audit, selection, ranked))
+    notes = [*notes, *_adapter_notes(audit, has_alphas="alpha_pattern" in strategies[-1])]
     if not settings.base:
-        return _Plan(strategies, {}, notes)
-    ranks = {strategies[0]["rank"], *(layer.rank for layer in ranked if layer.rank)}
-    run = runnable(audit, selection, ranks, settings, adapter)
+        return _Plan(strategies, {}, tuple(notes))
+    own = {module.rank for module in audit.modules.values() if module.rank and module.rank < uniform["rank"]}
+    ranks = {uniform["rank"], *own, *(layer.rank for layer in ranked if layer.rank)}
+    run = runnable(audit, selection, ranks, settings)
     return _Plan(strategies, run.tables, (*notes, *run.notes))
 
 
-def _per_layer(
-    audit: Audit, selection: Selection, ranked: list[SelectedLayer], adapter: AdapterConfig | None
-) -> dict[str, Any]:
-    keys = pattern_keys([layer.module for layer in ranked], audit.names)
-    ranks = {keys[layer.module]: layer.rank for layer in ranked}
-    alphas = {keys[layer.module]: alpha for layer in ranked if (alpha := _alpha(audit, layer, adapter)) is not None}
+def _adapter_notes(audit: Audit, *, has_alphas: bool) -> list[str]:
+    """What the file of the adapter changes in the answer, or would."""
+    if audit.beside is None:
+        if not has_alphas:
+            return []
+        return [f"each alpha assumes a scaling of alpha / rank; for rsLoRA put {ADAPTER_CONFIG} beside the audit"]
+    problem = audit.adapter_problem
+    if audit.beside.kind is not None and audit.is_of_nothing:
+        return []  # it is the reason of the answer
+    if problem is not None:
+        return [f"{ADAPTER_CONFIG} is not used: {problem}"]
+    if audit.beside.use_rslora:
+        return [f"{ADAPTER_CONFIG} says use_rslora: each alpha here gives that scaling without it"]
+    return []
+
+
+def _per_layer(audit: Audit, selection: Selection, ranked: list[SelectedLayer]) -> dict[str, Any]:
+    keys = pattern_keys([layer.module for layer in ranked], audit.adapted)
+    alphas = {keys[layer.module]: layer.alpha for layer in ranked if layer.alpha is not None}
     layers = "layer" if len(ranked) == 1 else "layers"
     return {
         "variant": "per_layer",
-        "rank_pattern": ranks,
+        "rank_pattern": {keys[layer.module]: layer.rank for layer in ranked},
         **({"alpha_pattern": alphas} if alphas else {}),
         "description": f"Per-layer optimization for {len(ranked)} critical {layers}",
-        "focus_justification": audit.focus_message or selection.reason,
+        "focus_justification": _justification(audit, selection, ranked),
         "layers_tested": len(ranked),
         "layers_skipped": max(0, audit.total_layers - len(ranked)),
     }
 
 
-def _alpha(audit: Audit, layer: SelectedLayer, adapter: AdapterConfig | None) -> int | float | None:
-    if adapter is None or not adapter.use_rslora or layer.alpha is None or not layer.rank:
-        return layer.alpha
-    module = audit.module(layer.layer_name)
-    return module.alpha_at(layer.rank, use_rslora=True) if module else None
+def _justification(audit: Audit, selection: Selection, ranked: list[SelectedLayer]) -> str:
+    """Gradience's own message where it is about this very selection, else why this rung fired, with its numbers."""
+    message = audit.focus_message
+    is_same = message is not None and audit.focus_set == {layer.layer_name for layer in selection.layers}
+    if message is not None and is_same and audit.out_of_reach.isdisjoint([layer.module for layer in selection.layers]):
+        return message
+    left = len(selection.layers) - len(ranked)
+    without = f"; {left} of them without a rank" if left else ""
+    return f"Selected by {selection.strategy}: {selection.reason}{without}"
 
 
-def _uniform(audit: Audit, settings: BenchSettings) -> dict[str, Any]:
-    rank, description = settings.uniform_rank, "Conservative uniform baseline"
-    if isinstance(rank, str):
-        suggested = audit.suggested_median if rank == "audit_median" else audit.suggested_p90
-        which = "median" if rank == "audit_median" else "90th percentile"
+def uniform_rank(audit: Audit, settings: BenchSettings) -> int:
+    """Return the rank of the uniform baseline, at most the adapter's own largest rank."""
+    return int(_uniform(audit, settings)[0]["rank"])
+
+
+def _uniform(audit: Audit, settings: BenchSettings) -> tuple[dict[str, Any], list[str]]:
+    asked, description = settings.uniform_rank, "Conservative uniform baseline"
+    if isinstance(asked, str):
+        suggested = audit.suggested_median if asked == "audit_median" else audit.suggested_p90
+        which = "median" if asked == "audit_median" else "90th percentile"
         if suggested:
             description = f"Uniform baseline at the audit's own suggestion ({which})"
-        rank = suggested or _DEFAULT_RANK
-    return {"variant": "uniform", "rank": min(rank, MAX_RANK), "description": description}
+        asked = suggested or _DEFAULT_RANK
+    rank = min(asked, MAX_RANK)
+    own, notes = audit.largest_rank, []
+    if own is not None and rank > own:
+        description = "Uniform baseline at the adapter's own largest rank"
+        notes.append(f"the uniform rank is lowered from {rank} to {own}, the adapter's largest: no rank grows")
+        rank = own
+    return {"variant": "uniform", "rank": rank, "description": description}, notes
 
 
 def _written(strategy: dict[str, Any]) -> dict[str, Any]:
@@ -255,6 +236,7 @@ def _layer(layer: SelectedLayer) -> dict[str, Any]:
         "validation": layer.validation,
         "rank": layer.rank,
         "rank_source": layer.rank_source,
+        "rank_is_upper_bound": layer.rank_is_upper_bound,
         "priority_score": number(layer.priority_score),
         "spread": number(_tidy(layer.spread)),
         "spread_threshold": number(layer.spread_threshold),

@@ -17,13 +17,17 @@ __all__ = ["Decision", "decide"]
 
 
 class Decision(Struct, frozen=True, gc=False):
-    """The answer to one audit: the config's bytes, and what the trail says of it."""
+    """The answer to one audit: the config's bytes, and what the trail says of it.
+
+    `is_of_nothing`: Gradience found no layer to audit, which somebody should look at.
+    """
 
     selection: Selection
     config: bytes
     decision_id: str
     audit_sha256: str
     audit_bytes: int
+    is_of_nothing: bool = False
 
 
 def decide(
@@ -35,18 +39,20 @@ def decide(
     adapter: AdapterConfig | None = None,
     sha256: str | Callable[[], str] | None = None,
     frugal: bool = False,
+    bounded: bool = False,
 ) -> Decision:
-    """Decide what the audit `content`, named `name`, is answered. `sha256`, `frugal` and errors are as of `read_audit`.
+    """Decide the answer to the audit `content`, named `name`.
 
-    `adapter` is the `adapter_config.json` that lies beside it, if any.
+    `adapter` is the `adapter_config.json` beside it, if any. Other parameters and errors are those of `read_audit`.
     """
-    audit = read_audit(content, name=name, sha256=sha256, frugal=frugal)
+    audit = read_audit(content, name=name, sha256=sha256, frugal=frugal, bounded=bounded, adapter=adapter)
     chosen = select(audit, selection)
-    written = write_config(audit, chosen, bench, adapter)
+    written = write_config(audit, chosen, bench)
     return Decision(
         selection=msgspec.structs.replace(chosen, notes=written.notes),
         config=written.config,
         decision_id=written.decision_id,
         audit_sha256=audit.sha256,
         audit_bytes=audit.size,
+        is_of_nothing=audit.is_of_nothing,
     )

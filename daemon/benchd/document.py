@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from types import UnionType
 from typing import Any, Final, TypeVar, Union, get_args, get_origin
@@ -35,7 +35,9 @@ __all__ = [
     "Suggestions",
     "finite",
     "fit",
+    "listed",
     "part",
+    "times",
     "utf8",
     "whole",
     "words",
@@ -84,10 +86,13 @@ class Distribution(Struct, gc=False):
 class DisagreementConfig(Struct, gc=False):
     min_uniform_mult_threshold: float | None = None
     uniform_mult_gate: float | None = None
+    spread_base_threshold: float | None = None
+    spread_dynamic_factor: float | None = None
 
 
 class Focus(Struct, gc=False):
     message: str | None = None
+    high_impact_layers: Unread = UNSET
 
 
 class ComputedWith(Struct, gc=False):
@@ -130,6 +135,7 @@ class Row(Struct, gc=False):
 
     name: str
     r: float | None = None
+    params: float | None = None
     adapter_scale: float | None = None
     rank_suggestions: dict[str, Policy] | None = None
 
@@ -183,6 +189,7 @@ class Document(Struct, gc=False):
     suggested_r_global_90: Unread = UNSET
     total_lora_params: Unread = UNSET
     stable_rank_mean: Unread = UNSET
+    utilization_mean: Unread = UNSET
     rank_policy_schema_version: Unread = UNSET
     probe_rank: Unread = UNSET
     n_layers: Unread = UNSET
@@ -230,6 +237,17 @@ def words(value: object, limit: int = 300) -> str:
         text = "".join(character if character.isprintable() else " " for character in text)
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def listed(names: Collection[str], most: int = 3) -> str:
+    """`names` as people list them, at most `most`, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(list(names)[:most]) + more
+
+
+def times(text: str, count: int) -> str:
+    """`text`, with `count` behind it if that is more than one."""
+    return text if count == 1 else f"{text} ({count} times)"
 
 
 def utf8(text: str) -> str:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from benchd.adapter import ADAPTER_CONFIG, AdapterConfig, adapter_used
+from benchd.adapter import ADAPTER_CONFIG, AdapterConfig
 from benchd.adapter_beside import adapter_beside
 from benchd.clock import FolderClock
 from benchd.document import utf8
@@ -152,7 +152,7 @@ class Folder:
                 continue
             if not self._still_holds(provenance, info, is_config=is_config):
                 continue
-            if is_config and provenance.adapter_config != adapter_used(self.settings.bench, beside.adapter):
+            if is_config and provenance.adapter_config != (beside.adapter.token if beside.adapter else None):
                 continue
             if info.st_ctime_ns + _CLEARLY_NS < found[1].st_mtime_ns <= self._now_ns():
                 return Standing.ANSWERED, provenance

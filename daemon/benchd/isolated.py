@@ -20,13 +20,13 @@ from typing import Final
 import msgspec
 
 from benchd.adapter import AdapterConfig
-from benchd.audit import AuditError, NotAnAudit
+from benchd.audit import Audit, AuditError, NotAnAudit, read_audit
 from benchd.deciding import Decision, decide
 from benchd.files import read_all
 from benchd.rejection import refusal
 from benchd.settings import BenchSettings, SelectionSettings
 
-__all__ = ["Verdict", "decide_isolated"]
+__all__ = ["Verdict", "decide_isolated", "matchable"]
 
 #: What it may take for each byte of the file, and besides; its parent and the interpreter itself take the rest of the
 #: 64 MiB that are promised.
@@ -36,6 +36,9 @@ _MEMORY_BESIDES: Final = 32 * 2**20
 #: CPU time that is granted: so long, and a second more for so many bytes. The standard parser does 30 MB/s.
 _SECONDS: Final = 10
 _BYTES_A_SECOND: Final = 16 * 2**20
+
+#: CPU time for the patterns in an `adapter_config.json`: honest ones take milliseconds.
+_MATCHING_SECONDS: Final = 2.0
 
 #: On a machine that is busy with something else it may take longer; then it is tried again later.
 _PATIENCE_SECONDS: Final = 50.0
@@ -164,8 +167,37 @@ def _decide(content: bytes, digest: str, request: _Request) -> Decision:
         sha256=digest,
         selection=request.selection,
         bench=request.bench,
-        adapter=request.adapter,
+        adapter=matchable(read_audit(content, adapter=request.adapter)),
     )
+
+
+class _TooLong(Exception):
+    """The time is up."""
+
+
+def matchable(audit: Audit) -> AdapterConfig | None:
+    """Return the file of the adapter beside `audit`, with a problem if its patterns take long to match.
+
+    For the main thread of a process: it is interrupted by a signal.
+    """
+    adapter = audit.beside
+    if adapter is None or adapter.problem is not None or not adapter.is_costly():
+        return adapter
+
+    def stop(*_: object) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, _MATCHING_SECONDS)  # of CPU time, however busy the machine is
+        audit.adapter_problem  # noqa: B018 - it takes its time here, and is asked again
+    except (_TooLong, MemoryError):
+        return msgspec.structs.replace(adapter, problem="its patterns take too long to match")
+    else:
+        return adapter
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _die_with(parent: int) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 
-from benchd.document import Analysis, Document, fit, words
-from benchd.rejection import AuditError, refusal
+from benchd.document import Analysis, Document, fit, times, words
+from benchd.rejection import AuditError, NotAnAudit, refusal
 
 __all__ = ["Costly", "is_dense", "read_document"]
 
@@ -75,10 +76,8 @@ def read_document(data: bytes, *, frugal: bool = False) -> tuple[Document, list[
     document, start, end = found or _read_tolerantly(text, notes)
     if frugal and _is_crowded(document, len(text)):
         raise Costly
-    if start:
-        notes.extend(_warnings(text[:start]))
-    if end < len(text):
-        notes.extend(_warnings(text[end:]))
+    if start or end < len(text):
+        notes.extend(_warnings(text[:start], text[end:]))
     return document, notes
 
 
@@ -110,7 +109,8 @@ def _utf8(data: bytes, notes: list[str]) -> bytes:
         try:
             text = data.decode("utf-16").encode()
         except UnicodeDecodeError as error:
-            raise refusal("bad_encoding", place=f"byte {error.start}", encoding="UTF-16") from None
+            shows = _shows_audit(data.decode("utf-16", "ignore"))
+            raise refusal("bad_encoding", is_audit=shows, place=f"byte {error.start}", encoding="UTF-16") from None
         notes.append("the file is UTF-16, as a PowerShell redirect writes it")
         return text
     return data
@@ -200,9 +200,12 @@ def _without_non_finite(text: bytes) -> tuple[bytes, int]:
     return b"null".join(parts), len(parts) - 1
 
 
-def _warnings(text: bytes) -> list[str]:
-    found = re.findall(_WARNING_LINE, text) if text else []
-    return [f"Gradience: {words(line.decode(errors='replace'))}" for line in found[:_MAX_WARNINGS]]
+def _warnings(*texts: bytes) -> list[str]:
+    found = Counter(line for text in texts if text for line in re.findall(_WARNING_LINE, text))
+    return [
+        f"Gradience: {times(words(line.decode(errors='replace')), count)}"
+        for line, count in list(found.items())[:_MAX_WARNINGS]
+    ]
 
 
 class _Tokens:
@@ -256,7 +259,7 @@ def _read_tolerantly_from(raw: bytes, start: int, notes: list[str]) -> _Found:
     if not isinstance(value, dict):
         if text[end:].strip() or undecodable:
             raise undecodable or _explain(text, blank, json.JSONDecodeError("Extra data", text, end), before)
-        raise refusal("not_an_object", found=_kind(value))
+        raise NotAnAudit
     _check_schema(value)
     if tokens.non_finite:
         notes.append(_non_finite_note(tokens.non_finite))
@@ -267,9 +270,11 @@ def _undecodable(raw: bytes, start: int, error: UnicodeDecodeError, text: str, b
     """What is wrong if the JSON is not over before the bytes that are no UTF-8; `text` stands before them."""
     if error.reason == "unexpected end of data" and re.compile(_OBJECT_FIRST).match(raw, start):
         # Cut off within a character: the end is what is wrong with it, not the encoding.
-        return refusal("truncated", place=_place(text, len(text), before))
+        return refusal("truncated", is_audit=_shows_audit(text), place=_place(text, len(text), before))
     line = raw.count(b"\n", 0, start + error.start) + 1
-    return refusal("bad_encoding", place=f"line {line}, byte {start + error.start}", encoding="UTF-8")
+    place = f"line {line}, byte {start + error.start}"
+    shows = _shows_audit(raw.decode(errors="ignore"))
+    return refusal("bad_encoding", is_audit=shows, place=place, encoding="UTF-8")
 
 
 def _parse(text: str, start: int, tokens: _Tokens) -> tuple[Any, int]:
@@ -321,9 +326,31 @@ def _explain(text: str, start: int, error: json.JSONDecodeError, before: int) ->
             number = len(lines) if shown is text else text.count("\n")
             return refusal("audit_interrupted", lines=f"{number} {'line' if number == 1 else 'lines'}")
     elif error.msg.startswith("Unterminated string") or _is_cut_off(text[error.pos : error.pos + 20], end - error.pos):
-        return refusal("truncated", place=_place(text, end, before))
+        return refusal("truncated", is_audit=_shows_audit(text[start:]), place=_place(text, end, before))
     near = words(_line(text, error.pos), 80)
-    return refusal("not_json", place=_place(text, error.pos, before), problem=error.msg, near=near)
+    shows = _shows_audit(text)
+    return refusal("not_json", is_audit=shows, place=_place(text, error.pos, before), problem=error.msg, near=near)
+
+
+#: What Gradience's and Bench's audits hold, and hardly anything else.
+_SIGNS: Final = (
+    "policy_disagreement_analysis",
+    "flagging_rationale",
+    "per_module_gain",
+    "total_lora_params",
+    "stable_rank_mean",
+    "suggested_r_global_median",
+    "audit_timestamp",
+    "computing SVD and metrics",
+)
+
+
+def _shows_audit(text: str) -> bool:
+    """Whether a broken file shows that it was to be an audit, be it by the beginning of its first key."""
+    if any(sign in text for sign in _SIGNS):
+        return True
+    beginning = "".join(text.strip(_BLANK).split())
+    return beginning.startswith("{") and any(f'{{"{sign}"'.startswith(beginning) for sign in _SIGNS)
 
 
 def _is_progress(lines: list[str]) -> bool:

@@ -8,6 +8,14 @@ __all__ = ["CODES", "MAYBE_UNFINISHED", "AuditError", "NotAnAudit", "refusal"]
 
 _AGAIN: Final = "run `gradience audit --json > FILE` again; benchd answers the file as soon as it is whole"
 
+#: For a file that shows no sign of an audit.
+_OTHER: Final = "nothing in it looks like an audit: name it in `ignore`, or keep it out of the folder"
+_OTHERWISE: Final = {
+    "truncated": "the writer stopped or the disk was full, and " + _OTHER,
+    "not_json": _OTHER,
+    "bad_encoding": _OTHER + "; unpack it first if it is compressed",
+}
+
 #: code -> (message, hint); the braces are filled by `refusal`.
 _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "empty": (
@@ -25,10 +33,6 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "bad_encoding": (
         "not valid {encoding} at {place}",
         "save the audit as UTF-8 (UTF-16 with a byte order mark is fine too); unpack it first if it is compressed",
-    ),
-    "not_an_object": (
-        "the JSON is {found}, an audit is an object",
-        "this is no audit; keep such files out of the folder or name them in `ignore`",
     ),
     "too_large": (
         "{size} bytes, more than watching.max_bytes = {limit}",
@@ -77,7 +81,7 @@ CODES: Final = tuple(_TEXTS)
 #: What a file that is still being written can look like: such a verdict waits until the file has settled.
 MAYBE_UNFINISHED: Final = frozenset(
     {
-        "empty", "truncated", "not_json", "bad_encoding", "not_an_object", "too_deep", "unreadable", "bad_schema",
+        "empty", "truncated", "not_json", "bad_encoding", "too_deep", "unreadable", "bad_schema",
         "audit_failed", "audit_interrupted",
     }
 )  # fmt: skip
@@ -94,13 +98,18 @@ class AuditError(Exception):
 
 
 class NotAnAudit(AuditError):
-    """A JSON object that is something else, an `adapter_config.json` for example: ignored, not rejected."""
+    """JSON that is something else, an `adapter_config.json` for example: ignored, not rejected."""
 
     def __init__(self) -> None:
-        super().__init__("not_an_audit", "a JSON object, but not an audit", "nothing to do: it is left alone")
+        super().__init__("not_an_audit", "JSON, but not an audit", "nothing to do: it is left alone")
 
 
-def refusal(code: str, **parts: object) -> AuditError:
-    """The `AuditError` of `code` with its texts filled in."""
+def refusal(code: str, *, is_audit: bool = True, **parts: object) -> AuditError:
+    """Return the `AuditError` of `code` with its texts filled in.
+
+    Unless `is_audit` the hint is for a file that shows no sign of being one.
+    """
     message, hint = _TEXTS[code]
+    if not is_audit:
+        hint = _OTHERWISE[code]
     return AuditError(code, message.format(**parts), hint.format(**parts))

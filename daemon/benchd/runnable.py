@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Iterator
 from typing import Any, Final, NamedTuple
 
-from benchd.adapter import ADAPTER_CONFIG, AdapterConfig
+from benchd.adapter import ADAPTER_CONFIG
 from benchd.audit import Audit
 from benchd.base import Base, base_digest, merged, missing, tells
 from benchd.patterns import target_modules
@@ -42,10 +42,18 @@ def base_used(settings: BenchSettings) -> dict[str, Any]:
 
 def targets(audit: Audit, selection: Selection, settings: BenchSettings) -> list[str] | str:
     """`target_modules`: the selected modules with `bench.focus`, else the base's, else all that the audit names."""
-    if settings.focus and selection.layers:
-        return target_modules([layer.module for layer in selection.layers], audit.names)
+    focus = _focus(audit, selection, settings)
+    if focus:
+        return target_modules(focus, audit.adapted)
     asked: list[str] | str | None = settings.base.get("lora", {}).get("target_modules")
     return asked or list(audit.names)
+
+
+def _focus(audit: Audit, selection: Selection, settings: BenchSettings) -> list[str]:
+    """The selected modules that can be a target, with `bench.focus`."""
+    if not settings.focus or not selection.layers:
+        return []
+    return [layer.module for layer in selection.layers if layer.module not in audit.out_of_reach]
 
 
 def runnable(
@@ -53,20 +61,16 @@ def runnable(
     selection: Selection,
     ranks: Collection[int],
     settings: BenchSettings,
-    adapter: AdapterConfig | None,
 ) -> Runnable:
-    """Bench's tables for this answer, in which `ranks` are named, by a base that is not empty.
-
-    `adapter` is one that counts for it, or None.
-    """
-    told = _told(audit, selection, ranks, settings, adapter)
+    """Return Bench's tables for this answer, in which `ranks` are named, by a base that is not empty."""
+    told = _told(audit, selection, ranks, settings)
     tables = merged(told, settings.base)
-    focused = settings.focus and bool(selection.layers)
+    focused = bool(_focus(audit, selection, settings))
     if focused:
         tables["lora"]["target_modules"] = told["lora"]["target_modules"]
     notes = [*_contradictions(settings.base, told)]
     if settings.focus and not focused:
-        notes.append("bench.focus: no layer is selected, so lora.target_modules are not narrowed")
+        notes.append("bench.focus: no selected layer can be a target, so lora.target_modules are not narrowed")
     elif focused and tells(settings.base, "lora.target_modules"):
         notes.append("bench.focus: lora.target_modules are the selected layers', not those of bench.base")
     elif not focused:
@@ -80,18 +84,17 @@ def _told(
     selection: Selection,
     ranks: Collection[int],
     settings: BenchSettings,
-    adapter: AdapterConfig | None,
 ) -> Base:
     """What the audit and the adapter's own file tell, by Bench's keys; without what they don't."""
     own = audit.largest
     probe = settings.base.get("lora", {}).get("probe_r") or (own.rank if own else None)
-    rslora = adapter is not None and adapter.use_rslora
+    adapter = audit.adapter if settings.adapter_config else None
     told: Base = {
-        "model": {"name": adapter.base_model if adapter and settings.adapter_config else None},
+        "model": {"name": adapter.base_model if adapter else None},
         "lora": {
             "probe_r": own.rank if own else None,
-            "alpha": own.alpha_at(probe, use_rslora=rslora) if own and probe else None,
-            "dropout": adapter.dropout if adapter and settings.adapter_config else None,
+            "alpha": own.alpha_at(probe) if own and probe else None,
+            "dropout": adapter.dropout if adapter else None,
             "target_modules": targets(audit, selection, settings) or None,
         },
         "compression": {"allowed_ranks": sorted({*ranks, probe}) if probe else None},
@@ -112,7 +115,7 @@ def _contradictions(base: Base, told: Base) -> Iterator[str]:
     lacks = set(told.get("compression", {}).get("allowed_ranks", ())) - set(allowed or ()) if allowed else ()
     if lacks:
         named = ", ".join(map(str, sorted(lacks)))
-        yield f"compression.allowed_ranks of bench.base lacks {named}; Bench takes the nearest that it has"
+        yield f"compression.allowed_ranks of bench.base lacks {named}; Bench rounds ranks down to those that it has"
 
 
 def _left_out(selection: Selection, tables: Base) -> Iterator[str]:

@@ -8,19 +8,19 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from benchd.audit import Audit, Layer
-from benchd.document import Rationale, whole
+from benchd.document import Rationale, listed
+from benchd.evidence import Evidence, RankSource, find_evidence
 from benchd.settings import SelectionSettings
 
 __all__ = ["SELECTION_VERSION", "Rung", "SelectedLayer", "Selection", "select"]
 
 #: Counts the changes that make the same audit give another selection; a config of an older number is answered anew.
-SELECTION_VERSION: Final = 1
+SELECTION_VERSION: Final = 2
 
 Strategy = Literal["flagged", "priority_score", "disagreement", "none"]
 Confidence = Literal["high", "medium", "low", "none"]
 Priority = Literal["HIGH", "MEDIUM", "LOW", "SKIP"]
 Validation = Literal["per_layer", "focused_uniform", "uniform_only"]
-RankSource = Literal["k_values", "layer_rows", "suggestions", "policies"]
 
 _CONFIDENCE: Final[dict[Strategy, Confidence]] = {
     "flagged": "high",
@@ -47,7 +47,8 @@ class Rung(Struct, frozen=True, gc=False):
 class SelectedLayer(Struct, frozen=True, gc=False):
     """One selected layer; the field order is the config's. Numbers are finite or None.
 
-    `rank` is None for every layer that is not validated per layer, and where the audit has no evidence.
+    `rank` is None for layers that are not validated per layer or that no rank pattern reaches, and where the audit has
+    no evidence. With `rank_is_upper_bound` all policies may ask for less.
     """
 
     layer_name: str
@@ -56,6 +57,7 @@ class SelectedLayer(Struct, frozen=True, gc=False):
     validation: Validation
     rank: int | None
     rank_source: RankSource | None
+    rank_is_upper_bound: bool
     alpha: float | None
     priority_score: float | None
     spread: float | None
@@ -91,7 +93,7 @@ def select(audit: Audit, settings: SelectionSettings | None = None) -> Selection
         reason=climb.ladder[-1].reason,
         ladder=tuple(climb.ladder),
         layers=selected,
-        notes=(*audit.notes, *_rank_notes(selected)),
+        notes=(*audit.notes, *_reach_notes(audit, selected), *_rank_notes(audit, selected)),
         settings=dict(sorted(climb.used.items())) if climb.used else {},
     )
 
@@ -168,14 +170,15 @@ class _Climb:
         rationale = layer.rationale
         priority = "HIGH" if flagged else self._priority(rationale)
         validation = _VALIDATION[priority]
-        rank, source, alpha = self._rank(layer, rationale) if validation == "per_layer" else (None, None, None)
+        evidence, alpha = self._rank(layer, rationale) if validation == "per_layer" else (None, None)
         return SelectedLayer(
             layer.name,
             layer.module,
             priority,
             validation,
-            rank,
-            source,
+            evidence.rank or None if evidence else None,
+            evidence.source if evidence else None,
+            evidence.is_upper_bound if evidence else False,
             alpha,
             rationale.priority_score,
             rationale.spread,
@@ -199,16 +202,15 @@ class _Climb:
             return "LOW"
         return "SKIP"
 
-    def _rank(self, layer: Layer, rationale: Rationale) -> tuple[int | None, RankSource | None, int | float | None]:
-        """A layer's rank, at most the module's own, where it comes from, and the alpha that goes with it."""
-        rank, source = _evidence(self.audit, layer, rationale)
-        if not rank:
-            return None, source, None
+    def _rank(self, layer: Layer, rationale: Rationale) -> tuple[Evidence | None, int | float | None]:
+        """The evidence for a layer's rank, and the alpha that goes with it; neither for a module out of reach."""
+        if layer.module in self.audit.out_of_reach:
+            return None, None
         module = self.audit.module(layer.name)
-        if module is None:
-            return rank, source, None
-        rank = min(rank, module.rank or rank)
-        return rank, source, module.alpha_at(rank)
+        evidence = find_evidence(self.audit, layer.name, rationale, module.rank if module else None)
+        if module is None or evidence is None or not evidence.rank:
+            return evidence, None
+        return evidence, module.alpha_at(evidence.rank)
 
 
 def disagrees(rationale: Rationale) -> bool:
@@ -234,44 +236,32 @@ def _failed_reasons(rationale: Rationale) -> tuple[str, ...]:
     )
 
 
-def _evidence(audit: Audit, layer: Layer, rationale: Rationale) -> tuple[int | None, RankSource | None]:
-    """Start conservative: the largest rank of the first evidence there is. A rank of 0 is no rank."""
-    if rationale.k_values:
-        found = _largest(rationale.k_values)
-        if found is not None:
-            return found, "k_values"
-    name = layer.name
-    rank = audit.row_rank(name)
-    if rank is not None:
-        return rank, "layer_rows"
-    rank = audit.suggested_rank(name)
-    if rank is not None:
-        return rank, "suggestions"
-    rank = audit.policy_rank(name)
-    if rank is not None:
-        return rank, "policies"
-    return None, None
+def _reach_notes(audit: Audit, layers: Iterable[SelectedLayer]) -> list[str]:
+    if audit.no_analysis is not None or not audit.out_of_reach:
+        return []
+    selected = [layer.module for layer in layers if layer.module in audit.out_of_reach]
+    names = selected + sorted(audit.out_of_reach.difference(selected))
+    why = (
+        "PEFT takes no rank_pattern for fused experts (target_parameters) or layers below another adapter; "
+        "experts that target_parameters names get r"
+    )
+    return [f"no rank and no target: {listed(names)}; {why}"]
 
 
-def _largest(values: list[float | None]) -> int | None:
-    """The largest rank among them; most lists hold nothing else."""
-    largest = None if None in values else whole(max(values))  # type: ignore[type-var]
-    if largest is None:
-        largest = max([k for value in values if (k := whole(value)) is not None], default=None)
-    return largest
-
-
-def _rank_notes(layers: Iterable[SelectedLayer]) -> list[str]:
+def _rank_notes(audit: Audit, layers: Iterable[SelectedLayer]) -> list[str]:
     without = [layer for layer in layers if layer.validation == "per_layer" and layer.rank is None]
     notes = []
     for zero, text in (
         (False, "no rank in the audit; `gradience audit --disagreement-rationale full` tells it"),
         (True, "the policies suggest rank 0, which PEFT refuses; an untrained or dead layer has no rank"),
     ):
-        names = [layer.layer_name for layer in without if (layer.rank_source is not None) is zero]
+        names = [
+            layer.layer_name
+            for layer in without
+            if (layer.rank_source is not None) is zero and layer.module not in audit.out_of_reach
+        ]
         if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            notes.append(f"{', '.join(names[:3])}{more}: {text}")
+            notes.append(f"{listed(names)}: {text}")
     return notes
 
 

@@ -419,7 +419,10 @@ class Trail:
         config: str,
         duration_ms: float,
     ) -> None:
-        """`audit.selected`: which rung fired and why, before the config becomes visible."""
+        """`audit.selected`: which rung fired and why, before the config becomes visible.
+
+        At warning level if the audit is of nothing.
+        """
         selection = decision.selection
         layers = [
             {
@@ -431,7 +434,8 @@ class Trail:
             }
             for layer in selection.layers[:MAX_LAYERS]
         ]
-        self._log.info(
+        log = self._log.warning if decision.is_of_nothing else self._log.info
+        log(
             "audit.selected",
             audit=path,
             trigger=trigger,

@@ -161,7 +161,8 @@ class TestArrivals:
         text = (Path(__file__).parents[1] / "audits" / "trained_llama8__default.json").read_bytes()
         path = daemon.drop("real.json", lines + text)
         until(lambda: answers(path))
-        assert read_json(config_of(path))["selection"]["notes"] == []
+        [note] = read_json(config_of(path))["selection"]["notes"]
+        assert note.startswith("each alpha assumes")
 
     def test_tree_moved_in(self, daemon: Daemon, tmp_path: Path):
         """Of a folder tree that is moved in every audit is answered, and later drops into it too."""

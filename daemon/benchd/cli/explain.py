@@ -62,8 +62,8 @@ def command(audit: str, config: str | None, *, as_json: bool) -> None:
 
 
 def _as_json(chosen: Chosen) -> dict[str, Any]:
-    audit, selection, folder, adapter = chosen
-    config = json.loads(bench_config(audit, selection, folder.bench, adapter))
+    audit, selection, folder, _ = chosen
+    config = json.loads(bench_config(audit, selection, folder.bench))
     return {
         "audit": config["provenance"]["audit"],
         "gradience_version": audit.gradience_version,
@@ -83,7 +83,7 @@ def _by_priority(selection: Selection) -> list[tuple[str, list[SelectedLayer]]]:
 
 
 def _show(chosen: Chosen) -> None:
-    audit, selection, folder, adapter = chosen
+    audit, selection, folder, _ = chosen
     console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 140)
     version = f", Gradience {audit.gradience_version}" if audit.gradience_version else ""
     console.print(Text.assemble((audit.name, "bold"), f": {_count(audit.total_layers)}{version}"))
@@ -98,7 +98,7 @@ def _show(chosen: Chosen) -> None:
             hint = "thresholds that this audit leaves out: gradience audit --disagreement-rationale full"
             console.print(Text(hint, "dim"))
     console.print(Text.assemble(("For Bench: ", "bold"), _strategies(chosen)))
-    for note in noted(audit, selection, folder.bench, adapter).notes:
+    for note in noted(audit, selection, folder.bench).notes:
         console.print(Text(f"note: {note}", "yellow"))
 
 
@@ -210,8 +210,8 @@ def _against(value: float | None, threshold: float | None, form: str, *, failed:
 
 def _strategies(chosen: Chosen) -> str:
     """What the config asks of Bench, in one sentence."""
-    audit, selection, folder, adapter = chosen
-    uniform, *others = json.loads(bench_config(audit, selection, folder.bench, adapter))["compression_strategies"]
+    audit, selection, folder, _ = chosen
+    uniform, *others = json.loads(bench_config(audit, selection, folder.bench))["compression_strategies"]
     text = f"the uniform baseline at rank {uniform['rank']}"
     for strategy in others:
         text += f", and {_count(strategy['layers_tested'])} at ranks of their own"
@@ -225,7 +225,8 @@ def _count(layers: int) -> str:
 def _rank(layer: SelectedLayer) -> Text:
     if layer.rank is None:
         return Text("–", "dim")
-    return Text.assemble((str(layer.rank), "bold"), (f" ({layer.rank_source})", "dim"))
+    at_most = "≤ " if layer.rank_is_upper_bound else ""
+    return Text.assemble((f"{at_most}{layer.rank}", "bold"), (f" ({layer.rank_source})", "dim"))
 
 
 def _recommendations(selection: Selection) -> Table:

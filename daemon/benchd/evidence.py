@@ -1,0 +1,117 @@
+"""Where a layer's rank comes from: the first evidence in the audit, in a fixed order (spec, section 3). Pure.
+
+Bench validates what it is given, so a rank must not be too low: it is the largest that any policy asks for, which is
+at least the layer's spread (the difference of the largest and the smallest).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Literal, NamedTuple
+
+from benchd.audit import Audit
+from benchd.document import MAX_RANK, Rationale, whole
+
+__all__ = ["Evidence", "RankSource", "find_evidence"]
+
+RankSource = Literal["k_values", "layer_rows", "rationale", "suggestions", "policies"]
+
+#: How far, relatively, Gradience's floats are from exact numbers at most; and those that a person has rounded.
+_COMPUTED: Final = 1e-9
+_ROUNDED: Final = 0.01
+
+
+class Evidence(NamedTuple):
+    """A rank (0 for a dead layer), where it comes from, and whether the largest `k` may be lower than it."""
+
+    rank: int
+    source: RankSource
+    is_upper_bound: bool = False
+
+
+def find_evidence(audit: Audit, name: str, rationale: Rationale, own: int | None) -> Evidence | None:
+    """Return the evidence for the rank of the layer `name`; None if the audit has none.
+
+    The rank is at least the layer's spread and at most `own`, the rank of the module's adapter (None: not told).
+    """
+    most = own or MAX_RANK
+    found = _first(audit, name, rationale, most)
+    if found is None:
+        return None
+    rank = min(max(found.rank, whole(rationale.spread) or 0), most)
+    return found if rank == found.rank else found._replace(rank=rank)
+
+
+def _first(audit: Audit, name: str, rationale: Rationale, most: int) -> Evidence | None:
+    if rationale.k_values:
+        largest = _largest(rationale.k_values)
+        if largest is not None:
+            return Evidence(largest, "k_values")
+    row = audit.row_ranks(name)
+    if row and _has_all_policies(row, rationale):
+        return Evidence(max(row), "layer_rows")
+    derived = _derived(audit, name, rationale, most)
+    if derived is not None:
+        return derived
+    suggested = audit.suggested_rank(name)
+    if suggested is not None:
+        return Evidence(suggested, "suggestions")
+    if row:
+        return Evidence(max(row), "layer_rows")
+    policies = audit.policy_ranks(name)
+    return Evidence(max(policies), "policies") if policies else None
+
+
+def _largest(values: list[float | None]) -> int | None:
+    """The largest rank among them; most lists hold nothing else."""
+    largest = None if None in values else whole(max(values))  # type: ignore[type-var]
+    if largest is None:
+        largest = max([k for value in values if (k := whole(value)) is not None], default=None)
+    return largest
+
+
+def _has_all_policies(row: list[int], rationale: Rationale) -> bool:
+    """Whether a row has the policies that the analysis compared: then its ranks differ by the spread.
+
+    The rows of Bench's own audits have the energy policy alone.
+    """
+    if rationale.spread is None:
+        return True
+    return max(row) - min(row) >= rationale.spread
+
+
+def _derived(audit: Audit, name: str, rationale: Rationale, most: int) -> Evidence | None:
+    """The largest `k`, from Gradience's own formulas (field-notes, section 2).
+
+        spread_threshold = max(base, factor * largest k)
+        priority_score   = spread / spread_threshold * uniform_mult
+
+    Where the threshold is the base, the largest k is at most base / factor. It is also the sum of the smallest `k` and
+    the spread, so at most the sum of any policy's `k` and the spread.
+    """
+    base, factor = audit.spread_constants
+    threshold = rationale.spread_threshold or _threshold(rationale)
+    if threshold is None or factor <= 0 or base < 0 or threshold < base * (1 - _ROUNDED):
+        return None  # nothing told, or not what Gradience computes
+    k = whole(round(min(threshold / factor, 2.0 * MAX_RANK)))
+    if k is None:
+        return None
+    if threshold > base * (1 + _COMPUTED) and k * factor > base:
+        return Evidence(k, "rationale")
+    bound = whole(math.floor(min(base / factor, MAX_RANK) + _COMPUTED))
+    if not bound:
+        return None
+    known = audit.policy_ranks(name) or audit.row_ranks(name)
+    spread = whole(rationale.spread) or 0
+    least = max([spread, *known])
+    bound = min([bound, most, *(k + spread for k in known)])
+    return Evidence(max(bound, least), "rationale", is_upper_bound=bound > least)
+
+
+def _threshold(rationale: Rationale) -> float | None:
+    """The threshold that the priority score was computed with; None where the score tells nothing of it."""
+    spread, mult, score = rationale.spread, rationale.uniform_mult, rationale.priority_score
+    if not spread or not mult or not score or spread < 0 or mult < 0 or score < 0:
+        return None
+    threshold = spread * mult / score
+    return threshold if math.isfinite(threshold) else None

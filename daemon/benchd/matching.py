@@ -1,0 +1,140 @@
+r"""PEFT's own matching: which key of a `rank_pattern` or an `alpha_pattern` a module takes its value from. Pure.
+
+PEFT 0.15 and later take the first key, in the order of the file, with `re.match(rf"(.*\.)?({key})$", name)`; `name` is
+the module's name in the base model. Without a match the default (`r`, `lora_alpha`) holds.
+
+The file may come from anybody, and a regular expression can take years. So keys that are names, and those that benchd
+writes, are matched without one. `Matcher.is_costly` says whether others are left, for `re`.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+__all__ = ["BadKey", "Matcher"]
+
+#: What benchd writes for a name that would match more than its own module; see `benchd.patterns`.
+_EXACT: Final = "$|^"
+
+#: In a key, one of these without a backslash makes more of it than a name.
+_SPECIAL: Final = frozenset("\\^$*+?{}[]|()")
+
+#: Names of one length have their dots in a few different places; each is compared by itself.
+_MOST_SHAPES: Final = 50
+
+
+class BadKey(ValueError):
+    """A key that is no regular expression: no adapter was made with it."""
+
+
+class _Name(NamedTuple):
+    """A key that matches the end of a name, whole or behind a dot; any character matches at the places `dots`."""
+
+    text: str
+    dots: tuple[int, ...]
+
+    @property
+    def without_dots(self) -> str:
+        """The text with the same character at each of `dots`."""
+        return _blanked(self.text, self.dots)
+
+
+class Matcher:
+    """The keys of one pattern with their values, to be asked for names."""
+
+    def __init__(self, pattern: Mapping[str, float]) -> None:
+        self._values = list(pattern.values())
+        # Each leads to the place of the first such key.
+        self._exact: dict[str, int] = {}
+        self._names: dict[int, dict[tuple[int, ...], dict[str, int]]] = {}  # by length, then by the dots' places
+        self._others: dict[int, str] = {}
+        for place, key in enumerate(pattern):
+            self._add(place, key)
+
+    def _add(self, place: int, key: str) -> None:
+        exact = _as_name(key.removeprefix(_EXACT)) if key.startswith(_EXACT) else None
+        name = _as_name(key)
+        if exact is not None and not exact.dots:
+            self._exact.setdefault(exact.text, place)
+        elif name is not None:
+            of_length = self._names.setdefault(len(name.text), {})
+            of_length.setdefault(name.dots, {}).setdefault(name.without_dots, place)
+        else:
+            self._others[place] = key
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether matching may take much more time or memory than the size of the pattern explains."""
+        return bool(self._others) or any(len(shapes) > _MOST_SHAPES for shapes in self._names.values())
+
+    def values(self, names: Iterable[str]) -> dict[str, float]:
+        """Return the value of each of `names` that a key matches. Raises `BadKey`."""
+        expressions = {place: _compiled(key) for place, key in self._others.items()}
+        found = {}
+        for name in names:
+            place = min(self._places(name), default=None)
+            for earlier, expression in expressions.items():
+                if place is not None and earlier > place:
+                    break
+                if expression.match(name):
+                    place = earlier
+                    break
+            if place is not None:
+                found[name] = self._values[place]
+        return found
+
+    def _places(self, name: str) -> Iterator[int]:
+        """The first place of each kind of key, of those that are names, that matches `name`."""
+        if name in self._exact:
+            yield self._exact[name]
+        end: str | None = name
+        while end is not None and self._names:
+            for dots, keys in self._names.get(len(end), {}).items():
+                place = keys.get(_blanked(end, dots))
+                if place is not None:
+                    yield place
+            _, dot, rest = end.partition(".")
+            end = rest if dot else None
+
+
+def _as_name(key: str) -> _Name | None:
+    """The key as text, if nothing but dots and escaped characters in it make it more than that; else None."""
+    if not _SPECIAL.intersection(key):
+        return _Name(key, tuple([index for index, character in enumerate(key) if character == "."]))
+    text: list[str] = []
+    dots: list[int] = []
+    characters = iter(key)
+    for character in characters:
+        if character == "\\":
+            escaped = next(characters, "")
+            if not escaped.isascii() or escaped.isalnum() or not escaped:
+                return None  # a class of characters, a reference, or a key that ends too early
+            text.append(escaped)
+            continue
+        if character in _SPECIAL:
+            return None
+        if character == ".":
+            dots.append(len(text))
+        text.append(character)
+    return _Name("".join(text), tuple(dots))
+
+
+def _blanked(text: str, places: tuple[int, ...]) -> str:
+    if not places:
+        return text
+    characters = list(text)
+    for place in places:
+        characters[place] = "."
+    return "".join(characters)
+
+
+def _compiled(key: str) -> re.Pattern[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about brackets whose meaning may change one day
+        try:
+            return re.compile(rf"(.*\.)?({key})$")
+        except (re.error, OverflowError, RecursionError) as error:
+            raise BadKey(key) from error

@@ -1,0 +1,124 @@
+"""The names in an audit -> the names that PEFT gives the same modules. Pure.
+
+PEFT wraps a model twice, so an audit's names start with `base_model.model.`. Other libraries wrap the model, or
+modules in it, while it is trained, and each adds a part to the names. No key with such a part matches a module of the
+unwrapped model, so the parts are removed (field-notes, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+__all__ = ["BASE_LAYER", "MAX_NAME", "PEFT_PREFIX", "WRAPPER_PARTS", "Modules", "modules_of", "unaddressable", "usable"]
+
+#: PEFT warns of a `rank_pattern` key with this prefix and ignores it; versions before 0.15 say nothing.
+PEFT_PREFIX: Final = "base_model.model."
+
+#: What wrappers put into a name, at any place. No model has such a name for a module of its own.
+WRAPPER_PARTS: Final = frozenset(
+    {
+        "_orig_mod",  # torch.compile
+        "_fsdp_wrapped_module",  # PyTorch FSDP
+        "_fpw_module",  # FSDP of FairScale and PyTorch/XLA
+        "_checkpoint_wrapped_module",  # activation checkpointing and offloading of PyTorch
+        "_forward_module",  # Lightning Fabric
+    }
+)
+
+#: What holds a whole PEFT model, and so stands before PEFT's prefix. Behind it these are modules like others.
+_HOLDERS: Final = frozenset(
+    {
+        "module",  # DistributedDataParallel, DataParallel, DeepSpeed, averaged models
+        "_module",  # Opacus
+        "model",  # a Lightning module
+        "pretrained_model",  # TRL's models with a value head
+    }
+)
+
+#: The part that PEFT puts between a wrapped module and the one below it.
+BASE_LAYER: Final = "base_layer"
+
+#: Longer names are no module of any model, and as a key they would not be YAML any more (PyYAML gives
+#: up on a key beyond 1024 characters; escaping can make four of one, and a pattern adds a few).
+MAX_NAME: Final = 254
+
+_PREFIX_PARTS: Final = PEFT_PREFIX.rstrip(".").split(".")
+
+
+class Modules(NamedTuple):
+    """Module names in the order of the audit's, and the wrapper parts that were taken off, sorted."""
+
+    names: list[str]
+    wrappers: tuple[str, ...] = ()
+
+
+def usable(names: list[str]) -> list[str]:
+    """Return those that can be the name of a module: printable, 1 to `MAX_NAME` characters."""
+    # Nearly always all are, and one check of all together is fast.
+    if "".join(names).isprintable() and "" not in names and len(max(names, key=len, default="")) <= MAX_NAME:
+        return names
+    return [name for name in names if 0 < len(name) <= MAX_NAME and name.isprintable()]
+
+
+def modules_of(names: Sequence[str]) -> Modules:
+    """Return the module names without PEFT's prefix and without wrapper parts, one for each of `names`."""
+    text = "\n".join(names)
+    if not _may_be_wrapped(text):
+        return Modules([name.removeprefix(PEFT_PREFIX) or name for name in names])
+    found: set[str] = set()
+    modules = [_unwrapped(name, found) for name in names]
+    return Modules(modules, tuple(sorted(found)))
+
+
+def unaddressable(modules: Iterable[str]) -> frozenset[str]:
+    """Return those modules that no key of PEFT's patterns reaches, as far as names tell.
+
+    A name with a `base_layer` part is a layer below another adapter layer. If the name above it is there too, both are
+    layers over the parameters of one module (`target_parameters`), and PEFT takes no patterns for these.
+    """
+    text = "\n".join(modules)
+    if f".{BASE_LAYER}" not in text:
+        return frozenset()
+    names = set(text.split("\n"))
+    below = {name for name in names if BASE_LAYER in name.split(".")}
+    above = {name.partition(f".{BASE_LAYER}")[0] for name in below}
+    return frozenset(below | (above & names))
+
+
+def _may_be_wrapped(text: str) -> bool:
+    """Whether any line of `text` may hold a wrapper part, a holder, or a second prefix."""
+    # Nearly no model has any of these, and four searches are faster than a look at each name.
+    return (
+        "_module" in text
+        or "_orig_mod" in text
+        or ".base_model." in text
+        or "\nmodule." in text
+        or text.startswith("module.")
+    )
+
+
+def _unwrapped(name: str, found: set[str]) -> str:
+    parts = []
+    for part in name.split("."):
+        if part in WRAPPER_PARTS:
+            found.add(part)
+        else:
+            parts.append(part)
+    start, prefixes = 0, 0
+    while True:
+        held = start
+        while parts[held : held + 1] and parts[held] in _HOLDERS:
+            held += 1
+        if parts[held : held + 2] == _PREFIX_PARTS and len(parts) > held + 2:
+            found.update(parts[start:held])
+            start, prefixes = held + 2, prefixes + 1
+        else:
+            break
+    if prefixes == 0:  # an adapter without PEFT's prefix
+        while parts[start : start + 1] == ["module"] and len(parts) > start + 1:
+            found.add("module")
+            start += 1
+    if prefixes > 1:
+        found.add(PEFT_PREFIX.rstrip("."))
+    return ".".join(parts[start:]) or name
