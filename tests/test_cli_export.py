@@ -1,4 +1,4 @@
-"""`benchd export`: for PEFT, and for Bench as YAML."""
+"""`benchd export`: for PEFT, for Axolotl, and for Bench."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchd import BenchSettings, bench_config, read_audit, select
-from benchd.bench import lora_config
 from benchd.cli import main
 from benchd.cli.yaml_text import yaml_text
+from benchd.exports import lora_config
 from corpus import AUDITS, USABLE, Sample, document, encoded, entry
 
 BASE = """
@@ -47,15 +47,30 @@ def file(tmp_path: Path) -> Path:
 
 # --- for PEFT -------------------------------------------------------------------------------------------------
 
+UNKNOWN = (
+    "note: without the adapter's adapter_config.json (--adapter DIR) the output lacks task_type, use_dora, use_rslora, "
+    "bias, modules_to_save, fan_in_fan_out, target_parameters and adapted embeddings, if the adapter has any"
+)
+ASSUMED = "note: each alpha assumes a scaling of alpha / rank; for rsLoRA put adapter_config.json beside the audit"
+CHANGE = "ranks 448 → 226; 28 modules shrink, 0 grow"
+
 
 def test_peft(file: Path) -> None:
-    """The JSON is what `LoraConfig` takes, and nothing else goes to standard output."""
+    """The JSON is what `LoraConfig` takes; standard error says what changes and what is not known."""
     result = export(file, "--peft")
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert (result.exit_code, result.stderr.splitlines()) == (0, [ASSUMED, UNKNOWN, CHANGE])
     made = json.loads(result.stdout)
-    assert list(made) == ["r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules"]
+    assert list(made) == ["peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules"]
     audit = read_audit(file.read_bytes())
     assert made == lora_config(audit, select(audit))
+
+
+def adapter(folder: Path, **fields: Any) -> Path:
+    """The folder of an adapter that the audit may be of, with these fields in its file."""
+    folder.mkdir(exist_ok=True)
+    value = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, **fields}
+    (folder / "adapter_config.json").write_text(json.dumps(value), encoding="utf-8")
+    return folder
 
 
 def test_peft_under_settings(file: Path) -> None:
@@ -64,11 +79,60 @@ def test_peft_under_settings(file: Path) -> None:
     assert json.loads(export(file, "--peft", "--config", config).stdout)["target_modules"] == [
         "model.layers.2.mlp.down_proj"
     ]
-    beside = {"r": 16, "lora_alpha": 32, "use_rslora": True}
-    file.with_name("adapter_config.json").write_text(json.dumps(beside), encoding="utf-8")
+    adapter(file.parent, use_dora=True, task_type="CAUSAL_LM", base_model_name_or_path="some/model")
     result = export(file, "--peft")
-    assert json.loads(result.stdout)["lora_alpha"] == 64
-    assert "use_rslora" in result.stderr
+    made = json.loads(result.stdout)
+    assert (made["use_dora"], made["task_type"]) == (True, "CAUSAL_LM")
+    assert result.stderr.splitlines() == [CHANGE]
+
+
+@pytest.mark.parametrize("name", ["", "adapter_config.json"])
+def test_adapter_elsewhere(file: Path, tmp_path: Path, name: str) -> None:
+    """`--adapter` names the adapter's folder, or its file, where that is not beside the audit."""
+    elsewhere = adapter(tmp_path / "adapter", use_dora=True)
+    result = export(file, "--peft", "--adapter", elsewhere / name)
+    assert json.loads(result.stdout)["use_dora"] is True
+    assert result.stderr.splitlines() == [CHANGE]
+
+
+def test_adapter_of_another_audit(file: Path, tmp_path: Path) -> None:
+    """The file of another adapter does not count, and a note says so."""
+    result = export(file, "--peft", "--adapter", adapter(tmp_path / "adapter", r=4))
+    assert "use_dora" not in json.loads(result.stdout)
+    assert "note: adapter_config.json is not used: it is of another adapter: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda folder: None, "No such file or directory"),
+        (lambda folder: folder.mkdir(), "there is no adapter_config.json in this folder"),
+        (lambda folder: folder.write_text("x"), "Not a directory"),
+    ],
+)
+def test_no_such_adapter(file: Path, tmp_path: Path, make: Any, line: str) -> None:
+    """A folder that is named and has no such file is a mistake in the call."""
+    make(tmp_path / "adapter")
+    result = export(file, "--peft", "--adapter", tmp_path / "adapter")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"benchd export: {tmp_path / 'adapter'}: {line}\n"
+
+
+def test_parameters(file: Path) -> None:
+    """Parameters are counted from the audit's rows, else from the header of the weights beside it."""
+    file.write_bytes((AUDITS / "llama4_one__layers_perlayer.json").read_bytes())
+    total = json.loads(file.read_bytes())["total_lora_params"]
+    assert f"parameters {total:,} → 16,032; " in export(file, "--peft").stderr
+    file.write_bytes((AUDITS / "llama4_one__default.json").read_bytes())
+    names = read_audit(file.read_bytes()).names
+    tensors = {f"base_model.model.{name}.lora_{part}.weight": [16, 32] for name in names for part in "AB"}
+    header = json.dumps({name: {"dtype": "F32", "shape": shape} for name, shape in tensors.items()}).encode()
+    weights = file.with_name("adapter_model.safetensors")
+    weights.write_bytes(len(header).to_bytes(8, "little") + header)
+    assert f"parameters {28 * 1024:,} → {226 * 64:,}; " in export(file, "--peft").stderr
+    for broken in (b"", b"\0" * 8, b"\xff" * 8, (9).to_bytes(8, "little") + b'{"a": 3}', b"\2" + b"\0" * 7 + b"\xff{"):
+        weights.write_bytes(broken)
+        assert export(file, "--peft").stderr.splitlines()[-1] == CHANGE
 
 
 def test_notes(tmp_path: Path) -> None:
@@ -79,8 +143,88 @@ def test_notes(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
         "note: Gradience: a module is odd",
+        UNKNOWN,
         "note: the audit doesn't tell the adapter's scaling; set lora_alpha yourself",
+        "the audit doesn't tell the modules' own ranks: no change to show",
     ]
+
+
+def test_audit_of_nothing(tmp_path: Path) -> None:
+    """An audit without any layer has nothing to export: exit code 1, and the reason."""
+    file = tmp_path / "audit.json"
+    nothing = {"total_lora_params": 0, "stable_rank_mean": 0.0, "n_layers": 0, "issues": ["peft_dir not found: run-7"]}
+    file.write_bytes(encoded(nothing))
+    for form in (["--peft"], ["--axolotl"], ["--bench-audit"], ["--bench-yaml"], ["--adapter-config", tmp_path / "x"]):
+        result = export(file, *form)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == (
+            f"benchd export: {file}: an audit of nothing: Gradience found 0 LoRA layers that it could audit: "
+            "peft_dir not found: run-7\n"
+        )
+    assert not (tmp_path / "x").exists()
+
+
+# --- as a file ------------------------------------------------------------------------------------------------
+
+
+def test_adapter_config(file: Path, tmp_path: Path) -> None:
+    """The same arguments as a file in a folder, with the base model where the adapter's own file names it."""
+    adapter(file.parent, base_model_name_or_path="some/model")
+    result = export(file, "--adapter-config", tmp_path / "new" / "run")
+    written = tmp_path / "new" / "run" / "adapter_config.json"
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.splitlines() == [CHANGE, f"wrote {written}"]
+    made = json.loads(export(file, "--peft").stdout)
+    assert json.loads(written.read_text(encoding="utf-8")) == {"base_model_name_or_path": "some/model", **made}
+
+
+def test_adapter_config_is_never_replaced(file: Path, tmp_path: Path) -> None:
+    """A file that is there already, such as the adapter's own, stays as it is."""
+    own = adapter(tmp_path / "own") / "adapter_config.json"
+    before = own.read_bytes()
+    result = export(file, "--adapter-config", own.parent)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        f"benchd export: {own} is there already; name a new folder, or move that file away"
+    )
+    assert own.read_bytes() == before
+
+
+def test_adapter_config_into_a_file(file: Path, tmp_path: Path) -> None:
+    """Where no folder can be made, one line says so."""
+    (tmp_path / "taken").write_text("x")
+    result = export(file, "--adapter-config", tmp_path / "taken" / "run")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith(f"benchd export: {tmp_path / 'taken' / 'run'}")
+
+
+# --- for Axolotl ----------------------------------------------------------------------------------------------
+
+
+def test_axolotl(file: Path) -> None:
+    """The YAML has Axolotl's keys; what Axolotl has no key for is a note."""
+    adapter(file.parent, bias="all", use_rslora=True)
+    result = export(file, "--axolotl")
+    assert result.exit_code == 0
+    made = yaml.safe_load(result.stdout)
+    assert list(made)[:3] == ["adapter", "lora_r", "lora_alpha"]
+    assert made["lora_rank_pattern"] == {"model.layers.2.mlp.down_proj": 10}
+    assert made["lora_alpha"] == 64  # the scaling 32 / sqrt(16), without use_rslora
+    assert "peft_use_rslora" not in made
+    assert "note: Axolotl has no key for bias" in result.stderr.splitlines()
+
+
+def test_axolotl_broken_alpha(file: Path) -> None:
+    """An alpha that is no whole number ends it with 1 and says what to do."""
+    data = json.loads(file.read_bytes())
+    for module in data["per_module_gain"]:
+        module["scaling"] = 0.3
+    file.write_bytes(encoded(data))
+    result = export(file, "--axolotl")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1].startswith(
+        f"benchd export: {file}: Axolotl takes only whole alphas (lora_alpha: 2.4): set bench.uniform_rank so that "
+    )
 
 
 # --- for Bench ------------------------------------------------------------------------------------------------
@@ -90,7 +234,7 @@ def test_bench_yaml(file: Path) -> None:
     """The YAML is the config that the daemon would write, in block style."""
     config = file.with_name("config.toml")
     result = export(file, "--bench-yaml", "--config", config)
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert (result.exit_code, result.stderr) == (0, f"{ASSUMED}\n")
     subprocess.run([sys.executable, "-m", "benchd", "run", file, "--config", config], check=True, capture_output=True)
     written = json.loads(file.with_name("audit.bench.json").read_text(encoding="utf-8"))
     assert yaml.safe_load(result.stdout) == written
@@ -103,9 +247,38 @@ def test_not_runnable(file: Path) -> None:
     """Without tables for Bench it says that Bench can't run it."""
     result = export(file, "--bench-yaml")
     assert result.exit_code == 0
-    assert result.stderr == (
-        "note: Bench can't run this config: the settings have neither [bench.base] nor bench.base_file\n"
+    assert result.stderr.splitlines() == [
+        ASSUMED,
+        "note: Bench can't run this config: the settings have neither [bench.base] nor bench.base_file",
+    ]
+
+
+def test_bench_audit(file: Path) -> None:
+    """The probe audit has every trained module's rank; with focus the selected ones alone."""
+    result = export(file, "--bench-audit")
+    assert (result.exit_code, result.stderr.splitlines()) == (0, [ASSUMED, CHANGE])
+    made = json.loads(result.stdout)
+    assert made["probe_rank"] == 16
+    pattern = made["per_layer_suggestions"]["rank_pattern"]
+    assert len(pattern) == 28
+    assert {name for name, rank in pattern.items() if rank != 8} == {"model.layers.2.mlp.down_proj"}
+    focused = json.loads(export(file, "--bench-audit", "--config", file.with_name("config.toml")).stdout)
+    assert focused["per_layer_suggestions"]["rank_pattern"] == {"model.layers.2.mlp.down_proj": 10}
+
+
+def test_bench_audit_that_bench_would_not_use(file: Path) -> None:
+    """Where Bench's rules for ranks leave nothing to train, a note says so."""
+    result = export(file.with_name("audit.json"), "--bench-audit", "--config", write(file, "uniform_rank = 16"))
+    assert "note: Bench leaves its per-layer variant out: the mean rank 15.8 is nearest to lora.probe_r (16); " in (
+        result.stderr
     )
+
+
+def write(file: Path, line: str) -> Path:
+    """Settings with one line of [bench]."""
+    path = file.with_name("other.toml")
+    path.write_text(f"[bench]\n{line}\n", encoding="utf-8")
+    return path
 
 
 @pytest.mark.parametrize("sample", USABLE, ids=lambda sample: sample.file)
@@ -171,7 +344,17 @@ def test_no_form(file: Path) -> None:
     """Without a form there is nothing to print."""
     result = export(file)
     assert result.exit_code == 2
-    assert "Give --peft or --bench-yaml." in result.stderr
+    assert "Give one of --peft, --adapter-config DIR, --axolotl, --bench-audit or --bench-yaml." in result.stderr
+
+
+@pytest.mark.parametrize(
+    "forms", [["--peft", "--axolotl"], ["--bench-audit", "--bench-yaml"], ["--peft", "--adapter-config", "x"]]
+)
+def test_two_forms(file: Path, forms: list[str]) -> None:
+    """Two forms at once are a mistake in the call."""
+    result = export(file, *forms)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Give one of" in result.stderr
 
 
 @pytest.mark.parametrize("form", ["--peft", "--bench-yaml"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 
 import ranks
 from benchd import select
-from benchd.bench import lora_config
+from benchd.exports import lora_config
 from corpus import SMALLER, Sample
 from families import adapted, build
 
@@ -45,23 +46,11 @@ lora_alpha_pattern:
 MODELLED = [sample for sample in SMALLER if ranks.read(sample).names and not sample.file.startswith("unicode")]
 
 
-def axolotl_text(arguments: dict[str, Any]) -> str:
-    """Return what `benchd export --axolotl` must print, written by hand until that option is there.
-
-    `arguments` are those for `peft.LoraConfig`. Raises ValueError for an alpha that is not an integer.
-    """
-    keys = {
-        "r": "lora_r",
-        "lora_alpha": "lora_alpha",
-        "target_modules": "lora_target_modules",
-        "rank_pattern": "lora_rank_pattern",
-        "alpha_pattern": "lora_alpha_pattern",
-    }
-    alphas = [arguments.get("lora_alpha", 1), *arguments["alpha_pattern"].values()]
-    if any(alpha != int(alpha) for alpha in alphas):
-        raise ValueError("Axolotl takes integers for alpha")
-    written = {keys[key]: value for key, value in arguments.items() if value != {}}
-    return yaml.safe_dump({"adapter": "lora", **written}, sort_keys=False, allow_unicode=True)
+def axolotl_text(sample: Sample, folder: Path) -> str:
+    """Return what `benchd export --axolotl` prints."""
+    (folder / "audit.json").write_bytes(sample.content)
+    command = [sys.executable, "-m", "benchd", "export", "--axolotl", str(folder / "audit.json")]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +99,13 @@ def validated(schema: type[Any], text: str, **changes: Any) -> Any:
 
 @pytest.mark.parametrize("sample", MODELLED, ids=lambda sample: sample.file)
 @pytest.mark.timeout(300)
-def test_real_audits(sample: Sample, schema: type[Any], peft_config: Callable[[Any, Any], peft.LoraConfig]) -> None:
+def test_real_audits(
+    sample: Sample, schema: type[Any], peft_config: Callable[[Any, Any], peft.LoraConfig], tmp_path: Path
+) -> None:
     """Each module gets the rank and the scaling that PEFT gives it under `benchd export --peft`."""
     audit = ranks.read(sample)
     arguments = lora_config(audit, select(audit))
-    text = axolotl_text(arguments)
+    text = axolotl_text(sample, tmp_path)
     config = validated(schema, text)
     assert set(yaml.safe_load(text)) <= set(schema.model_fields)  # Axolotl drops unknown keys without a word
     for key, value in yaml.safe_load(text).items():

@@ -10,23 +10,12 @@ import pytest
 
 from bench_resume import resume, tiny_base
 from benchd import Audit, BenchSettings, Selection, bench_config, read_audit, select
+from benchd.exports import bench_audit, bench_audit_notes, plan_training
 from benchd.patterns import pattern_keys
 from corpus import content
 
 #: The uniform rank of the answers here.
 UNIFORM = 8
-
-
-def bench_audit(rank_pattern: dict[str, int], summary: dict[str, Any]) -> dict[str, Any]:
-    """Return what `benchd export --bench-audit` must print, written by hand until that command is there.
-
-    `rank_pattern` must name every module that Bench trains: Bench gives all others the smallest rank in it.
-    """
-    kept = ("utilization_mean", "stable_rank_mean")
-    return {
-        "summary": {key: summary[key] for key in kept if key in summary},
-        "per_layer_suggestions": {"default_r": UNIFORM, "rank_pattern": rank_pattern},
-    }
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +49,17 @@ def wanted(audit: Audit, selection: Selection) -> dict[str, int]:
     return {name: own.get(name, UNIFORM) for name in audit.names}
 
 
+def exported(audit: Audit, selection: Selection, **settings: Any) -> dict[str, Any]:
+    """Return what `benchd export --bench-audit` prints."""
+    training = plan_training(audit, selection, BenchSettings(uniform_rank=UNIFORM, **settings))
+    return bench_audit(audit, training)
+
+
 @pytest.mark.timeout(300)
 def test_all_modules(audit: Audit, selection: Selection, base: dict[str, Any], tmp_path: Path) -> None:
     """Bench trains the selected modules at their ranks and every other module at the uniform rank."""
     ranks = wanted(audit, selection)
-    trained = resume(bench_audit(ranks, audit_summary()), config_of(audit, selection, base), tmp_path)
+    trained = resume(exported(audit, selection), config_of(audit, selection, base), tmp_path)
     assert trained == ranks
     assert set(ranks.values()) == {UNIFORM, 10}
 
@@ -80,7 +75,7 @@ def test_focus(audit: Audit, selection: Selection, base: dict[str, Any], tmp_pat
     """With `bench.focus` Bench trains the selected modules alone, at their ranks."""
     ranks = {layer.module: layer.rank for layer in selection.layers if layer.rank}
     config = config_of(audit, selection, base, focus=True)
-    assert resume(bench_audit(ranks, audit_summary()), config, tmp_path) == ranks
+    assert resume(exported(audit, selection, focus=True), config, tmp_path) == ranks
 
 
 @pytest.mark.timeout(300)
@@ -94,7 +89,7 @@ def test_exact_keys(audit: Audit, selection: Selection, base: dict[str, Any], tm
     ranks[first] = 3
     pattern = {keys[first]: 3, **{name: ranks[name] for name in others}}
     config = config_of(audit, selection, {**base, "compression": {"allowed_ranks": [3, 8, 10, 16]}})
-    assert resume(bench_audit(pattern, audit_summary()), config, tmp_path) == ranks
+    assert resume(given(pattern), config, tmp_path) == ranks
 
 
 @pytest.mark.timeout(300)
@@ -103,15 +98,17 @@ def test_average_near_the_probe(audit: Audit, selection: Selection, base: dict[s
 
     Bench rounds the average to the nearest of `compression.allowed_ranks`. One more rank there changes the outcome.
     """
-    ranks = dict.fromkeys(audit.names, 16)
-    ranks.update(dict.fromkeys(audit.names[:2], 4))  # an average of 15
-    given = bench_audit(ranks, audit_summary())
-    without = config_of(audit, selection, {**base, "compression": {"allowed_ranks": [4, 8, 16]}})
-    assert resume(given, without, tmp_path / "without") == {}
-    further = config_of(audit, selection, {**base, "compression": {"allowed_ranks": [4, 8, 15, 16]}})
-    assert resume(given, further, tmp_path / "with") == ranks
+    for allowed, is_trained in (([8, 10, 16], False), ([8, 10, 15, 16], True)):
+        tables = {**base, "compression": {"allowed_ranks": allowed}}
+        settings = BenchSettings(uniform_rank=16, base=tables)
+        training = plan_training(audit, selection, settings)
+        notes = bench_audit_notes(audit, training, settings)
+        assert any("leaves its per-layer variant out" in note for note in notes) is not is_trained
+        config = json.loads(bench_config(audit, selection, settings))
+        folder = tmp_path / str(len(allowed))
+        assert resume(bench_audit(audit, training), config, folder) == (training.ranks if is_trained else {})
 
 
-def audit_summary() -> dict[str, Any]:
-    """Return the top level of the audit: Bench adds uniform runs by its `utilization_mean` and `stable_rank_mean`."""
-    return json.loads(content("distilbert_seqcls__default.json"))
+def given(rank_pattern: dict[str, int]) -> dict[str, Any]:
+    """Return a probe audit with another pattern than an answer has."""
+    return {"per_layer_suggestions": {"rank_pattern": rank_pattern}}

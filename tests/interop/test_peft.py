@@ -14,8 +14,8 @@ import peft
 import pytest
 
 import ranks
-from benchd import bench_config, read_adapter_config, select
-from benchd.bench import lora_config
+from benchd import BenchSettings, bench_config, read_adapter_config, read_audit, select
+from benchd.exports import lora_config, plan_training
 from corpus import INDEX, USABLE, Sample
 from families import adapted, build
 
@@ -26,6 +26,7 @@ WITHOUT_MODEL = {
     "llama2_allnan__default.json",
     "unicode__default.json",
 }
+CASES = Path(__file__).parent.parent / "cases"
 MODELLED = [sample for sample in USABLE if sample.file not in WITHOUT_MODEL]
 
 
@@ -57,7 +58,7 @@ def test_real_audits(sample: Sample, new: dict[str, Any]) -> None:
     found = ranks.of_audit(sample)
     assert found is not None
     assert {name: module.rank for name, module in found.items()} == {
-        name: own.get(name, ranks.OTHER) for name in ranks.names(audit)
+        name: own.get(name, min(ranks.OTHER, audit.modules[name].rank or ranks.OTHER)) for name in ranks.names(audit)
     }
     for name, module in found.items():
         assert module.scaling == pytest.approx(audit.modules[name].scaling), name
@@ -96,14 +97,50 @@ def test_names(name: str, new: dict[str, Any]) -> None:
 def test_rslora() -> None:
     """Beside the file of an adapter with `use_rslora`, the scaling is the one that PEFT gave that adapter."""
     [sample] = [sample for sample in MODELLED if "rslora" in sample.file]
-    audit = ranks.read(sample)
-    trained = {"r": 64, "lora_alpha": 128, "use_rslora": True, "target_modules": list(audit.names)}
-    before = adapted(build(sample.file, audit.names), trained)
+    names = ranks.read(sample).names
+    trained = {"r": 64, "lora_alpha": 128, "use_rslora": True, "target_modules": list(names)}
+    before = adapted(build(sample.file, names), trained)
     beside = read_adapter_config(json.dumps({**trained, "peft_type": "LORA"}).encode())
-    after = adapted(build(sample.file, audit.names), lora_config(audit, select(audit), adapter=beside))
-    assert {module.rank for module in after.values()} > {8}
-    for name, module in after.items():
-        assert module.scaling == pytest.approx(before[name].scaling) == pytest.approx(16.0)
+    audit = read_audit(sample.content, adapter=beside)
+    carried = lora_config(audit, select(audit))
+    assert carried["use_rslora"] is True
+    plain = plan_training(audit, select(audit), BenchSettings(), may_use_rslora=False).arguments
+    assert "use_rslora" not in plain
+    for arguments in (carried, plain):
+        after = adapted(build(sample.file, names), arguments)
+        assert {module.rank for module in after.values()} > {8}
+        for name, module in after.items():
+            assert module.scaling == pytest.approx(before[name].scaling) == pytest.approx(16.0)
+
+
+def test_config_at_the_true_scaling() -> None:
+    """The alphas of a config give the scaling that PEFT gave the adapter, be it by a regular expression or rsLoRA."""
+    folder = CASES / "alpha_regex_beside"
+    beside = read_adapter_config((folder / "adapter_config.json").read_bytes())
+    audit = read_audit((folder / "alpha_regex.json").read_bytes(), adapter=beside)
+    saved = json.loads((folder / "adapter_config.json").read_bytes())
+    told = {key: saved[key] for key in ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")}
+    before = adapted(build("llama", audit.names), told)
+    assert {name: module.scaling for name, module in audit.modules.items()} == pytest.approx(
+        {name: module.scaling for name, module in before.items()}
+    )
+    uniform, per_layer = json.loads(bench_config(audit, select(audit)))["compression_strategies"]
+    arguments = {"r": uniform["rank"], "lora_alpha": 2 * uniform["rank"], "target_modules": list(audit.names)}
+    patterns = {key: per_layer[key] for key in ("rank_pattern", "alpha_pattern")}
+    after = adapted(build("llama", audit.names), {**arguments, **patterns})
+    for name in per_layer["rank_pattern"]:
+        assert after[name] == (per_layer["rank_pattern"][name], pytest.approx(before[name].scaling))
+
+
+@pytest.mark.parametrize("file", ["orig_mod", "fsdp", "doubled_prefix", "base_layer_nested"])
+def test_wrapped_names(file: str) -> None:
+    """The answers to audits with wrapper parts in their names hit the modules of the unwrapped model."""
+    audit = read_audit((CASES / "naming" / f"{file}.json").read_bytes())
+    training = plan_training(audit, select(audit), BenchSettings())
+    found = adapted(build("llama", audit.names), training.arguments)
+    assert {name: module.rank for name, module in found.items()} == training.ranks
+    for name, module in found.items():
+        assert module.scaling == pytest.approx(audit.modules[name].scaling)
 
 
 @pytest.mark.timeout(600)

@@ -12,10 +12,10 @@ import peft
 import pytest
 import torch
 
-import adapters
-from adapters import SAMPLES, arguments_of, found, model_of, resumed, trained_anew, write_adapter_config
+import saved
 from corpus import Sample
 from families import adapted
+from saved import SAMPLES, arguments_of, found, model_of, resumed, trained_anew, write_adapter_config
 
 each_sample = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.file)
 
@@ -24,8 +24,8 @@ each_sample = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: samp
 def test_adapter_config(sample: Sample, tmp_path: Path) -> None:
     """PEFT reads the folder without a warning, and every module gets the rank and the scaling of `--peft`."""
     arguments = arguments_of(sample)
-    write_adapter_config(arguments, tmp_path)
-    model = trained_anew(sample, tmp_path)
+    write_adapter_config(sample, tmp_path / "new")
+    model = trained_anew(sample, tmp_path / "new")
     assert found(model) == adapted(model_of(sample), arguments)
     assert arguments["rank_pattern"]
     assert any(value.requires_grad for value in model.parameters())
@@ -34,8 +34,8 @@ def test_adapter_config(sample: Sample, tmp_path: Path) -> None:
 @each_sample
 def test_empty_adapter(sample: Sample, tmp_path: Path) -> None:
     """An untrained adapter can be saved and resumed: it changes nothing, and keeps ranks, scalings and targets."""
-    write_adapter_config(arguments_of(sample), tmp_path)
-    new = trained_anew(sample, tmp_path)
+    write_adapter_config(sample, tmp_path / "new")
+    new = trained_anew(sample, tmp_path / "new")
     new.save_pretrained(tmp_path / "empty")
     again = resumed(sample, tmp_path / "empty")
     assert found(again) == found(new)
@@ -53,8 +53,8 @@ def test_empty_adapter(sample: Sample, tmp_path: Path) -> None:
 def test_task_type(task: str | None, tmp_path: Path) -> None:
     """The task type is optional: without it PEFT notes the model's class in the saved adapter, and resumes the same."""
     [sample] = [sample for sample in SAMPLES if "llama4" in sample.file]
-    write_adapter_config(arguments_of(sample), tmp_path, **({"task_type": task} if task else {}))
-    new = trained_anew(sample, tmp_path)
+    write_adapter_config(sample, tmp_path / "new", **({"task_type": task} if task else {}))
+    new = trained_anew(sample, tmp_path / "new")
     new.save_pretrained(tmp_path / "empty")
     assert found(resumed(sample, tmp_path / "empty")) == found(new)
 
@@ -62,8 +62,8 @@ def test_task_type(task: str | None, tmp_path: Path) -> None:
 def test_inference_mode(tmp_path: Path) -> None:
     """With `inference_mode: true`, as in every saved adapter, PEFT trains nothing: the export must not copy it."""
     sample = SAMPLES[0]
-    write_adapter_config(arguments_of(sample), tmp_path, inference_mode=True)
-    frozen = trained_anew(sample, tmp_path)
+    write_adapter_config(sample, tmp_path / "new", inference_mode=True)
+    frozen = trained_anew(sample, tmp_path / "new")
     assert not any(value.requires_grad for name, value in frozen.named_parameters() if "lora_" in name)
 
 
@@ -71,10 +71,10 @@ def test_inference_mode(tmp_path: Path) -> None:
 def test_old_peft(tmp_path: Path) -> None:
     """PEFT 0.13 reads the same files, and makes and resumes the same adapters."""
     for sample in SAMPLES:
-        write_adapter_config(arguments_of(sample), tmp_path / sample.file)
+        write_adapter_config(sample, tmp_path / sample.file)
     path = Path(sys.prefix, "peft-0.13")
     assert path.is_dir(), f"{path} is missing; `make test-interop` puts it there"
-    command = [sys.executable, adapters.__file__, str(tmp_path)]
+    command = [sys.executable, saved.__file__, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

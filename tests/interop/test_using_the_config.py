@@ -1,4 +1,4 @@
-"""docs/using-the-config.md: its commands and programs, one after the other, as a reader would run them."""
+"""docs/using-the-config.md and docs/trainers.md: their commands and programs in order, as a reader would run them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,36 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
+from bench_resume import write_command
+from benchd import BenchSettings, read_audit, select
+from benchd.exports import plan_training
 from corpus import AUDITS
-from stand_ins import make_data, make_model, mend_bench
+from families import build
+from stand_ins import make_data, make_model
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "using-the-config.md"
+DOCS = Path(__file__).parent.parent.parent / "docs"
 FENCE = re.compile(r"^```(toml|sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SELECTED = {"distilbert.transformer.layer.4.attention.k_lin", "distilbert.transformer.layer.1.attention.k_lin"}
+
+
+def follow(page: str, home: Path) -> list[str]:
+    """Run every command and program of a page in order, in `home`; return their kinds."""
+    commands = os.pathsep.join([str(home / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    ran = []
+    for kind, code in FENCE.findall((DOCS / page).read_text(encoding="utf-8")):
+        ran.append(kind)
+        if kind == "toml":
+            (home / "config.toml").write_text(code.replace("500", "2"), encoding="utf-8")
+        elif kind == "sh":
+            # Bench keeps a board of its runs in the home folder.
+            environment = {**os.environ, "PATH": commands, "HOME": str(home)}
+            subprocess.run(["sh", "-ec", code], check=True, env=environment, capture_output=True)
+        else:
+            exec(compile(code, page, "exec"), {"__name__": "__main__"})
+    return ran
 
 
 @pytest.mark.timeout(300)
@@ -25,29 +48,38 @@ def test_using_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """From the drop to a Bench run and to an adapter trained anew; what comes out is what the answer says."""
     make_model(tmp_path / "distilbert-base-uncased")
     make_data(tmp_path / "glue", "sst2")
-    mend_bench()
     (tmp_path / "inbox").mkdir()
+    (tmp_path / "bin").mkdir()
+    write_command(tmp_path / "bin")
     shutil.copy(AUDITS / "distilbert_seqcls__default.json", tmp_path / "inbox" / "audit.json")
     monkeypatch.chdir(tmp_path)
-    commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    ran = []
-    for kind, code in FENCE.findall(PAGE.read_text(encoding="utf-8")):
-        ran.append(kind)
-        if kind == "toml":
-            (tmp_path / "config.toml").write_text(code.replace("500", "2"), encoding="utf-8")
-        elif kind == "sh":
-            subprocess.run(["sh", "-ec", code], check=True, env={**os.environ, "PATH": commands})
-        else:
-            exec(compile(code, str(PAGE), "exec"), {"__name__": "__main__"})
-    assert ran == ["toml", "sh", "sh", "python", "sh", "python", "python", "sh"]
+    assert follow("using-the-config.md", tmp_path) == ["toml", "sh", "sh", "sh", "python", "sh", "python"]
 
-    selected = {"distilbert.transformer.layer.4.attention.k_lin", "distilbert.transformer.layer.1.attention.k_lin"}
-    assert set(ranks(tmp_path / "run" / "probe_r16")) == selected
+    assert ranks(tmp_path / "run" / "probe_r16") == dict.fromkeys(SELECTED, 16)
+    assert ranks(tmp_path / "run" / "per_layer") == dict.fromkeys(SELECTED, 10)
+    assert (tmp_path / "run" / "bench.md").exists()
     smaller = ranks(tmp_path / "smaller")
     assert len(smaller) == 24
-    assert {name for name, rank in smaller.items() if rank == 10} == selected
-    assert {rank for name, rank in smaller.items() if name not in selected} == {8}
+    assert {name for name, rank in smaller.items() if rank == 10} == SELECTED
+    assert {rank for name, rank in smaller.items() if name not in SELECTED} == {8}
     assert json.loads((tmp_path / "inbox" / "smaller.bench.json").read_bytes())["compression_strategies"]
+
+
+@pytest.mark.timeout(300)
+def test_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder for TRL, YAML for Axolotl, and an untrained adapter for LLaMA-Factory have the ranks of the answer."""
+    (tmp_path / "inbox").mkdir()
+    shutil.copy(AUDITS / "llama4_many__default.json", tmp_path / "inbox" / "audit.json")
+    audit = read_audit((tmp_path / "inbox" / "audit.json").read_bytes())
+    model = build("llama", audit.names)
+    assert model is not None
+    model.save_pretrained(tmp_path / "the-base-model")
+    monkeypatch.chdir(tmp_path)
+    assert follow("trainers.md", tmp_path) == ["sh", "python", "sh", "python"]
+    wanted = plan_training(audit, select(audit), BenchSettings()).ranks
+    assert ranks(tmp_path / "empty") == wanted
+    options = yaml.safe_load((tmp_path / "lora.yaml").read_text(encoding="utf-8"))
+    assert {name: options["lora_rank_pattern"].get(name, options["lora_r"]) for name in wanted} == wanted
 
 
 def ranks(adapter: Path) -> dict[str, int]:

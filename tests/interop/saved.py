@@ -6,6 +6,7 @@ The tests run this as a program under an old PEFT, too.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import nn
 
 import ranks
 from benchd import select
-from benchd.bench import lora_config
+from benchd.exports import lora_config
 from corpus import USABLE, Sample
 from families import Adapted, build
 
@@ -35,14 +36,14 @@ FILES = (
 SAMPLES = [sample for sample in USABLE if sample.file in FILES]
 
 
-def write_adapter_config(arguments: dict[str, Any], folder: Path, **rest: Any) -> None:
-    """Write what `benchd export --adapter-config DIR` must write, by hand until that option is there.
-
-    No key that an old PEFT doesn't know: it would refuse the file. No `inference_mode`: true would freeze the adapter.
-    """
+def write_adapter_config(sample: Sample, folder: Path, **rest: Any) -> None:
+    """Write the file as `benchd export --adapter-config DIR` does; `rest` is added to it."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"peft_type": "LORA", **arguments, **rest}, indent=2)
-    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+    (folder.parent / f"{folder.name}.json").write_bytes(sample.content)
+    arguments = ["export", str(folder.parent / f"{folder.name}.json"), "--adapter-config", str(folder)]
+    subprocess.run([sys.executable, "-m", "benchd", *arguments], check=True, capture_output=True)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **rest}), encoding="utf-8")
 
 
 def arguments_of(sample: Sample) -> dict[str, Any]:

@@ -1,0 +1,338 @@
+"""The answer in the forms that trainers take: ranks, alphas and targets for PEFT; the same for Axolotl and Bench."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchd import AdapterConfig, Audit, BenchSettings, read_adapter_config, read_audit, select
+from benchd.exports import Training, axolotl, bench_audit, bench_audit_notes, lora_config, plan_training
+from corpus import USABLE, Sample, content, document, encoded, entry
+
+GAIN = [
+    {"module": "base_model.model.a", "r": 8, "scaling": 2.0},
+    {"module": "base_model.model.b", "r": 16, "scaling": 2.0},
+    {"module": "base_model.model.c", "r": 16, "scaling": 2.0},
+]
+AUDIT = document(
+    flagged=[entry("base_model.model.a", k_values=[4]), entry("base_model.model.b", k_values=[5])],
+    candidates=[entry("base_model.model.c")],
+    per_module_gain=GAIN,
+)
+
+
+def adapter(**fields: Any) -> AdapterConfig:
+    """The file of an adapter of `AUDIT`, with these fields."""
+    return read_adapter_config(json.dumps({"r": 16, "rank_pattern": {"a": 8}, **fields}).encode())
+
+
+def read(audit: dict[str, Any] | bytes, beside: AdapterConfig | None = None) -> Audit:
+    return read_audit(audit if isinstance(audit, bytes) else encoded(audit), adapter=beside)
+
+
+def lora(audit: dict[str, Any], beside: AdapterConfig | None = None, **settings: Any) -> dict[str, Any]:
+    of = read(audit, beside)
+    return lora_config(of, select(of), BenchSettings(**settings))
+
+
+def planned(audit: dict[str, Any] | bytes, beside: AdapterConfig | None = None, **settings: Any) -> Training:
+    of = read(audit, beside)
+    return plan_training(of, select(of), BenchSettings(**settings))
+
+
+def adapted(*modules: tuple[str, int, float], ranks: dict[str, int] | None = None) -> dict[str, Any]:
+    """An audit of modules with these ranks and scalings, of which some are flagged with a rank."""
+    gain = [{"module": name, "r": rank, "scaling": scaling} for name, rank, scaling in modules]
+    flagged = [entry(name, k_values=[rank]) for name, rank in (ranks or {}).items()]
+    return document(flagged=flagged, per_module_gain=gain)
+
+
+# --- for PEFT -------------------------------------------------------------------------------------------------
+
+
+def test_lora_config() -> None:
+    """The selected layers get their ranks, all others the uniform one, and each keeps its scaling."""
+    assert lora(AUDIT) == {
+        "peft_type": "LORA",
+        "r": 8,
+        "lora_alpha": 16,
+        "rank_pattern": {"a": 4, "b": 5},
+        "alpha_pattern": {"a": 8, "b": 10},
+        "target_modules": ["a", "b", "c"],
+    }
+    of = read(AUDIT)
+    assert lora_config(of, select(of)) == lora(AUDIT)
+
+
+def test_modules_of_other_scalings() -> None:
+    """Modules that are scaled unlike most keep their own scaling, too."""
+    made = lora(adapted(("x", 8, 1.0), ("y.x", 8, 2.0), ("z", 8, 2.0)), uniform_rank=4)
+    assert (made["r"], made["lora_alpha"], made["alpha_pattern"]) == (4, 8, {"$|^x": 4})
+    assert made["rank_pattern"] == {}
+
+
+def test_no_rank_grows() -> None:
+    """A module whose own rank is below the uniform rank keeps it, and a note says how many do."""
+    training = planned(
+        adapted(("x", 16, 2.0), ("y", 2, 2.0), ("z", 16, 1.0), ("w", 16, 2.0), ("v", 16, 2.0), ranks={"x": 6})
+    )
+    assert training.ranks == {"x": 6, "y": 2, "z": 8, "w": 8, "v": 8}
+    assert training.arguments["r"] == 8
+    assert training.arguments["rank_pattern"] == {"x": 6, "y": 2}
+    assert training.arguments["alpha_pattern"] == {"x": 12, "y": 4, "z": 8}
+    assert "1 module keeps a rank below the uniform rank 8, as in the adapter" in training.notes
+    assert str(training.change) == "ranks 66 → 32; 4 modules shrink, 0 grow"
+
+
+def test_most_below_the_uniform_rank() -> None:
+    """`r` is the rank of most modules, so that the patterns stay short."""
+    made = lora(adapted(("x", 2, 1.0), ("y", 2, 1.0), ("z", 32, 1.0)))
+    assert (made["r"], made["lora_alpha"], made["rank_pattern"], made["alpha_pattern"]) == (2, 2, {"z": 8}, {"z": 8})
+
+
+@pytest.mark.parametrize("sample", USABLE, ids=lambda sample: sample.file)
+def test_real_audits(sample: Sample) -> None:
+    """No module of a real adapter gets a larger rank than it has, under any uniform rank."""
+    of = read(sample.content)
+    for uniform in (1, 8, 64, "audit_median", "audit_p90"):
+        training = plan_training(of, select(of), BenchSettings(uniform_rank=uniform))
+        assert all(
+            rank <= (of.modules[name].rank or rank) for name, rank in training.ranks.items() if name in of.modules
+        )
+        assert set(training.ranks) == set(of.names)
+        if training.change:
+            assert training.change.grow == 0
+            assert training.change.ranks[1] == sum(training.ranks.values()) <= training.change.ranks[0]
+
+
+MODULES = st.lists(
+    st.tuples(st.integers(1, 64), st.sampled_from([0.5, 1.0, 2.0, 3.7]), st.none() | st.integers(1, 80)),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(MODULES, st.integers(1, 100), st.booleans())
+def test_every_module_as_planned(modules: list[tuple[int, float, int | None]], uniform: int, rslora: bool) -> None:
+    """Whatever the adapter, the arguments give each module the planned rank, none a larger one, and its scaling."""
+    named = [(f"layers.{place}.q", rank, scaling) for place, (rank, scaling, _) in enumerate(modules)]
+    ranks = {f"layers.{place}.q": k for place, (_, _, k) in enumerate(modules) if k}
+    beside = read_adapter_config(json.dumps({"use_rslora": rslora}).encode())
+    of = read(adapted(*named, ranks=ranks), beside)
+    training = plan_training(of, select(of), BenchSettings(uniform_rank=uniform))
+    made = training.arguments
+    for name, own, reported in named:
+        rank = made["rank_pattern"].get(name, made["r"])
+        alpha = made["alpha_pattern"].get(name, made["lora_alpha"])
+        assert rank == training.ranks[name] == min(own, ranks.get(name, min(uniform, of.largest_rank or 0)))
+        before = reported * own / (own**0.5 if rslora else own)
+        assert alpha / (rank**0.5 if made.get("use_rslora") else rank) == pytest.approx(before)
+
+
+def test_little_is_told() -> None:
+    """What the audit doesn't tell is left out."""
+    assert lora(document()) == {"peft_type": "LORA", "r": 8, "rank_pattern": {}, "alpha_pattern": {}}
+    everything = document(flagged=[entry("a", k_values=[4])], per_module_gain=[{"module": "a", "r": 8, "scaling": 2.0}])
+    assert lora(everything)["lora_alpha"] == 8
+    training = planned(document(flagged=[entry("a", k_values=[4])]))
+    assert training.change is None
+    assert "the audit doesn't tell the adapter's scaling; set lora_alpha yourself" in training.notes
+
+
+def test_settings() -> None:
+    """Focus and the base's target modules hold here as they do for Bench."""
+    focused = planned(AUDIT, focus=True)
+    assert focused.arguments["target_modules"] == ["a", "b"]
+    assert focused.ranks == {"a": 4, "b": 5}
+    assert lora(AUDIT, base={"lora": {"target_modules": ["q"]}})["target_modules"] == ["q"]
+
+
+def test_real_lora_config() -> None:
+    """Of a real audit: an adapter whose modules differ in rank and scaling."""
+    of = read(content("rank_pattern__default.json"))
+    made = lora_config(of, select(of))
+    assert made["r"] == 8
+    scalings = {name: made["alpha_pattern"].get(name, made["lora_alpha"]) for name in of.names}
+    for name, module in of.modules.items():
+        assert scalings[name] / made["rank_pattern"].get(name, 8) == pytest.approx(module.scaling)
+
+
+# --- what the adapter's own file tells ------------------------------------------------------------------------
+
+
+def test_carried() -> None:
+    """What a training of the same adapter needs is in the arguments; without the file a note says what is missing."""
+    fields = {
+        "task_type": "SEQ_CLS",
+        "use_dora": True,
+        "bias": "all",
+        "modules_to_save": ["score"],
+        "peft_type": "LORA",
+    }
+    training = planned(AUDIT, adapter(**fields))
+    assert {key: training.arguments[key] for key in fields} == fields
+    assert training.notes == ()
+    [note] = planned(AUDIT).notes
+    assert note.startswith("without the adapter's adapter_config.json (--adapter DIR) the output lacks task_type, ")
+
+
+def test_left_behind() -> None:
+    """A field in use that is not carried is named."""
+    [note] = planned(AUDIT, adapter(use_qalora=True)).notes
+    assert note == "in adapter_config.json and not carried over: use_qalora"
+
+
+def test_rslora() -> None:
+    """`use_rslora` is carried, with alphas for it; unless it may be used, the alphas are for a training without."""
+    of = read(AUDIT, adapter(use_rslora=True))
+    training = plan_training(of, select(of), BenchSettings())
+    assert training.arguments["use_rslora"] is True
+    assert training.arguments["lora_alpha"] == pytest.approx(32 / 16**0.5 * 8**0.5)
+    plain = plan_training(of, select(of), BenchSettings(), may_use_rslora=False).arguments
+    assert "use_rslora" not in plain
+    assert plain["lora_alpha"] == 32 / 16**0.5 * 8
+
+
+def test_embeddings() -> None:
+    """A target that the audit does not name, such as an embedding, stays one, at its own rank at most."""
+    audit = adapted(("a", 16, 2.0), ("b", 16, 2.0), ranks={"a": 4})
+    fields = {"target_modules": ["a", "b", "embed_tokens"], "lora_alpha": 32, "rank_pattern": {".*embed_tokens": 4}}
+    training = planned(audit, adapter(**fields))
+    assert training.arguments["target_modules"] == ["a", "b", "embed_tokens"]
+    assert training.arguments["rank_pattern"] == {"a": 4, "embed_tokens": 4}
+    assert training.arguments["alpha_pattern"] == {"a": 8, "embed_tokens": 32}
+    assert training.notes[0] == "adapted, but not audited by Gradience; at rank 8 or their own: embed_tokens"
+    of = read(audit, adapter(**fields))
+    counts = {"a": 160, "b": 160, "model.embed_tokens": 400}
+    counted = plan_training(of, select(of), BenchSettings(), parameters=counts).change
+    assert counted is not None
+    assert counted.parameters == (720, 40 + 80 + 400)
+    assert planned(audit, adapter(**fields), focus=True).arguments["target_modules"] == ["a"]
+
+
+def test_targets_as_a_pattern() -> None:
+    """Of targets that are one pattern nobody can tell what else they hit, and a note says so."""
+    [note] = planned(AUDIT, adapter(target_modules=".*")).notes
+    assert note == "the adapter's target_modules are one pattern; embeddings that it hits are left out"
+
+
+def test_fused_experts() -> None:
+    """Fused experts stay as they are: target_parameters at the adapter's own rank and scaling, as PEFT has no other."""
+    gain = [
+        {"module": "experts", "r": 32, "scaling": 0.25},
+        {"module": "experts.base_layer", "r": 32, "scaling": 0.25},
+        {"module": "q", "r": 4, "scaling": 2.0},
+        {"module": "v", "r": 4, "scaling": 2.0},
+    ]
+    audit = document(flagged=[entry("experts", k_values=[9]), entry("q", k_values=[3])], per_module_gain=gain)
+    fields = {"r": 4, "lora_alpha": 8, "rank_pattern": {}, "target_parameters": ["experts.up"]}
+    training = planned(audit, adapter(**fields))
+    assert training.arguments == {
+        "peft_type": "LORA",
+        "r": 4,
+        "lora_alpha": 8,
+        "rank_pattern": {"q": 3},
+        "alpha_pattern": {"q": 6},
+        "target_modules": ["q", "v"],
+        "target_parameters": ["experts.up"],
+    }
+    assert str(training.change) == "ranks 8 → 7; 1 module shrinks, 0 grow"
+
+
+# --- what changes ---------------------------------------------------------------------------------------------
+
+
+def test_parameters() -> None:
+    """Parameters are counted where the audit's rows tell them, else where the caller does, else not at all."""
+    rows = [{"name": row["module"], "params": 100 * row["r"]} for row in GAIN]
+    counted = planned({**AUDIT, "layer_data": {"layer_rows": rows}})
+    assert str(counted.change) == "ranks 40 → 17, parameters 4,000 → 1,700; 3 modules shrink, 0 grow"
+    of = read(AUDIT)
+    told = plan_training(of, select(of), BenchSettings(), parameters={"a": 80, "b": 320, "c": 480, "d": 5})
+    assert told.change is not None
+    assert told.change.parameters == (880, 40 + 100 + 240)
+    partly = plan_training(of, select(of), BenchSettings(), parameters={"a": 80})
+    assert str(partly.change) == "ranks 40 → 17; 3 modules shrink, 0 grow"
+
+
+# --- for Axolotl ----------------------------------------------------------------------------------------------
+
+
+def test_axolotl() -> None:
+    """The arguments in Axolotl's names; what has none there is named."""
+    options, notes = axolotl(lora(AUDIT, adapter(bias="all", use_dora=True, task_type="CAUSAL_LM")))
+    assert options == {
+        "adapter": "lora",
+        "lora_r": 8,
+        "lora_alpha": 16,
+        "lora_rank_pattern": {"a": 4, "b": 5},
+        "lora_alpha_pattern": {"a": 8, "b": 10},
+        "lora_target_modules": ["a", "b", "c"],
+        "peft_use_dora": True,
+    }
+    assert notes == ("Axolotl has no key for bias",)
+
+
+def test_axolotl_broken_alpha() -> None:
+    """An alpha that is no whole number is refused, with the key and what to do."""
+    with pytest.raises(ValueError, match=r"Axolotl takes only whole alphas \(a: 7.5\): set bench.uniform_rank"):
+        axolotl(lora(adapted(("a", 8, 1.5), ("b", 8, 1.0), ("c", 8, 1.0), ranks={"a": 5})))
+
+
+# --- for Bench ------------------------------------------------------------------------------------------------
+
+
+def test_bench_audit() -> None:
+    """It lists every trained module, and nothing from which Bench would make uniform variants."""
+    of = read({**AUDIT, "utilization_mean": 0.25, "stable_rank_mean": 2.0, "suggested_r_global_median": 4})
+    training = plan_training(of, select(of), BenchSettings())
+    assert bench_audit(of, training) == {
+        "probe_rank": 16,
+        "summary": {"utilization_mean": 0.25, "stable_rank_mean": 2.0},
+        "per_layer_suggestions": {"rank_pattern": {"a": 4, "b": 5, "c": 8}},
+    }
+    assert bench_audit_notes(of, training, BenchSettings()) == []
+    focused = plan_training(of, select(of), BenchSettings(focus=True))
+    assert bench_audit(of, focused)["per_layer_suggestions"] == {"rank_pattern": {"a": 4, "b": 5}}
+
+
+@pytest.mark.parametrize(
+    ("base", "notes"),
+    [
+        ({"lora": {"probe_r": 16}}, []),
+        ({"compression": {"allowed_ranks": [4, 8, 16]}}, ["to compression.allowed_ranks: it changes 5"]),
+        ({"lora": {"probe_r": 6}}, ["to lora.probe_r (6) and then to compression.allowed_ranks: it changes 8"]),
+        (
+            {"compression": {"allowed_ranks": [16]}},
+            ["it changes 4, 5, 8", "the mean rank 16 is nearest to lora.probe_r (16); set probe_r = 32"],
+        ),
+        (
+            {"lora": {"probe_r": 4}},
+            [
+                "it changes 5, 8",
+                "the mean rank 4 is nearest to lora.probe_r (4); set probe_r = 8 in [bench.base.lora]",
+            ],
+        ),
+    ],
+)
+def test_bench_audit_notes(base: dict[str, Any], notes: list[str]) -> None:
+    """What Bench will change or leave out under its rules for ranks is said beforehand."""
+    of = read(AUDIT)
+    settings = BenchSettings(base=base)
+    found = bench_audit_notes(of, plan_training(of, select(of), settings), settings)
+    assert len(found) == len(notes)
+    for told, expected in zip(found, notes, strict=True):
+        assert expected in told
+
+
+def test_bench_audit_of_nothing() -> None:
+    """Without a module or a rank there is nothing that Bench could compress."""
+    of = read(document())
+    training = plan_training(of, select(of), BenchSettings())
+    assert bench_audit_notes(of, training, BenchSettings()) == [
+        "the audit tells no module and no rank: Bench has nothing to compress"
+    ]
