@@ -14,6 +14,7 @@ from benchd import (
     Audit,
     AuditError,
     BenchSettings,
+    NotAnAudit,
     Selection,
     SelectionSettings,
     bench_config,
