@@ -22,6 +22,7 @@ from benchd.rejection import refusal
 from benchd.settings import BenchSettings, FolderSettings
 from benchd.sidecar import unbroken
 from benchd.trail import Trail, TrailFile
+from corpus import AUDITS
 from daemon import answers, audit, config_of, read_json, report_of, reports, temporary_files, until
 
 
@@ -83,6 +84,16 @@ class TestSelected:
         assert answers(path)
         assert unbroken(config_of(path).read_bytes())
         assert desk.events() == ["audit.selected"]
+
+    @pytest.mark.parametrize("file", ["llama2_allnan__default.json", "llama4_many__pol_empty.json"])
+    def test_audit_of_nothing(self, desk: Desk, file: str):
+        """An audit in which Gradience found no layer is answered with a warning that says so; no other audit is."""
+        (desk.path / file).write_bytes((AUDITS / file).read_bytes())
+        assert desk.answer(file).outcome is Outcome.SELECTED
+        [record] = desk.records()
+        is_of_nothing = file.startswith("llama2_allnan")
+        assert record["level"] == ("warning" if is_of_nothing else "info")
+        assert ("an audit of nothing: Gradience found 0 LoRA layers" in record["reason"]) is is_of_nothing
 
     def test_record_is_first(self, desk: Desk, path: Path, monkeypatch: pytest.MonkeyPatch):
         """When the config is published its record is in the trail, and on the disk."""

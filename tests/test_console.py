@@ -54,6 +54,14 @@ def shown(**record: Any) -> str:
             ),
         ),
         (
+            {**SELECTED, "level": "warning", "strategy": "none", "confidence": "none", "layers": [], "layers_total": 0},
+            (
+                "03:04:05 ! /in/a.json → a.bench.json\n"
+                "           none: 1 of 28 layers is flagged\n"
+                "           note: a note\n"
+            ),
+        ),
+        (
             {
                 "event": "audit.rejected",
                 "level": "error",

@@ -26,7 +26,7 @@ def console_line(record: Mapping[str, Any]) -> bytes:
     record = _clean(dict(record))
     mark, colour = _MARKS.get(record["level"], ("·", "white"))
     event = str(record["event"])
-    if event == "audit.selected":
+    if event == "audit.selected" and record["level"] == "info":
         mark, colour = "✓", "green"
     # People live in local time; the records themselves are in UTC.
     head = click.style(f"{datetime.fromisoformat(record['ts']).astimezone():%H:%M:%S}", dim=True)

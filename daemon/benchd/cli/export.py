@@ -68,21 +68,22 @@ def command(
         click.echo(f"benchd export: {audit}: {chosen.audit.no_analysis}", err=True)
         sys.exit(1)
     parsed, selection, folder, adapter_folder = chosen
-    _note(noted(parsed, selection, folder.bench).notes)
-    if bench_yaml:
-        _print_bench_yaml(chosen)
-        return
-    parameters = parsed.parameters() or read_parameters(adapter_folder)
-    # Whole alphas are rare with use_rslora, and Axolotl takes no others.
     training = plan_training(
-        parsed, selection, folder.bench, parameters=parameters, may_use_rslora=not (as_axolotl or as_bench_audit)
+        parsed,
+        selection,
+        folder.bench,
+        parameters=parsed.parameters() or read_parameters(adapter_folder),
+        may_use_rslora=not as_axolotl,  # with it alphas are hardly ever whole, and Axolotl takes no others
     )
+    _note(noted(parsed, selection, folder.bench).notes)
     if as_bench_audit:
         _note(bench_audit_notes(parsed, training, folder.bench))
-    else:
+    elif not bench_yaml:
         _note(training.notes)
     click.echo(str(training.change or "the audit doesn't tell the modules' own ranks: no change to show"), err=True)
-    if as_bench_audit:
+    if bench_yaml:
+        _print_bench_yaml(chosen)
+    elif as_bench_audit:
         _print_json(bench_audit(parsed, training))
     elif as_axolotl:
         _print_axolotl(audit, training.arguments)
