@@ -117,7 +117,7 @@ def test_malformed(data: bytes, problem: str) -> None:
     assert read.problem is not None
     assert read.problem.startswith(problem)
     assert read == AdapterConfig(token=hashlib.sha256(data).hexdigest(), problem=read.problem)
-    assert (read.fields(), read.carried(), read.left_behind()) == ({}, {}, [])
+    assert (read.fields, read.carried(), read.left_behind()) == ({}, {}, [])
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_odd_values(value: bytes) -> None:
     data = b"{" + b", ".join(f'"{key}": '.encode() + value for key in keys) + b', "\xff": 1}'
     read = read_adapter_config(data)
     assert read == AdapterConfig(token=hashlib.sha256(data).hexdigest(), content=data)
-    assert read.fields() == {}
+    assert read.fields == {}
 
 
 @pytest.mark.parametrize(
@@ -321,3 +321,33 @@ def test_carried(changes: dict[str, Any], carried: dict[str, Any], left: list[st
     plain = {"task_type": None, "lora_dropout": 0.0, **changes}
     read = adapter(**plain)
     assert (read.carried(), read.left_behind()) == (carried, left)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "holding"),
+    [
+        (["mlp.experts.up"], {"l.0.mlp.experts"}),
+        (["experts.up", "experts.down"], {"l.0.mlp.experts", "other.experts"}),
+        (["l.0.mlp.experts.up"], {"l.0.mlp.experts"}),
+        (["up"], set()),
+        (["perts.up", "x.experts.up"], set()),
+        ([], set()),
+    ],
+)
+def test_holding_parameters(parameters: list[str], holding: set[str]) -> None:
+    """A parameter is targeted by what its name ends in, from a dot on; the module is the one that holds it."""
+    modules = ["l.0.mlp.experts", "other.experts", "l.0.q", "experts_2"]
+    assert adapter(target_parameters=parameters).holding_parameters(modules) == holding
+
+
+def test_one_target_parameter() -> None:
+    """Fused experts are out of reach also where only the file beside the audit tells them from a module."""
+    of = audit((16, 2.0), (64, 0.5), beside=adapter(target_parameters=["m1.q.up"]))
+    assert of.adapter_problem is None
+    assert (of.names, of.out_of_reach) == (("m0.q",), {"m1.q"})
+
+
+def test_more_keys_than_modules() -> None:
+    """Patterns of more keys than any model has modules are costly, whatever the keys are."""
+    assert not adapter(rank_pattern={f"m{place}": 4 for place in range(5000)}).is_costly()
+    assert adapter(rank_pattern={f"m{place}": 4 for place in range(20_000)}).is_costly()

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
 
 from benchd.document import finite, whole, words
-from benchd.matching import Matcher
+from benchd.matching import Matcher, endings
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -79,6 +80,9 @@ _KINDS: Final = {
     "P_TUNING": "P-tuning",
 }
 
+#: Twice the modules of the largest real model. More keys are matched in a process of their own.
+_MOST_KEYS: Final = 10_000
+
 #: Longer than any value that is read, but for the patterns and lists.
 _MAX_VALUE: Final = 4096
 
@@ -110,7 +114,7 @@ class Applied(NamedTuple):
     alpha: float | None
 
 
-class AdapterConfig(Struct, frozen=True, kw_only=True):
+class AdapterConfig(Struct, frozen=True, kw_only=True, dict=True):
     """What an adapter's own file tells.
 
     `token` names its content: the SHA-256, or the reason it could not be read. `problem` says why nothing in it counts,
@@ -130,14 +134,19 @@ class AdapterConfig(Struct, frozen=True, kw_only=True):
     target_parameters: tuple[str, ...] = ()
     content: bytes = b""
 
+    @cached_property
+    def _matchers(self) -> tuple[Matcher, Matcher]:
+        return Matcher(self.rank_pattern), Matcher(self.alpha_pattern)
+
     def is_costly(self) -> bool:
-        """Return whether `applied` may take much more time or memory than the size of the file explains."""
-        return Matcher(self.rank_pattern).is_costly or Matcher(self.alpha_pattern).is_costly
+        """Return whether `applied` may take much more time or memory than for the file of a real model."""
+        if len(self.rank_pattern) + len(self.alpha_pattern) > _MOST_KEYS:
+            return True
+        return any(matcher.is_costly for matcher in self._matchers)
 
     def applied(self, modules: Sequence[str]) -> dict[str, Applied]:
         """Return what PEFT gave each of `modules`, matched as PEFT does. Raises `BadKey`."""
-        ranks = Matcher(self.rank_pattern).values(modules) if self.rank_pattern else {}
-        alphas = Matcher(self.alpha_pattern).values(modules) if self.alpha_pattern else {}
+        ranks, alphas = (matcher.values(modules) for matcher in self._matchers)
         return {
             module: Applied(whole(ranks.get(module, self.rank)) or None, alphas.get(module, self.alpha))
             for module in modules
@@ -156,14 +165,12 @@ class AdapterConfig(Struct, frozen=True, kw_only=True):
                 return alpha
         return self.alpha
 
-    def targets_parameters_of(self, module: str) -> bool:
-        """Return whether PEFT puts an adapter over a parameter of `module` itself (`target_parameters`)."""
-        name = f".{module}"
-        return any(name.endswith(f".{holder}") for holder in self._holders())
+    def holding_parameters(self, modules: Iterable[str]) -> set[str]:
+        """Return those modules over whose own parameters PEFT puts adapters (`target_parameters`)."""
+        holders = {holder for name in self.target_parameters if (holder := name.rpartition(".")[0])}
+        return {module for module in modules if not holders.isdisjoint(endings(module))}
 
-    def _holders(self) -> set[str]:
-        return {holder for name in self.target_parameters if (holder := name.rpartition(".")[0])}
-
+    @cached_property
     def fields(self) -> dict[str, Any]:
         """Return every field of the file; empty for one that can't be used."""
         if self.problem is not None or not self.content:
@@ -175,7 +182,7 @@ class AdapterConfig(Struct, frozen=True, kw_only=True):
 
     def carried(self) -> dict[str, Any]:
         """Return the fields in use that a training of the same adapter needs and no answer changes."""
-        fields = self.fields()
+        fields = self.fields
         found = {key: fields[key] for key in CARRIED if _is_used(key, fields.get(key))}
         return {key: value for key, value in found.items() if _fits(key, value)}
 
@@ -184,7 +191,7 @@ class AdapterConfig(Struct, frozen=True, kw_only=True):
         carried = self.carried()
         return [
             words(key, 60)
-            for key, value in self.fields().items()
+            for key, value in self.fields.items()
             if key not in carried and key not in _ANSWERED and _is_used(key, value)
         ]
 

@@ -44,7 +44,7 @@ _MAX_ISSUES_BYTES: Final = 2**20
 _MOST_GROUPED: Final = 10_000
 
 #: How many modules are held against an `adapter_config.json`: so many show that it is another adapter's.
-_COMPARED: Final = 64
+_COMPARED: Final = 16
 
 
 _Value = TypeVar("_Value")
@@ -295,7 +295,7 @@ class Audit:
         found = unaddressable(self._by_module)
         beside = self.beside
         if beside is not None and beside.target_parameters:
-            found |= {module for module in self._by_module if beside.targets_parameters_of(module)}
+            found |= beside.holding_parameters(self._by_module)
         return found
 
     @_Once

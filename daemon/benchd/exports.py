@@ -14,6 +14,8 @@ from benchd.adapter import ADAPTER_CONFIG
 from benchd.audit import Audit, Module
 from benchd.bench import uniform_rank
 from benchd.document import listed
+from benchd.matching import endings
+from benchd.naming import usable
 from benchd.patterns import pattern_keys
 from benchd.runnable import targets
 from benchd.selection import Selection
@@ -146,12 +148,11 @@ def _rank_of(modules: Mapping[str, Module], name: str) -> int | None:
 def _unaudited(audit: Audit) -> dict[str, Module]:
     """What the adapter's file targets and the audit does not name: embeddings, which Gradience passes over."""
     adapter = audit.adapter
-    asked = adapter.fields().get("target_modules") if adapter else None
+    asked = adapter.fields.get("target_modules") if adapter else None
     if adapter is None or not isinstance(asked, list):
         return {}
-    endings = [f".{name}" for name in audit.adapted]
-    names = [name for name in asked if isinstance(name, str) and name and name.isprintable()]
-    missed = sorted(name for name in names if not any(ending.endswith(f".{name}") for ending in endings))
+    audited = {ending for module in audit.adapted for ending in endings(module)}
+    missed = sorted(usable([name for name in asked if isinstance(name, str) and name not in audited]))
     return {name: Module(of.rank, adapter.scaling(of.alpha, of.rank)) for name, of in adapter.applied(missed).items()}
 
 
@@ -213,7 +214,7 @@ def _adapter_notes(audit: Audit) -> list[str]:
     left = adapter.left_behind()
     if left:
         notes.append(f"in {ADAPTER_CONFIG} and not carried over: {listed(left, 10)}")
-    if isinstance(adapter.fields().get("target_modules"), str):
+    if isinstance(adapter.fields.get("target_modules"), str):
         notes.append("the adapter's target_modules are one pattern; embeddings that it hits are left out")
     return notes
 

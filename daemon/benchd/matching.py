@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-__all__ = ["BadKey", "Matcher"]
+__all__ = ["BadKey", "Matcher", "endings"]
 
 #: What benchd writes for a name that would match more than its own module; see `benchd.patterns`.
 _EXACT: Final = "$|^"
@@ -40,6 +40,15 @@ class _Name(NamedTuple):
     def without_dots(self) -> str:
         """The text with the same character at each of `dots`."""
         return _blanked(self.text, self.dots)
+
+
+def endings(name: str) -> Iterator[str]:
+    """Return the name, and what is left of it behind each of its dots: what PEFT compares a key with."""
+    end: str | None = name
+    while end is not None:
+        yield end
+        _, dot, rest = end.partition(".")
+        end = rest if dot else None
 
 
 class Matcher:
@@ -90,14 +99,11 @@ class Matcher:
         """The first place of each kind of key, of those that are names, that matches `name`."""
         if name in self._exact:
             yield self._exact[name]
-        end: str | None = name
-        while end is not None and self._names:
+        for end in endings(name) if self._names else ():
             for dots, keys in self._names.get(len(end), {}).items():
                 place = keys.get(_blanked(end, dots))
                 if place is not None:
                     yield place
-            _, dot, rest = end.partition(".")
-            end = rest if dot else None
 
 
 def _as_name(key: str) -> _Name | None:
