@@ -189,7 +189,8 @@ def out_of_reach(audit: dict[str, Any]) -> set[str]:
         module_of(name) for name in told if isinstance(name, str) and 0 < len(name) <= 254 and name.isprintable()
     }
     below = {name for name in modules if "base_layer" in name.split(".")[1:]}
-    return below | {name.partition(".base_layer")[0] for name in below} & modules
+    fused = {name for name in modules if name.split(".")[-1] == "experts"}
+    return below | fused | {name.partition(".base_layer")[0] for name in below} & modules
 
 
 def score_of(layer: tuple[str, dict[str, Any]]) -> float:

@@ -203,9 +203,12 @@ def test_is_of(changes: dict[str, Any], modules: list[tuple[Any, Any]], belongs:
     """It is the audited adapter's if it gives the audit's ranks, and Gradience reads the audit's alphas from it."""
     of = audit(*modules, beside=adapter(**changes))
     assert (of.adapter is not None) is belongs
-    assert of.adapter_problem == (
-        None if belongs else "it is of another adapter: its ranks or its alpha are not those in the audit"
-    )
+    assert (of.adapter_problem is None) is belongs
+    if not belongs:
+        assert of.adapter_problem is not None
+        assert of.adapter_problem.startswith(
+            "its ranks or alphas are not those in the audit: it is of another adapter, or "
+        )
 
 
 def test_is_of_a_real_one() -> None:
@@ -309,6 +312,8 @@ def test_base_model_and_dropout(asked: bool, model: str | None, dropout: float |
         ({"trainable_token_indices": {"embed": [1]}}, {"trainable_token_indices": {"embed": [1]}}, []),
         ({"layer_replication": [[0, 2], [1, 3]]}, {"layer_replication": [[0, 2], [1, 3]]}, []),
         ({"init_lora_weights": "pissa"}, {"init_lora_weights": "pissa"}, []),
+        ({"init_lora_weights": "pissa_niter_4"}, {"init_lora_weights": "pissa_niter_4"}, []),
+        ({"init_lora_weights": "loftq"}, {}, ["init_lora_weights"]),
         ({"init_lora_weights": False}, {"init_lora_weights": False}, []),
         ({"init_lora_weights": True, "modules_to_save": [], "bias": "none", "lora_bias": False}, {}, []),
         ({"use_qalora": True, "corda_config": {"x": 1}, "megatron_core": "m"}, {}, ["use_qalora", "corda_config"]),
@@ -351,3 +356,27 @@ def test_more_keys_than_modules() -> None:
     """Patterns of more keys than any model has modules are costly, whatever the keys are."""
     assert not adapter(rank_pattern={f"m{place}": 4 for place in range(5000)}).is_costly()
     assert adapter(rank_pattern={f"m{place}": 4 for place in range(20_000)}).is_costly()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rank", "belongs"),
+    [
+        (["m1.q.up"], 4, True),  # 16 = 4 experts of rank 4
+        (["m1.q.up"], 3, False),
+        (["m0.q.weight", "m1.q.weight"], 64, False),
+    ],
+)
+def test_target_parameters_of_another_adapter(parameters: list[str], rank: int, belongs: bool) -> None:
+    """The file of another adapter puts no module out of reach: the audit's rank of fused experts is experts x rank."""
+    of = audit((rank, 2.0), (16, 2.0), beside=adapter(r=rank, lora_alpha=..., target_parameters=parameters))
+    if not belongs:
+        of = audit((8, 2.0), (16, 2.0), beside=adapter(r=rank, lora_alpha=..., target_parameters=parameters))
+    assert (of.adapter is not None) is belongs
+    assert of.out_of_reach == ({"m1.q"} if belongs else set())
+
+
+def test_ranks_by_the_file_alone() -> None:
+    """Where the audit tells no rank the file of the adapter does: no uniform rank is larger."""
+    of = audit((None, None), beside=adapter(r=4, rank_pattern={"x": 6}))
+    assert of.largest_rank == 6
+    assert audit((None, None)).largest_rank is None

@@ -85,7 +85,7 @@ def test_fused_experts(tmp_path: Path, beside: str | None) -> None:
     assert [layer["rank"] for layer in answer.config["selection"]["layers"]] == [None, None]
     assert answer.per_layer == {}
     assert noted(answer, "no rank and no target: model.layers.1.mlp.experts, ")
-    assert noted(answer, "experts that target_parameters names get r")
+    assert noted(answer, "Keep the experts in target_parameters: PEFT trains them at r")
     made = answer.exported()
     assert not any("experts" in name for name in [*made["target_modules"], *made["rank_pattern"]])
     if beside:

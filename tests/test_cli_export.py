@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,8 +50,9 @@ def file(tmp_path: Path) -> Path:
 # --- for PEFT -------------------------------------------------------------------------------------------------
 
 UNKNOWN = (
-    "note: without the adapter's adapter_config.json (--adapter DIR) the output lacks task_type, use_dora, use_rslora, "
-    "bias, modules_to_save, fan_in_fan_out, target_parameters and adapted embeddings, if the adapter has any"
+    "note: without the adapter's adapter_config.json (--adapter DIR) each alpha assumes a scaling of alpha / rank, and "
+    "the output lacks what the adapter may have of task_type, use_rslora, use_dora, bias, modules_to_save, "
+    "fan_in_fan_out, target_parameters and adapted embeddings"
 )
 ASSUMED = "note: each alpha assumes a scaling of alpha / rank; for rsLoRA put adapter_config.json beside the audit"
 CHANGE = "ranks 448 → 226; 28 modules shrink, 0 grow"
@@ -58,7 +61,7 @@ CHANGE = "ranks 448 → 226; 28 modules shrink, 0 grow"
 def test_peft(file: Path) -> None:
     """The JSON is what `LoraConfig` takes; standard error says what changes and what is not known."""
     result = export(file, "--peft")
-    assert (result.exit_code, result.stderr.splitlines()) == (0, [ASSUMED, UNKNOWN, CHANGE])
+    assert (result.exit_code, result.stderr.splitlines()) == (0, [UNKNOWN, CHANGE])
     made = json.loads(result.stdout)
     assert list(made) == ["peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules"]
     audit = read_audit(file.read_bytes())
@@ -95,11 +98,33 @@ def test_adapter_elsewhere(file: Path, tmp_path: Path, name: str) -> None:
     assert result.stderr.splitlines() == [CHANGE]
 
 
-def test_adapter_of_another_audit(file: Path, tmp_path: Path) -> None:
-    """The file of another adapter does not count, and a note says so."""
-    result = export(file, "--peft", "--adapter", adapter(tmp_path / "adapter", r=4))
-    assert "use_dora" not in json.loads(result.stdout)
-    assert "note: adapter_config.json is not used: it is of another adapter: " in result.stderr
+def test_adapter_behind_a_link(file: Path, tmp_path: Path) -> None:
+    """A file that a person names may be a link, as in a cache of downloaded adapters."""
+    real = adapter(tmp_path / "blobs", use_dora=True) / "adapter_config.json"
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "adapter_config.json").symlink_to(real)
+    assert json.loads(export(file, "--peft", "--adapter", tmp_path / "snapshot").stdout)["use_dora"] is True
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('{"peft_type": "LORA", "r": 4}', "its ranks or alphas are not those in the audit: "),
+        ('{"peft_type": "IA3"}', "it is of another kind of adapter: IA³"),
+        ('{"r": 16', "it is not JSON ("),
+        ("[]", "it is not a JSON object"),
+        (" " * (2**20 + 1), "it has more than 1048576 bytes"),
+    ],
+)
+def test_unusable_adapter(file: Path, tmp_path: Path, content: str, problem: str) -> None:
+    """A file that a person names and that can't be used is a mistake in the call."""
+    elsewhere = adapter(tmp_path / "adapter")
+    (elsewhere / "adapter_config.json").write_text(content)
+    result = export(file, "--peft", "--adapter", elsewhere)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(
+        f"benchd export: --adapter {elsewhere}: adapter_config.json can't be used: {problem}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +140,26 @@ def test_no_such_adapter(file: Path, tmp_path: Path, make: Any, line: str) -> No
     make(tmp_path / "adapter")
     result = export(file, "--peft", "--adapter", tmp_path / "adapter")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == f"benchd export: {tmp_path / 'adapter'}: {line}\n"
+    assert result.stderr == f"benchd export: --adapter {tmp_path / 'adapter'}: {line}\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [("--adapter", "--adapter: an empty name is no folder"), ("--adapter-config", '--adapter-config: "" is no folder')],
+)
+def test_empty_folder_names(file: Path, option: str, line: str) -> None:
+    """An empty name is not the present folder."""
+    result = export(file, *(["--peft"] if option == "--adapter" else []), option, "")
+    assert (result.exit_code, result.stderr) == (2, f"benchd export: {line}\n")
+
+
+def test_a_pipe_for_an_adapter(file: Path, tmp_path: Path) -> None:
+    """What is no file is not waited for."""
+    (tmp_path / "adapter").mkdir()
+    os.mkfifo(tmp_path / "adapter" / "adapter_config.json")
+    result = export(file, "--peft", "--adapter", tmp_path / "adapter")
+    assert result.exit_code == 2
+    assert "it is not a regular file" in result.stderr
 
 
 def test_parameters(file: Path) -> None:
@@ -138,11 +182,12 @@ def test_parameters(file: Path) -> None:
 def test_notes(tmp_path: Path) -> None:
     """What a reader should know goes to standard error."""
     file = tmp_path / "audit.json"
-    file.write_bytes(encoded(document(issues=["a module is odd"])))
+    file.write_bytes(encoded(document(issues=["a module is odd"], candidates=[entry("a")])))
     result = export(file, "--peft")
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
         "note: Gradience: a module is odd",
+        "note: no module has a rank of its own here: the first 1 of 1 layer, in the audit's order; top_n = 3",
         UNKNOWN,
         "note: the audit doesn't tell the adapter's scaling; set lora_alpha yourself",
         "the audit doesn't tell the modules' own ranks: no change to show",
@@ -162,6 +207,15 @@ def test_audit_of_nothing(tmp_path: Path) -> None:
             "peft_dir not found: run-7\n"
         )
     assert not (tmp_path / "x").exists()
+
+
+def test_audit_without_names(tmp_path: Path) -> None:
+    """An audit that names no module, as before Gradience 0.7, has nothing to export either."""
+    file = tmp_path / "audit.json"
+    file.write_bytes(encoded({"total_lora_params": 10, "stable_rank_mean": 1.0, "n_layers": 4}))
+    result = export(file, "--peft")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"benchd export: {file}: the audit names no module: nothing to export\n"
 
 
 # --- as a file ------------------------------------------------------------------------------------------------
@@ -184,18 +238,49 @@ def test_adapter_config_is_never_replaced(file: Path, tmp_path: Path) -> None:
     before = own.read_bytes()
     result = export(file, "--adapter-config", own.parent)
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1] == (
-        f"benchd export: {own} is there already; name a new folder, or move that file away"
-    )
+    assert result.stderr == f"benchd export: {own} is there already; name a new folder, or move that file away\n"
     assert own.read_bytes() == before
 
 
-def test_adapter_config_into_a_file(file: Path, tmp_path: Path) -> None:
-    """Where no folder can be made, one line says so."""
-    (tmp_path / "taken").write_text("x")
-    result = export(file, "--adapter-config", tmp_path / "taken" / "run")
+def test_adapter_config_beside_the_audit(file: Path) -> None:
+    """In the audit's own folder the file would be taken for the audited adapter's."""
+    result = export(file, "--adapter-config", file.parent)
     assert result.exit_code == 2
+    assert "is the audit's folder" in result.stderr
+    assert not file.with_name("adapter_config.json").exists()
+
+
+def test_adapter_config_that_cannot_be_written(file: Path, tmp_path: Path) -> None:
+    """Where no folder can be made, or nothing be written in it, one line says so."""
+    (tmp_path / "taken").write_text("x")
+    result = export(file, "--adapter-config", tmp_path / "taken")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.endswith(" is no folder\n")
+    result = export(file, "--adapter-config", tmp_path / "taken" / "run")
+    assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith(f"benchd export: {tmp_path / 'taken' / 'run'}")
+
+
+def test_adapter_config_on_a_full_disk(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk is full no half file is left."""
+    monkeypatch.setattr("builtins.open", _full_for(str(tmp_path / "new")))
+    result = export(file, "--adapter-config", tmp_path / "new")
+    monkeypatch.undo()
+    assert (result.exit_code, list((tmp_path / "new").iterdir())) == (1, [])
+    assert result.stderr.splitlines()[-1].endswith("adapter_config.json: No space left on device")
+
+
+def _full_for(folder: str) -> Any:
+    """`open` for a disk on which nothing has room in `folder`."""
+    real = open
+
+    def opened(path: Any, *arguments: Any, **options: Any) -> Any:
+        file = real(path, *arguments, **options)
+        if str(path).startswith(folder):
+            file.write = lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
+        return file
+
+    return opened
 
 
 # --- for Axolotl ----------------------------------------------------------------------------------------------
@@ -211,7 +296,23 @@ def test_axolotl(file: Path) -> None:
     assert made["lora_rank_pattern"] == {"model.layers.2.mlp.down_proj": 10}
     assert made["lora_alpha"] == 64  # the scaling 32 / sqrt(16), without use_rslora
     assert "peft_use_rslora" not in made
-    assert "note: Axolotl has no key for bias" in result.stderr.splitlines()
+    assert result.stderr.splitlines() == [
+        "note: the adapter uses rsLoRA: each alpha gives its scaling without use_rslora",
+        "note: Axolotl has no key for bias",
+        CHANGE,
+    ]
+
+
+def test_axolotl_rslora(file: Path) -> None:
+    """Where the alphas for rsLoRA are whole it stays rsLoRA."""
+    adapter(file.parent, use_rslora=True)
+    data = json.loads(file.read_bytes())
+    data["policy_disagreement_analysis"]["flagged_layers"] = []
+    data["policy_disagreement_analysis"]["all_layers_with_disagreement"] = []
+    file.write_bytes(encoded(data))
+    settings = write(file, "uniform_rank = 4")
+    made = yaml.safe_load(export(file, "--axolotl", "--config", settings).stdout)
+    assert (made["peft_use_rslora"], made["lora_r"], made["lora_alpha"]) == (True, 4, 16)
 
 
 def test_axolotl_broken_alpha(file: Path) -> None:
@@ -222,8 +323,9 @@ def test_axolotl_broken_alpha(file: Path) -> None:
     file.write_bytes(encoded(data))
     result = export(file, "--axolotl")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.splitlines()[-1].startswith(
-        f"benchd export: {file}: Axolotl takes only whole alphas (lora_alpha: 2.4): set bench.uniform_rank so that "
+    assert result.stderr == (
+        f"benchd export: {file}: Axolotl takes only whole alphas, and scaling x rank is none for lora_alpha: 2.4; "
+        "train with PEFT, which takes any (--peft, --adapter-config)\n"
     )
 
 
@@ -249,15 +351,15 @@ def test_not_runnable(file: Path) -> None:
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
         ASSUMED,
-        CHANGE,
         "note: Bench can't run this config: the settings have neither [bench.base] nor bench.base_file",
+        CHANGE,
     ]
 
 
 def test_bench_audit(file: Path) -> None:
     """The probe audit has every trained module's rank; with focus the selected ones alone."""
     result = export(file, "--bench-audit")
-    assert (result.exit_code, result.stderr.splitlines()) == (0, [ASSUMED, CHANGE])
+    assert (result.exit_code, result.stderr.splitlines()) == (0, [CHANGE])
     made = json.loads(result.stdout)
     assert made["probe_rank"] == 16
     pattern = made["per_layer_suggestions"]["rank_pattern"]
@@ -345,7 +447,7 @@ def test_no_form(file: Path) -> None:
     """Without a form there is nothing to print."""
     result = export(file)
     assert result.exit_code == 2
-    assert "Give one of --peft, --adapter-config DIR, --axolotl, --bench-audit or --bench-yaml." in result.stderr
+    assert "Give --peft, --adapter-config DIR, --axolotl, --bench-audit or --bench-yaml." in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -355,7 +457,8 @@ def test_two_forms(file: Path, forms: list[str]) -> None:
     """Two forms at once are a mistake in the call."""
     result = export(file, *forms)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "Give one of" in result.stderr
+    given = [form for form in forms if form.startswith("--")]
+    assert f"{' and '.join(given)}: one form at a time." in result.stderr
 
 
 @pytest.mark.parametrize("form", ["--peft", "--bench-yaml"])

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchd import AdapterConfig, Audit, BenchSettings, read_adapter_config, read_audit, select
+from benchd.adapter import Weights
 from benchd.exports import Training, axolotl, bench_audit, bench_audit_notes, lora_config, plan_training
 from corpus import USABLE, Sample, content, document, encoded, entry
 
@@ -140,15 +141,15 @@ def test_little_is_told() -> None:
     assert lora(everything)["lora_alpha"] == 8
     training = planned(document(flagged=[entry("a", k_values=[4])]))
     assert training.change is None
-    assert "the audit doesn't tell the adapter's scaling; set lora_alpha yourself" in training.notes
+    assert "the audit doesn't tell the adapter's scaling; set lora_alpha yourself" in training.peft_notes
 
 
 def test_settings() -> None:
-    """Focus and the base's target modules hold here as they do for Bench."""
+    """Focus holds here as it does for Bench; the base's target modules are for Bench alone."""
     focused = planned(AUDIT, focus=True)
     assert focused.arguments["target_modules"] == ["a", "b"]
     assert focused.ranks == {"a": 4, "b": 5}
-    assert lora(AUDIT, base={"lora": {"target_modules": ["q"]}})["target_modules"] == ["q"]
+    assert planned(AUDIT, base={"lora": {"target_modules": ["b"]}}) == planned(AUDIT)
 
 
 def test_real_lora_config() -> None:
@@ -175,14 +176,14 @@ def test_carried() -> None:
     }
     training = planned(AUDIT, adapter(**fields))
     assert {key: training.arguments[key] for key in fields} == fields
-    assert training.notes == ()
-    [note] = planned(AUDIT).notes
-    assert note.startswith("without the adapter's adapter_config.json (--adapter DIR) the output lacks task_type, ")
+    assert training.notes == training.peft_notes == ()
+    [note] = planned(AUDIT).peft_notes
+    assert note.startswith("without the adapter's adapter_config.json (--adapter DIR) each alpha assumes")
 
 
 def test_left_behind() -> None:
     """A field in use that is not carried is named."""
-    [note] = planned(AUDIT, adapter(use_qalora=True)).notes
+    [note] = planned(AUDIT, adapter(use_qalora=True)).peft_notes
     assert note == "in adapter_config.json and not carried over: use_qalora"
 
 
@@ -192,31 +193,83 @@ def test_rslora() -> None:
     training = plan_training(of, select(of), BenchSettings())
     assert training.arguments["use_rslora"] is True
     assert training.arguments["lora_alpha"] == pytest.approx(32 / 16**0.5 * 8**0.5)
-    plain = plan_training(of, select(of), BenchSettings(), may_use_rslora=False).arguments
-    assert "use_rslora" not in plain
-    assert plain["lora_alpha"] == 32 / 16**0.5 * 8
+    assert training.peft_notes == ("the adapter uses rsLoRA: use_rslora is carried over, with alphas for it",)
+    plain = plan_training(of, select(of), BenchSettings(), may_use_rslora=False)
+    assert "use_rslora" not in plain.arguments
+    assert plain.arguments["lora_alpha"] == 32 / 16**0.5 * 8
+    assert plain.peft_notes == ("the adapter uses rsLoRA: each alpha gives its scaling without use_rslora",)
 
 
-def test_embeddings() -> None:
-    """A target that the audit does not name, such as an embedding, stays one, at its own rank at most."""
-    audit = adapted(("a", 16, 2.0), ("b", 16, 2.0), ranks={"a": 4})
-    fields = {"target_modules": ["a", "b", "embed_tokens"], "lora_alpha": 32, "rank_pattern": {".*embed_tokens": 4}}
-    training = planned(audit, adapter(**fields))
-    assert training.arguments["target_modules"] == ["a", "b", "embed_tokens"]
-    assert training.arguments["rank_pattern"] == {"a": 4, "embed_tokens": 4}
-    assert training.arguments["alpha_pattern"] == {"a": 8, "embed_tokens": 32}
-    assert training.notes[0] == "adapted, but not audited by Gradience; at rank 8 or their own: embed_tokens"
-    of = read(audit, adapter(**fields))
-    counts = {"a": 160, "b": 160, "model.embed_tokens": 400}
-    counted = plan_training(of, select(of), BenchSettings(), parameters=counts).change
-    assert counted is not None
-    assert counted.parameters == (720, 40 + 80 + 400)
-    assert planned(audit, adapter(**fields), focus=True).arguments["target_modules"] == ["a"]
+TWO = adapted(("a", 16, 2.0), ("b", 16, 2.0), ranks={"a": 4})
+UNAUDITED = "adapted, but not audited by Gradience; at the uniform rank or their own: "
+
+
+@pytest.mark.parametrize(
+    ("fields", "rank", "alpha"),
+    [
+        ({}, 8, 16),
+        ({"rank_pattern": {"embed_tokens": 4}}, 4, 32),
+        ({"rank_pattern": {"model.embed_tokens": 4}}, 4, 32),
+        ({"rank_pattern": {r".*\.embed_tokens": 4}, "alpha_pattern": {r"model\.embed_tokens": 64}}, 4, 64),
+        ({"rank_pattern": {r"$|^model\.embed_tokens": 4, "embed_tokens": 6}}, 4, 32),
+    ],
+)
+def test_embeddings_by_the_adapters_file(fields: dict[str, Any], rank: int, alpha: int) -> None:
+    """A target that the audit does not name stays one, at its own rank and scaling as far as patterns tell."""
+    fields = {"target_modules": ["a", "b", "embed_tokens"], "lora_alpha": 32, "rank_pattern": {}, **fields}
+    training = planned(TWO, adapter(**fields))
+    made = training.arguments
+    assert made["target_modules"] == ["a", "b", "embed_tokens"]
+    assert made["rank_pattern"].get("embed_tokens", made["r"]) == rank
+    assert made["alpha_pattern"].get("embed_tokens", made["lora_alpha"]) == alpha
+    assert training.peft_notes == (f"{UNAUDITED}embed_tokens",)
+    assert training.ranks == {"a": 4, "b": 8}  # what nobody has counted changes no sum
+    assert planned(TWO, adapter(**fields), focus=True).arguments["target_modules"] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": ["a", "embed"], "exclude_modules": ["embed"]},
+        {"target_modules": ["a", "embed"], "layers_to_transform": [1]},
+        {"target_modules": ["a", "b"]},
+        {"target_modules": None},
+        {"target_modules": [3, "", "a"]},
+    ],
+)
+def test_no_embeddings(fields: dict[str, Any]) -> None:
+    """Targets that PEFT left out, or that are audited modules, are no embeddings."""
+    training = planned(TWO, adapter(r=16, rank_pattern={}, **fields))
+    assert training.arguments["target_modules"] == ["a", "b"]
+    assert training.peft_notes == ()
+
+
+def test_embeddings_by_the_weights() -> None:
+    """The weights name every module of the adapter with its rank; weights of another adapter don't count."""
+    weights = {
+        "a": Weights(16, 160),
+        "b": Weights(16, 160),
+        "model.embed": Weights(4, 400),
+        "x.experts": Weights(32, 9),
+    }
+    fields = {"target_modules": ["a", "b", "embed", "phantom"], "rank_pattern": {"model.embed": 4}, "lora_alpha": 32}
+    of = read(TWO, adapter(**fields))
+    training = plan_training(of, select(of), BenchSettings(uniform_rank=2), weights=weights)
+    assert training.arguments["target_modules"] == ["a", "b", "model.embed"]
+    assert training.ranks == {"a": 4, "b": 2, "model.embed": 2}
+    assert training.arguments["alpha_pattern"] == {"a": 8, "model.embed": 16}
+    assert str(training.change) == "ranks 36 → 8, parameters 720 → 260; 3 modules shrink, 0 grow"
+    alone = read(TWO)
+    unknown = plan_training(alone, select(alone), BenchSettings(), weights=weights).arguments
+    assert (unknown["rank_pattern"]["model.embed"], unknown["alpha_pattern"]["model.embed"]) == (4, 8)
+    other = plan_training(of, select(of), BenchSettings(), weights={**weights, "a": Weights(8, 80)})
+    assert other.change is not None
+    assert (other.change.parameters, other.arguments["target_modules"]) == (None, ["a", "b", "embed", "phantom"])
 
 
 def test_targets_as_a_pattern() -> None:
     """Of targets that are one pattern nobody can tell what else they hit, and a note says so."""
-    [note] = planned(AUDIT, adapter(target_modules=".*")).notes
+    [note] = planned(AUDIT, adapter(target_modules=".*")).peft_notes
     assert note == "the adapter's target_modules are one pattern; embeddings that it hits are left out"
 
 
@@ -241,6 +294,30 @@ def test_fused_experts() -> None:
         "target_parameters": ["experts.up"],
     }
     assert str(training.change) == "ranks 8 → 7; 1 module shrinks, 0 grow"
+    assert training.peft_notes == ()
+    smaller = planned(audit, adapter(**fields), uniform_rank=2)
+    assert (smaller.arguments["r"], smaller.arguments["lora_alpha"]) == (2, 4)
+    assert smaller.peft_notes == ("fused experts (target_parameters) shrink, too: r 4 → 2",)
+
+
+def test_experts_of_a_larger_rank() -> None:
+    """Fused experts keep the rank of the adapter's file also where all other modules have smaller ones."""
+    gain = [{"module": "experts", "r": 64, "scaling": 0.5}, {"module": "q", "r": 2, "scaling": 16.0}]
+    fields = {"r": 16, "lora_alpha": 32, "rank_pattern": {"q": 2}, "target_parameters": ["experts.up"]}
+    training = planned(document(per_module_gain=gain), adapter(**fields), uniform_rank=32)
+    assert (training.arguments["r"], training.arguments["lora_alpha"]) == (16, 32)
+    assert (training.arguments["rank_pattern"], training.arguments["alpha_pattern"]) == ({"q": 2}, {})
+    assert "the uniform rank is lowered from 32 to 16, the adapter's largest: no rank grows" in training.notes
+
+
+def test_focus_on_experts_alone() -> None:
+    """Where no selected module can be a target there is no focus: the training is of all modules."""
+    audit = document(
+        flagged=[entry("experts", k_values=[9])], per_module_gain=[{"module": "q", "r": 8, "scaling": 1.0}]
+    )
+    training = planned(audit, focus=True)
+    assert training.ranks == {"q": 8}
+    assert training.arguments["lora_alpha"] == 8
 
 
 # --- what changes ---------------------------------------------------------------------------------------------
@@ -252,11 +329,32 @@ def test_parameters() -> None:
     counted = planned({**AUDIT, "layer_data": {"layer_rows": rows}})
     assert str(counted.change) == "ranks 40 → 17, parameters 4,000 → 1,700; 3 modules shrink, 0 grow"
     of = read(AUDIT)
-    told = plan_training(of, select(of), BenchSettings(), parameters={"a": 80, "b": 320, "c": 480, "d": 5})
+    weights = {"a": Weights(8, 80), "b": Weights(16, 320), "c": Weights(16, 480)}
+    told = plan_training(of, select(of), BenchSettings(), weights=weights)
     assert told.change is not None
     assert told.change.parameters == (880, 40 + 100 + 240)
-    partly = plan_training(of, select(of), BenchSettings(), parameters={"a": 80})
+    partly = plan_training(of, select(of), BenchSettings(), weights={"a": Weights(8, 80)})
     assert str(partly.change) == "ranks 40 → 17; 3 modules shrink, 0 grow"
+
+
+def test_nothing_selected() -> None:
+    """Where no module has a rank of its own a note says why, and so what the training is."""
+    training = planned(document(analysis={"analysis_performed": False}, per_module_gain=GAIN))
+    [note] = training.notes
+    assert note.startswith("no module has a rank of its own here: uniform only: Gradience performed no ")
+
+
+def test_names_without_an_analysis() -> None:
+    """Notes about names are there also where the selection had no look at them."""
+    gain = [{"module": f"_orig_mod.{name}", "r": 8} for name in ("q", "mlp.experts")]
+    training = planned(
+        document(analysis={"analysis_performed": False}, per_module_gain=[*gain, {"module": "q", "r": 4}])
+    )
+    wrappers, merged, reach, *_ = training.notes[1:]
+    assert wrappers.endswith(": _orig_mod")
+    assert merged == "two names in the audit are one module, for which the first counts: q"
+    assert reach.startswith("no rank and no target: mlp.experts; ")
+    assert training.ranks == {"q": 4}  # the smaller one: no rank grows
 
 
 # --- for Axolotl ----------------------------------------------------------------------------------------------
@@ -279,7 +377,7 @@ def test_axolotl() -> None:
 
 def test_axolotl_broken_alpha() -> None:
     """An alpha that is no whole number is refused, with the key and what to do."""
-    with pytest.raises(ValueError, match=r"Axolotl takes only whole alphas \(a: 7.5\): set bench.uniform_rank"):
+    with pytest.raises(ValueError, match=r"only whole alphas, and scaling x rank is none for a: 7.5; train with PEFT"):
         axolotl(lora(adapted(("a", 8, 1.5), ("b", 8, 1.0), ("c", 8, 1.0), ranks={"a": 5})))
 
 
@@ -290,14 +388,16 @@ def test_bench_audit() -> None:
     """It lists every trained module, and nothing from which Bench would make uniform variants."""
     of = read({**AUDIT, "utilization_mean": 0.25, "stable_rank_mean": 2.0, "suggested_r_global_median": 4})
     training = plan_training(of, select(of), BenchSettings())
-    assert bench_audit(of, training) == {
+    assert bench_audit(of, training, BenchSettings()) == {
         "probe_rank": 16,
         "summary": {"utilization_mean": 0.25, "stable_rank_mean": 2.0},
         "per_layer_suggestions": {"rank_pattern": {"a": 4, "b": 5, "c": 8}},
     }
     assert bench_audit_notes(of, training, BenchSettings()) == []
     focused = plan_training(of, select(of), BenchSettings(focus=True))
-    assert bench_audit(of, focused)["per_layer_suggestions"] == {"rank_pattern": {"a": 4, "b": 5}}
+    assert bench_audit(of, focused, BenchSettings(focus=True))["per_layer_suggestions"] == {
+        "rank_pattern": {"a": 4, "b": 5}
+    }
 
 
 @pytest.mark.parametrize(
@@ -330,9 +430,17 @@ def test_bench_audit_notes(base: dict[str, Any], notes: list[str]) -> None:
 
 
 def test_bench_audit_of_nothing() -> None:
-    """Without a module or a rank there is nothing that Bench could compress."""
+    """Without any module whose rank Bench could take there is no probe audit: an empty pattern ends Bench."""
     of = read(document())
     training = plan_training(of, select(of), BenchSettings())
-    assert bench_audit_notes(of, training, BenchSettings()) == [
-        "the audit tells no module and no rank: Bench has nothing to compress"
-    ]
+    assert bench_audit_notes(of, training, BenchSettings()) == []
+    with pytest.raises(ValueError, match="no module whose rank Bench could take"):
+        bench_audit(of, training, BenchSettings())
+
+
+def test_bench_audit_of_the_base_targets() -> None:
+    """The pattern has the modules alone that the base lets Bench train."""
+    of = read(AUDIT)
+    settings = BenchSettings(base={"lora": {"target_modules": ["b", "c"]}})
+    made = bench_audit(of, plan_training(of, select(of), settings), settings)
+    assert made["per_layer_suggestions"]["rank_pattern"] == {"b": 5, "c": 8}

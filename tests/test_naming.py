@@ -70,6 +70,8 @@ def test_wrapped_anywhere(parts: list[str], wrapped: list[tuple[int, str]]) -> N
         (["e", "e.base_layer", "e.base_layer.base_layer"], {"e", "e.base_layer", "e.base_layer.base_layer"}),
         (["up.base_layer", "down"], {"up.base_layer"}),
         (["up.base_layer.lora"], {"up.base_layer.lora"}),
+        (["mlp.experts", "mlp.gate"], {"mlp.experts"}),
+        (["mlp.experts.0.up", "mlp.experts_up", "experts.x"], set()),
         (["base_layers.q", "x.my_base_layer", "q"], set()),
         ([], set()),
     ],

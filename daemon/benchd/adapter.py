@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
@@ -25,6 +25,7 @@ __all__ = [
     "MAX_ADAPTER_CONFIG",
     "AdapterConfig",
     "Applied",
+    "Weights",
     "read_adapter_config",
     "unusable",
 ]
@@ -33,6 +34,9 @@ ADAPTER_CONFIG: Final = "adapter_config.json"
 
 #: PEFT writes a few kilobytes; only a rank pattern of thousands of modules makes more.
 MAX_ADAPTER_CONFIG: Final = 2**20
+
+#: How weights begin. Other ways (`loftq`, `corda`, `eva`) need more than their name.
+_Initialization = Annotated[str, msgspec.Meta(pattern=r"^(gaussian|olora|orthogonal|pissa|pissa_niter_[0-9]+)$")]
 
 #: What a training needs besides ranks, alphas and targets: the type of each field, and what means "not used".
 CARRIED: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
@@ -47,7 +51,7 @@ CARRIED: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "target_parameters": (list[str], ([],)),
     "trainable_token_indices": (list[int] | dict[str, list[int]], ([], {})),
     "layer_replication": (list[tuple[int, int]], ([],)),
-    "init_lora_weights": (bool | str, (True,)),
+    "init_lora_weights": (bool | _Initialization, (True,)),
 }
 
 #: What is answered otherwise (ranks, alphas, targets), says nothing about the training, or belongs to another key.
@@ -78,6 +82,12 @@ _KINDS: Final = {
     "PREFIX_TUNING": "prefix tuning",
     "PROMPT_TUNING": "prompt tuning",
     "P_TUNING": "P-tuning",
+    "TRAINABLE_TOKENS": "trainable tokens",
+    "LN_TUNING": "LayerNorm tuning",
+    "FOURIERFT": "FourierFT",
+    "RANDLORA": "RandLoRA",
+    "VBLORA": "VB-LoRA",
+    "MISS": "MiSS",
 }
 
 #: Twice the modules of the largest real model. More keys are matched in a process of their own.
@@ -112,6 +122,13 @@ class Applied(NamedTuple):
 
     rank: int | None
     alpha: float | None
+
+
+class Weights(NamedTuple):
+    """What a saved adapter has for a module: its rank, and the number of parameters in its two matrices."""
+
+    rank: int
+    parameters: int
 
 
 class AdapterConfig(Struct, frozen=True, kw_only=True, dict=True):
@@ -165,10 +182,19 @@ class AdapterConfig(Struct, frozen=True, kw_only=True, dict=True):
                 return alpha
         return self.alpha
 
+    @cached_property
+    def _holders(self) -> set[str]:
+        return {holder for name in self.target_parameters if (holder := name.rpartition(".")[0])}
+
+    @property
+    def ranks(self) -> set[int]:
+        """Every rank that a module may have by this file."""
+        return {rank for value in (self.rank, *self.rank_pattern.values()) if (rank := whole(value))}
+
     def holding_parameters(self, modules: Iterable[str]) -> set[str]:
         """Return those modules over whose own parameters PEFT puts adapters (`target_parameters`)."""
-        holders = {holder for name in self.target_parameters if (holder := name.rpartition(".")[0])}
-        return {module for module in modules if not holders.isdisjoint(endings(module))}
+        holders = self._holders
+        return {module for module in modules if not holders.isdisjoint(endings(module))} if holders else set()
 
     @cached_property
     def fields(self) -> dict[str, Any]:

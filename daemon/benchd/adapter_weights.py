@@ -1,4 +1,4 @@
-"""How many parameters each module of a saved adapter has, from the header of its weights."""
+"""The modules of a saved adapter with their ranks and sizes, from the header of its weights."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Final
 
 import msgspec
 
+from benchd.adapter import Weights
+from benchd.document import whole
 from benchd.naming import modules_of
 
-__all__ = ["ADAPTER_WEIGHTS", "read_parameters"]
+__all__ = ["ADAPTER_WEIGHTS", "read_weights"]
 
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 
@@ -18,8 +20,9 @@ ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 _MAX_HEADER: Final = 100_000_000
 _LENGTH_BYTES: Final = 8
 
-#: The parts of a LoRA tensor's name that follow its module's.
-_TENSORS: Final = (".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_embedding_B")
+#: The two matrices of a LoRA layer, and of one over an embedding, by the part of a tensor's name behind the module's.
+_DOWN: Final = (".lora_A.", ".lora_embedding_A")
+_UP: Final = (".lora_B.", ".lora_embedding_B")
 
 
 class _Tensor(msgspec.Struct):
@@ -29,26 +32,36 @@ class _Tensor(msgspec.Struct):
 _decode = msgspec.json.Decoder(dict[str, _Tensor]).decode
 
 
-def read_parameters(folder: str) -> dict[str, int]:
-    """Return the number of LoRA parameters of each module, as PEFT names it, in the adapter that `folder` holds.
+def read_weights(folder: str) -> dict[str, Weights]:
+    """Return what the adapter in `folder` has for each module, by the name that PEFT has for it.
 
     Only the header of `adapter_model.safetensors` is read. Empty where there is none, or it can't be read.
     """
-    path = os.path.join(folder, ADAPTER_WEIGHTS)
+    try:
+        tensors = _header(os.path.join(folder, ADAPTER_WEIGHTS))
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    ranks: dict[str, int] = {}
+    parameters: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(".bias") or not tensor.shape or min(tensor.shape) <= 0:
+            continue  # a bias has the size of the module's output, at any rank
+        for part in (*_DOWN, *_UP):
+            module, found, _ = name.partition(part)
+            if found:
+                parameters[module] = parameters.get(module, 0) + math.prod(tensor.shape)
+                if part in _DOWN:
+                    ranks[module] = tensor.shape[0]
+    known = [module for module, rank in ranks.items() if whole(rank)]
+    return {
+        module: Weights(ranks[name], parameters[name])
+        for module, name in zip(modules_of(known).names, known, strict=True)
+    }
+
+
+def _header(path: str) -> dict[str, _Tensor]:
     if not os.path.isfile(path):
         return {}
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            if not 0 < length <= min(_MAX_HEADER, os.fstat(file.fileno()).st_size):
-                return {}
-            tensors = _decode(file.read(length))
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return {}
-    counts: dict[str, int] = {}
-    for name, tensor in tensors.items():
-        for part in _TENSORS:
-            module, found, _ = name.partition(part)
-            if found and not name.endswith(".bias"):  # it has the size of the module's output, at any rank
-                counts[module] = counts.get(module, 0) + math.prod(tensor.shape)
-    return dict(zip(modules_of(list(counts)).names, counts.values(), strict=True))
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        return _decode(file.read(length)) if 0 < length <= min(_MAX_HEADER, os.fstat(file.fileno()).st_size) else {}

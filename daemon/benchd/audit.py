@@ -12,6 +12,7 @@ from msgspec import UNSET, Raw, Struct
 
 from benchd.adapter import ADAPTER_CONFIG, AdapterConfig, Applied
 from benchd.document import (
+    MAX_RANK,
     Analysis,
     DisagreementConfig,
     Document,
@@ -152,12 +153,45 @@ class Audit:
         flagged = self._analysis.flagged_layers if performed else None
         candidates = self._analysis.all_layers_with_disagreement if performed else None
         notes = list(notes)
-        self._flagged = _distinct(flagged, "flagged_layers", notes)
-        self._listed = _distinct(candidates, "all_layers_with_disagreement", notes)
+        self._wrappers: set[str] = set()
+        self._merged: set[str] = set()
+        self._flagged = self._distinct(flagged, "flagged_layers", notes)
+        self._listed = self._distinct(candidates, "all_layers_with_disagreement", notes)
         self.flagged = _layers(self._flagged)
         if document.issues is not UNSET:
             notes.extend(self._issue_notes())
         self.notes = tuple(notes)
+
+    def _distinct(self, entries: list[Entry] | None, where: str, notes: list[str]) -> dict[str, Entry]:
+        """The usable entries by the name that PEFT has for the module; what is not one of them is a note."""
+        if not entries:
+            return {}
+        names = [entry.layer_name for entry in entries]
+        named = usable(names)
+        if malformed := len(names) - len(named):
+            allowed = set(named)
+            entries = [entry for entry in entries if entry.layer_name in allowed]
+            is_are = "entry is" if malformed == 1 else "entries are"
+            notes.append(f"{where}: {malformed} {is_are} malformed (no usable layer_name) and skipped")
+        modules, wrappers = modules_of(named)
+        self._wrappers.update(wrappers)
+        distinct = dict(zip(modules, entries, strict=True))
+        return distinct if len(distinct) == len(entries) else self._first_of(modules, entries, where, notes)
+
+    def _first_of(self, modules: list[str], entries: list[Entry], where: str, notes: list[str]) -> dict[str, Entry]:
+        """Of several entries for one module the first; what the others are is a note."""
+        distinct: dict[str, Entry] = {}
+        repeated = 0
+        for module, entry in zip(modules, entries, strict=True):
+            first = distinct.setdefault(module, entry)
+            if first is not entry and first.layer_name == entry.layer_name:
+                repeated += 1
+            elif first is not entry:
+                self._merged.add(module)
+        if repeated:
+            is_are = "entry repeats a layer" if repeated == 1 else "entries repeat layers"
+            notes.append(f"{where}: {repeated} {is_are} already named; the first counts")
+        return distinct
 
     @_Once
     def candidates(self) -> tuple[Layer, ...]:
@@ -253,7 +287,7 @@ class Audit:
 
         From `per_module_gain`, else from its layer row; the scaling from the file of the adapter, if that counts.
         """
-        told = self._told_of(name)
+        told = self._smallest_of(name) if self._merged else self._told_of(name)
         if told is None or self.beside is None or self.adapter is None:
             return told
         applied = self._applied.get(modules_of([name]).names[0])
@@ -273,6 +307,21 @@ class Audit:
             scaling = row.adapter_scale if scaling is None else scaling
         return None if gain is None and row is None else Module(rank or None, scaling)
 
+    def _smallest_of(self, name: str) -> Module | None:
+        """Of several names that are one module, what is told of that with the smallest rank: no rank grows."""
+        [module] = modules_of([name]).names
+        told = [found for same in self._names_of.get(module, [name]) if (found := self._told_of(same))]
+        return min(told, key=lambda found: found.rank or MAX_RANK, default=None)
+
+    @_Once
+    def _names_of(self) -> dict[str, list[str]]:
+        """Every name that the audit's rows have for a module, by the name that PEFT has for it."""
+        names: dict[str, list[str]] = {}
+        told = usable([*self._gains, *self._rows])
+        for module, name in zip(modules_of(told).names, told, strict=True):
+            names.setdefault(module, []).append(name)
+        return names
+
     @_Once
     def _by_module(self) -> dict[str, str]:
         """Every adapted module, by the name that PEFT has for it -> the first name that the audit has for it."""
@@ -281,21 +330,39 @@ class Audit:
         modules = [known.get(name, "") for name in told]
         if "" in modules:  # mostly the analysis lists all modules, and its names are looked at already
             told = usable(told)
-            modules = modules_of(told).names
+            modules, wrappers = modules_of(told)
+            self._wrappers.update(wrappers)
         named = dict(zip(modules, told, strict=True))
         if len(named) < len(told):  # of several names for one module the first counts
             named |= dict(zip(reversed(modules), reversed(told), strict=True))
+            self._merged.update(m for m, name in zip(modules, told, strict=True) if named[m] != name)
         for layers in (self._flagged, self._listed):
-            named.update({module: entry.layer_name for module, entry in layers.items() if module not in named})
+            for module, entry in layers.items():
+                if named.setdefault(module, entry.layer_name) != entry.layer_name:
+                    self._merged.add(module)
         return named
+
+    @_Once
+    def name_notes(self) -> tuple[str, ...]:
+        """What a reader should know of the modules' names: wrapper parts, and several names for one module."""
+        if not self._by_module:  # a look at the names finds what is noted here
+            return ()
+        notes = []
+        if self._wrappers:
+            parts = ", ".join(sorted(self._wrappers))
+            notes.append(f"wrapper parts are removed from the names, as no unwrapped model has them: {parts}")
+        if self._merged:
+            notes.append(
+                f"two names in the audit are one module, for which the first counts: {listed(sorted(self._merged))}"
+            )
+        return tuple(notes)
 
     @_Once
     def out_of_reach(self) -> frozenset[str]:
         """Adapted modules that no rank pattern reaches: fused experts (`target_parameters`), layers below others."""
         found = unaddressable(self._by_module)
-        beside = self.beside
-        if beside is not None and beside.target_parameters:
-            found |= beside.holding_parameters(self._by_module)
+        if self.beside is not None and self.beside.target_parameters and self.adapter is not None:
+            found |= self.adapter.holding_parameters(self._by_module)
         return found
 
     @_Once
@@ -323,7 +390,10 @@ class Audit:
 
     @_Once
     def largest_rank(self) -> int | None:
-        """The largest rank of any of `names`, or None where no rank is told."""
+        """The largest rank in the adapter, or None where no rank is told.
+
+        Fused experts count with the rank that the file of the adapter has for them: the audit has all experts' in one.
+        """
         if self.out_of_reach:
             ranks = {module.rank for module in self.modules.values()}
         else:
@@ -332,6 +402,8 @@ class Audit:
             if self._rows:
                 told |= {row.r for name, row in self._rows.items() if name not in gains or not gains[name].r}
             ranks = {whole(rank) for rank in told}
+        if self.beside is not None and self.adapter is not None and (self.adapter.target_parameters or not any(ranks)):
+            ranks |= self.adapter.ranks
         return max([rank for rank in ranks if rank], default=None)
 
     @property
@@ -368,22 +440,26 @@ class Audit:
             belongs = self._is_of(beside)
         except BadKey as error:
             return f"it has a pattern that is no regular expression: {words(str(error), 60)}"
-        return None if belongs else "it is of another adapter: its ranks or its alpha are not those in the audit"
+        if belongs:
+            return None
+        return (
+            "its ranks or alphas are not those in the audit: it is of another adapter, or PEFT before 0.15 made it, "
+            "which matched patterns in another way"
+        )
 
     def _is_of(self, beside: AdapterConfig) -> bool:
         """Whether this can be the file of the audited adapter: several audits may share a folder with one such file.
 
         The ranks must be those that PEFT gives, the alphas those that Gradience reads from the same file.
         """
-        named, applied = self._by_module, self._applied
-        told = [(named[module], module) for module in self.names]
-        every = max(1, len(told) // _COMPARED)
-        for place, (name, module) in enumerate(told):
+        applied, fused = self._applied, beside.holding_parameters(self._by_module)
+        every = max(1, len(applied) // _COMPARED)
+        for place, (module, (rank, _)) in enumerate(applied.items()):
+            name = self._by_module[module]
             own = self._told_of(name)
-            rank = applied[module].rank
             if own is None or own.rank is None or rank is None:
                 continue
-            if own.rank != rank:
+            if own.rank % rank if module in fused else own.rank != rank:  # experts x rank
                 return False
             alpha = beside.alpha_in_audit(name) if place % every == 0 else None
             if alpha is None or own.scaling is None:
@@ -395,9 +471,12 @@ class Audit:
     @_Once
     def _applied(self) -> dict[str, Applied]:
         """What PEFT gave each module by the file beside the audit, if there is one. Raises `BadKey`."""
-        if self._bounded and self.beside is not None and self.beside.is_costly():
+        if self.beside is None:
+            return {}
+        if self._bounded and self.beside.is_costly():
             raise Costly
-        return self.beside.applied(self.names) if self.beside is not None else {}
+        out = unaddressable(self._by_module)
+        return self.beside.applied([module for module in self._by_module if module not in out])
 
     # --- evidence of ranks ---------------------------------------------------------------------------------
 
@@ -544,49 +623,12 @@ def _grouped(issues: list[str]) -> list[str]:
         groups.setdefault(key, []).append(issue)
     texts = []
     for (what, why), members in groups.items():
-        if len(set(members)) > 1:
-            texts.append(f"{len(members)} modules: {what[:1].lower()}{what[1:]}: {why}")
+        modules = len(set(members))
+        if modules > 1:
+            texts.append(f"{modules} modules: {what[:1].lower()}{what[1:]}: {why}")
         else:
             texts.append(times(members[0], len(members)))
     return texts
-
-
-def _distinct(entries: list[Entry] | None, where: str, notes: list[str]) -> dict[str, Entry]:
-    """The usable entries by the name that PEFT has for the module; what is not one of them is a note."""
-    if not entries:
-        return {}
-    names = [entry.layer_name for entry in entries]
-    named = usable(names)
-    if malformed := len(names) - len(named):
-        allowed = set(named)
-        entries = [entry for entry in entries if entry.layer_name in allowed]
-        is_are = "entry is" if malformed == 1 else "entries are"
-        notes.append(f"{where}: {malformed} {is_are} malformed (no usable layer_name) and skipped")
-    modules, wrappers = modules_of(named)
-    if wrappers:
-        note = f"wrapper parts are taken off the names, as no unwrapped model has them: {', '.join(wrappers)}"
-        if note not in notes:
-            notes.append(note)
-    distinct = dict(zip(modules, entries, strict=True))
-    return distinct if len(distinct) == len(entries) else _first_of(modules, entries, where, notes)
-
-
-def _first_of(modules: list[str], entries: list[Entry], where: str, notes: list[str]) -> dict[str, Entry]:
-    """Of several entries for one module the first; what the others are is a note."""
-    distinct: dict[str, Entry] = {}
-    repeated, merged = 0, dict[str, None]()
-    for module, entry in zip(modules, entries, strict=True):
-        first = distinct.setdefault(module, entry)
-        if first is not entry and first.layer_name == entry.layer_name:
-            repeated += 1
-        elif first is not entry:
-            merged[module] = None
-    if repeated:
-        is_are = "entry repeats a layer" if repeated == 1 else "entries repeat layers"
-        notes.append(f"{where}: {repeated} {is_are} already named; the first counts")
-    if merged:
-        notes.append(f"{where}: {listed(merged)}: two names in the audit are this one module; the first counts")
-    return distinct
 
 
 def _layers(distinct: dict[str, Entry]) -> tuple[Layer, ...]:

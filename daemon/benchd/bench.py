@@ -191,9 +191,10 @@ def _justification(audit: Audit, selection: Selection, ranked: list[SelectedLaye
     return f"Selected by {selection.strategy}: {selection.reason}{without}"
 
 
-def uniform_rank(audit: Audit, settings: BenchSettings) -> int:
-    """Return the rank of the uniform baseline, at most the adapter's own largest rank."""
-    return int(_uniform(audit, settings)[0]["rank"])
+def uniform_rank(audit: Audit, settings: BenchSettings) -> tuple[int, list[str]]:
+    """Return the rank of the uniform baseline, at most the adapter's own largest rank, and the notes about it."""
+    uniform, notes = _uniform(audit, settings)
+    return int(uniform["rank"]), notes
 
 
 def _uniform(audit: Audit, settings: BenchSettings) -> tuple[dict[str, Any], list[str]]:

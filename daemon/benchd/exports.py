@@ -10,15 +10,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from benchd.adapter import ADAPTER_CONFIG
+from benchd.adapter import ADAPTER_CONFIG, AdapterConfig, Weights
 from benchd.audit import Audit, Module
 from benchd.bench import uniform_rank
-from benchd.document import listed
-from benchd.matching import endings
-from benchd.naming import usable
+from benchd.document import listed, whole
+from benchd.matching import endings, plain_ending
+from benchd.naming import unaddressable, usable
 from benchd.patterns import pattern_keys
-from benchd.runnable import targets
-from benchd.selection import Selection
+from benchd.runnable import focused
+from benchd.selection import Selection, reach_note
 from benchd.settings import BenchSettings
 
 __all__ = ["Change", "Training", "axolotl", "bench_audit", "bench_audit_notes", "lora_config", "plan_training"]
@@ -43,8 +43,9 @@ _AXOLOTL: Final = {
 
 #: What is said without the file of the adapter.
 _UNKNOWN: Final = (
-    f"without the adapter's {ADAPTER_CONFIG} (--adapter DIR) the output lacks task_type, use_dora, use_rslora, bias, "
-    "modules_to_save, fan_in_fan_out, target_parameters and adapted embeddings, if the adapter has any"
+    f"without the adapter's {ADAPTER_CONFIG} (--adapter DIR) each alpha assumes a scaling of alpha / rank, and the "
+    "output lacks what the adapter may have of task_type, use_rslora, use_dora, bias, modules_to_save, "
+    "fan_in_fan_out, target_parameters and adapted embeddings"
 )
 
 
@@ -68,13 +69,15 @@ class Training(NamedTuple):
     """A training at the answer's ranks.
 
     `arguments` are those of `peft.LoraConfig`, `ranks` has the rank of each trained module by PEFT's name for it.
-    `change` is None where the audit tells no module's own rank.
+    `change` is None where the audit tells no module's own rank. `notes` are for every form, `peft_notes` for those from
+    which PEFT makes an adapter.
     """
 
     arguments: dict[str, Any]
     ranks: dict[str, int]
     change: Change | None
     notes: tuple[str, ...]
+    peft_notes: tuple[str, ...]
 
 
 def lora_config(audit: Audit, selection: Selection, settings: BenchSettings | None = None) -> dict[str, Any]:
@@ -91,52 +94,58 @@ def plan_training(
     selection: Selection,
     settings: BenchSettings,
     *,
-    parameters: Mapping[str, int] | None = None,
+    weights: Mapping[str, Weights] | None = None,
     may_use_rslora: bool = True,
 ) -> Training:
     """Return the training at the ranks of this answer.
 
-    `parameters` are the numbers of LoRA parameters of the adapter's modules, where the caller knows them. Unless
-    `may_use_rslora` every alpha is for a training without `use_rslora`, at the same scaling.
+    `weights` are the modules of the saved adapter, where the caller knows them. Unless `may_use_rslora` every alpha is
+    for a training without `use_rslora`, at the same scaling.
     """
     carried = audit.adapter.carried() if audit.adapter else {}
     if not may_use_rslora:
         carried.pop("use_rslora", None)
-    uniform = uniform_rank(audit, settings)
-    modules = dict(audit.modules)
-    ranks = _ranks(audit, selection, settings, uniform)
-    wanted = targets(audit, selection, settings)
-    notes = _adapter_notes(audit)
-    if isinstance(wanted, list) and wanted == list(audit.names):
-        unaudited = _unaudited(audit)
-        modules.update(unaudited)
-        ranks.update({name: min(uniform, module.rank or uniform) for name, module in unaudited.items()})
-        wanted = [*wanted, *unaudited]
-        if unaudited:
-            notes.append(f"adapted, but not audited by Gradience; at rank {uniform} or their own: {listed(unaudited)}")
-    selected = {layer.module for layer in selection.layers if layer.rank}
-    default = _default(audit, selected, ranks, uniform, carried)
-    use_rslora = bool(carried.get("use_rslora"))
-    arguments = _arguments(audit, selected, modules, ranks, default, use_rslora=use_rslora)
-    if wanted:
-        arguments["target_modules"] = wanted
-    if "lora_alpha" not in arguments:
-        notes.append("the audit doesn't tell the adapter's scaling; set lora_alpha yourself")
-    smaller = [name for name, rank in ranks.items() if rank < uniform and rank == (_rank_of(modules, name) or 0)]
-    if smaller:
-        notes.append(f"{_modules(len(smaller), 'keep')} a rank below the uniform rank {uniform}, as in the adapter")
-    change = _change(modules, ranks, _counted(audit, ranks, parameters or audit.parameters()))
-    return Training({"peft_type": "LORA", **arguments, **carried}, ranks, change, tuple(notes))
+    uniform, notes = uniform_rank(audit, settings)
+    focus = focused(audit, selection, settings)
+    own = dict(audit.modules)
+    selected = {layer.module: layer.rank for layer in selection.layers if layer.rank}
+    ranks = _ranks(own, selected, focus or audit.names, uniform)
+    saved = _own_weights(audit, weights or {})
+    extra = _Extra({}, known=False) if focus else _unaudited(audit, saved)
+    own.update(extra.modules)
+    every = {**ranks, **{name: min(uniform, module.rank or uniform) for name, module in extra.modules.items()}}
+    if extra.known:
+        ranks = every
+    default = _default(audit, {name: rank for name, rank in ranks.items() if name not in selected}, uniform, carried)
+    arguments = _arguments(audit, selected, own, every, default, use_rslora=bool(carried.get("use_rslora")))
+    targets = [*(focus or audit.names), *extra.modules]
+    if targets:
+        arguments["target_modules"] = targets
+    counts = {**{name: module.parameters for name, module in saved.items()}, **audit.parameters()}
+    return Training(
+        {"peft_type": "LORA", **arguments, **carried},
+        ranks,
+        _change(own, ranks, counts),
+        (*notes, *_rank_notes(audit, selection, own, ranks, uniform)),
+        (*_adapter_notes(audit, carried, extra), *_argument_notes(audit, arguments, carried)),
+    )
 
 
-def _ranks(audit: Audit, selection: Selection, settings: BenchSettings, uniform: int) -> dict[str, int]:
-    """The rank of each module that is trained: the selected ones first, each at most its own."""
-    ranks = {layer.module: layer.rank for layer in selection.layers if layer.rank}
-    names: Iterable[str] = audit.names
-    if settings.focus and selection.layers:
-        names = [layer.module for layer in selection.layers if layer.module not in audit.out_of_reach]
+class _Extra(NamedTuple):
+    """Modules of the adapter that the audit does not name; `known` from its weights, else from its targets."""
+
+    modules: Mapping[str, Module]
+    known: bool
+
+
+def _ranks(
+    own: Mapping[str, Module], selected: Mapping[str, int], names: Iterable[str], uniform: int
+) -> dict[str, int]:
+    """The rank of each of `names`: the selected ones first, each at most its own."""
+    trained = set(names)
+    ranks = {name: rank for name, rank in selected.items() if name in trained}
     for name in names:
-        ranks.setdefault(name, min(uniform, _rank_of(audit.modules, name) or uniform))
+        ranks.setdefault(name, min(uniform, _rank_of(own, name) or uniform))
     return ranks
 
 
@@ -145,25 +154,57 @@ def _rank_of(modules: Mapping[str, Module], name: str) -> int | None:
     return module.rank if module else None
 
 
-def _unaudited(audit: Audit) -> dict[str, Module]:
-    """What the adapter's file targets and the audit does not name: embeddings, which Gradience passes over."""
+def _own_weights(audit: Audit, weights: Mapping[str, Weights]) -> Mapping[str, Weights]:
+    """`weights` if they can be the audited adapter's: modules that both name have the same rank there and here."""
+    ranks = [(module.rank, weights[name].rank) for name, module in audit.modules.items() if name in weights]
+    return weights if ranks and all(told in {None, saved} for told, saved in ranks) else {}
+
+
+def _unaudited(audit: Audit, weights: Mapping[str, Weights]) -> _Extra:
+    """Embeddings, and whatever else Gradience passes over.
+
+    The weights name these modules. Without them the targets in the adapter's file do, by the ends of their names.
+    """
     adapter = audit.adapter
+    if weights:
+        missed = [name for name in weights if name not in set(audit.adapted)]
+        names = [name for name in missed if name not in unaddressable([*audit.adapted, *missed])]
+        applied = adapter.applied(names) if adapter else {}
+        scalings = {module.scaling for module in audit.modules.values()}
+        usual = scalings.pop() if len(scalings) == 1 else None
+        return _Extra(
+            {
+                name: Module(
+                    weights[name].rank,
+                    adapter.scaling(applied[name].alpha, weights[name].rank) if adapter else usual,
+                )
+                for name in names
+            },
+            known=True,
+        )
     asked = adapter.fields.get("target_modules") if adapter else None
-    if adapter is None or not isinstance(asked, list):
-        return {}
+    if adapter is None or not isinstance(asked, list) or not audit.adapted or adapter.fields.get("layers_to_transform"):
+        return _Extra({}, known=False)
     audited = {ending for module in audit.adapted for ending in endings(module)}
-    missed = sorted(usable([name for name in asked if isinstance(name, str) and name not in audited]))
-    return {name: Module(of.rank, adapter.scaling(of.alpha, of.rank)) for name, of in adapter.applied(missed).items()}
+    excluded = adapter.fields.get("exclude_modules") or ()
+    names = sorted(usable([n for n in asked if isinstance(n, str) and n not in audited and n not in excluded]))
+    return _Extra({name: _by_ending(adapter, name) for name in names}, known=False)
 
 
-def _default(
-    audit: Audit, selected: Collection[str], ranks: Mapping[str, int], uniform: int, carried: Mapping[str, Any]
-) -> int:
+def _by_ending(adapter: AdapterConfig, name: str) -> Module:
+    """What the file tells of a module of which only the end of the name is known; of several ranks the smallest."""
+    pattern = {key: rank for key, rank in adapter.rank_pattern.items() if plain_ending(key, name)}
+    alphas = [alpha for key, alpha in adapter.alpha_pattern.items() if plain_ending(key, name)]
+    rank = min([whole(rank) or 0 for rank in pattern.values()], default=adapter.rank) or None
+    return Module(rank, adapter.scaling(alphas[0] if alphas else adapter.alpha, rank))
+
+
+def _default(audit: Audit, others: Mapping[str, int], uniform: int, carried: Mapping[str, Any]) -> int:
     """The `r` of modules without a pattern: what most that are not selected have. Fused experts can have no other."""
     own = audit.adapter.rank if audit.adapter else None
     if carried.get("target_parameters") and own:
         return min(uniform, own)
-    counts = Counter(rank for name, rank in ranks.items() if name not in selected)
+    counts = Counter(others.values())
     return max(counts, key=lambda rank: (counts[rank], rank == uniform, rank), default=uniform)
 
 
@@ -206,28 +247,58 @@ def _usual_alpha(
     return Counter(usual).most_common(1)[0][0] if usual else None
 
 
-def _adapter_notes(audit: Audit) -> list[str]:
+# --- notes ----------------------------------------------------------------------------------------------------
+
+
+def _rank_notes(
+    audit: Audit, selection: Selection, own: Mapping[str, Module], ranks: Mapping[str, int], uniform: int
+) -> list[str]:
+    notes = []
+    if audit.no_analysis is not None:  # the selection has no look at the names then
+        reach = reach_note(audit)
+        notes.extend([*audit.name_notes, *([reach] if reach else [])])
+    if not any(layer.rank for layer in selection.layers):
+        notes.append(f"no module has a rank of its own here: {selection.reason}")
+    smaller = sum(rank < uniform and rank == _rank_of(own, name) for name, rank in ranks.items())
+    if smaller:
+        notes.append(f"{_modules(smaller, 'keep')} a rank below the uniform rank {uniform}, as in the adapter")
+    return notes
+
+
+def _adapter_notes(audit: Audit, carried: Mapping[str, Any], extra: _Extra) -> list[str]:
     adapter = audit.adapter
     if adapter is None:
-        return [_UNKNOWN]
+        problem = audit.adapter_problem
+        return [f"{ADAPTER_CONFIG} is not used: {problem}"] if problem else [_UNKNOWN]
     notes = []
+    if adapter.use_rslora:
+        how = "use_rslora is carried over, with alphas for it"
+        if not carried.get("use_rslora"):
+            how = "each alpha gives its scaling without use_rslora"
+        notes.append(f"the adapter uses rsLoRA: {how}")
     left = adapter.left_behind()
     if left:
         notes.append(f"in {ADAPTER_CONFIG} and not carried over: {listed(left, 10)}")
-    if isinstance(adapter.fields.get("target_modules"), str):
+    if extra.modules:
+        notes.append(
+            f"adapted, but not audited by Gradience; at the uniform rank or their own: {listed(extra.modules)}"
+        )
+    elif isinstance(adapter.fields.get("target_modules"), str):
         notes.append("the adapter's target_modules are one pattern; embeddings that it hits are left out")
     return notes
 
 
-def _counted(audit: Audit, ranks: Mapping[str, int], parameters: Mapping[str, int]) -> dict[str, int]:
-    """The parameters of each module that is trained; of one that the audit does not name, of all that it stands for."""
-    adapted = set(audit.adapted)
-    counts = {name: parameters[name] for name in ranks if name in parameters}
-    for name in ranks.keys() - adapted - counts.keys():
-        found = [count for module, count in parameters.items() if module.endswith(f".{name}") and module not in adapted]
-        if found:
-            counts[name] = sum(found)
-    return counts
+def _argument_notes(audit: Audit, arguments: Mapping[str, Any], carried: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if "lora_alpha" not in arguments:
+        notes.append("the audit doesn't tell the adapter's scaling; set lora_alpha yourself")
+    own = audit.adapter.rank if audit.adapter else None
+    if carried.get("target_parameters") and own and arguments["r"] < own:
+        notes.append(f"fused experts (target_parameters) shrink, too: r {own} → {arguments['r']}")
+    return notes
+
+
+# --- what becomes of the size ---------------------------------------------------------------------------------
 
 
 def _change(modules: Mapping[str, Module], ranks: Mapping[str, int], parameters: Mapping[str, int]) -> Change | None:
@@ -262,8 +333,8 @@ def axolotl(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ..
     broken = [f"{name}: {alpha:g}" for name, alpha in alphas.items() if isinstance(alpha, float)]
     if broken:
         raise ValueError(
-            f"Axolotl takes only whole alphas ({listed(broken)}): set bench.uniform_rank so that scaling x rank is "
-            "whole, or train with PEFT (--peft)"
+            f"Axolotl takes only whole alphas, and scaling x rank is none for {listed(broken)}; "
+            "train with PEFT, which takes any (--peft, --adapter-config)"
         )
     options = {_AXOLOTL[key]: value for key, value in arguments.items() if key in _AXOLOTL}
     left = [key for key in arguments if key not in _AXOLOTL and key not in {"peft_type", "task_type"}]
@@ -271,29 +342,42 @@ def axolotl(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ..
     return {"adapter": "lora", **options}, notes
 
 
-def bench_audit(audit: Audit, training: Training) -> dict[str, Any]:
+def bench_audit(audit: Audit, training: Training, settings: BenchSettings) -> dict[str, Any]:
     """Return the probe audit from which `gradience-bench --resume` takes the ranks of its per-layer variant.
 
-    It lists every module that is trained, as Bench gives the others the smallest rank of the pattern. It has none of
+    It lists every module that Bench trains, as Bench gives the others the smallest rank of the pattern. It has none of
     the audit's global suggestions: from these Bench makes uniform variants, for which it may drop the per-layer one
-    (field-notes, section 4). By the means Bench decides on further uniform variants.
+    (field-notes, section 4). By the means Bench decides on further uniform variants. Raises ValueError without any
+    module: an empty pattern ends Bench.
     """
-    keys = pattern_keys(list(training.ranks), audit.adapted)
+    ranks = _trained_by_bench(audit, training, settings)
+    if not ranks:
+        raise ValueError("there is no module whose rank Bench could take")
+    keys = pattern_keys(list(ranks), audit.adapted)
     means = audit.means
     return {
         **({"probe_rank": audit.largest_rank} if audit.largest_rank else {}),
         **({"summary": means} if means else {}),
-        "per_layer_suggestions": {"rank_pattern": {keys[name]: rank for name, rank in training.ranks.items()}},
+        "per_layer_suggestions": {"rank_pattern": {keys[name]: rank for name, rank in ranks.items()}},
     }
+
+
+def _trained_by_bench(audit: Audit, training: Training, settings: BenchSettings) -> dict[str, int]:
+    """The modules whose ranks the config's `lora.target_modules` let Bench train."""
+    names = set(audit.names)
+    asked = (settings.base.get("lora") or {}).get("target_modules")
+    if isinstance(asked, list) and not settings.focus:
+        names = {name for name in names if not set(asked).isdisjoint(endings(name))}
+    return {name: rank for name, rank in training.ranks.items() if name in names}
 
 
 def bench_audit_notes(audit: Audit, training: Training, settings: BenchSettings) -> list[str]:
     """Return what Bench will not do as the audit says, under its rules for ranks (field-notes, section 4)."""
-    lora, compression = settings.base.get("lora", {}), settings.base.get("compression", {})
+    lora, compression = settings.base.get("lora") or {}, settings.base.get("compression") or {}
     probe = lora.get("probe_r") or audit.largest_rank
-    ranks = list(training.ranks.values())
+    ranks = list(_trained_by_bench(audit, training, settings).values())
     if not ranks or not probe:
-        return ["the audit tells no module and no rank: Bench has nothing to compress"]
+        return []
     notes = []
     allowed = compression.get("allowed_ranks") or sorted({*ranks, probe})
     lowered = [max([each for each in allowed if each <= min(rank, probe)], default=min(allowed)) for rank in ranks]

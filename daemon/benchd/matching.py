@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-__all__ = ["BadKey", "Matcher", "endings"]
+__all__ = ["BadKey", "Matcher", "endings", "plain_ending"]
 
 #: What benchd writes for a name that would match more than its own module; see `benchd.patterns`.
 _EXACT: Final = "$|^"
@@ -49,6 +49,13 @@ def endings(name: str) -> Iterator[str]:
         yield end
         _, dot, rest = end.partition(".")
         end = rest if dot else None
+
+
+def plain_ending(key: str, end: str) -> bool:
+    """Return whether the key is a name, as it stands or escaped, that may be of a module whose name ends in `end`."""
+    exact = key.removeprefix(_EXACT) if key.startswith(_EXACT) else key.removeprefix(".*").removeprefix("\\.")
+    name = _as_name(exact)
+    return name is not None and (end in endings(name.text) or name.text in endings(end))
 
 
 class Matcher:

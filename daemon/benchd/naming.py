@@ -39,6 +39,9 @@ _HOLDERS: Final = frozenset(
 #: The part that PEFT puts between a wrapped module and the one below it.
 BASE_LAYER: Final = "base_layer"
 
+#: What models call the module that holds the experts of a layer.
+EXPERTS: Final = "experts"
+
 #: Longer names are no module of any model, and as a key they would not be YAML any more (PyYAML gives
 #: up on a key beyond 1024 characters; escaping can make four of one, and a pattern adds a few).
 MAX_NAME: Final = 254
@@ -75,15 +78,17 @@ def unaddressable(modules: Iterable[str]) -> frozenset[str]:
     """Return those modules that no key of PEFT's patterns reaches, as far as names tell.
 
     A name with a `base_layer` part is a layer below another adapter layer. If the name above it is there too, both are
-    layers over the parameters of one module (`target_parameters`), and PEFT takes no patterns for these.
+    layers over the parameters of one module (`target_parameters`), and PEFT takes no patterns for these. So is a module
+    that is called `experts` itself: what holds experts is no layer, unless their weights are its own parameters.
     """
     text = "\n".join(modules)
-    if f".{BASE_LAYER}" not in text:
+    if f".{BASE_LAYER}" not in text and EXPERTS not in text:
         return frozenset()
     names = set(text.split("\n"))
     below = {name for name in names if BASE_LAYER in name.split(".")}
     above = {name.partition(f".{BASE_LAYER}")[0] for name in below}
-    return frozenset(below | (above & names))
+    fused = {name for name in names if name.rpartition(".")[2] == EXPERTS}
+    return frozenset(below | (above & names) | fused)
 
 
 def _may_be_wrapped(text: str) -> bool:

@@ -17,7 +17,7 @@ from benchd.patterns import target_modules
 from benchd.selection import Selection
 from benchd.settings import BenchSettings
 
-__all__ = ["Runnable", "base_used", "runnable", "targets"]
+__all__ = ["Runnable", "base_used", "focused", "runnable"]
 
 #: What Bench reads without a default, and an audit normally tells.
 _TOLD: Final = ("lora.probe_r", "lora.alpha", "lora.target_modules", "compression.allowed_ranks")
@@ -40,17 +40,17 @@ def base_used(settings: BenchSettings) -> dict[str, Any]:
     return used
 
 
-def targets(audit: Audit, selection: Selection, settings: BenchSettings) -> list[str] | str:
+def _targets(audit: Audit, selection: Selection, settings: BenchSettings) -> list[str] | str:
     """`target_modules`: the selected modules with `bench.focus`, else the base's, else all that the audit names."""
-    focus = _focus(audit, selection, settings)
+    focus = focused(audit, selection, settings)
     if focus:
         return target_modules(focus, audit.adapted)
     asked: list[str] | str | None = settings.base.get("lora", {}).get("target_modules")
     return asked or list(audit.names)
 
 
-def _focus(audit: Audit, selection: Selection, settings: BenchSettings) -> list[str]:
-    """The selected modules that can be a target, with `bench.focus`."""
+def focused(audit: Audit, selection: Selection, settings: BenchSettings) -> list[str]:
+    """Return the selected modules that can be a target, with `bench.focus`; none without it."""
     if not settings.focus or not selection.layers:
         return []
     return [layer.module for layer in selection.layers if layer.module not in audit.out_of_reach]
@@ -65,15 +65,15 @@ def runnable(
     """Return Bench's tables for this answer, in which `ranks` are named, by a base that is not empty."""
     told = _told(audit, selection, ranks, settings)
     tables = merged(told, settings.base)
-    focused = bool(_focus(audit, selection, settings))
-    if focused:
+    is_focused = bool(focused(audit, selection, settings))
+    if is_focused:
         tables["lora"]["target_modules"] = told["lora"]["target_modules"]
     notes = [*_contradictions(settings.base, told)]
-    if settings.focus and not focused:
+    if settings.focus and not is_focused:
         notes.append("bench.focus: no selected layer can be a target, so lora.target_modules are not narrowed")
-    elif focused and tells(settings.base, "lora.target_modules"):
+    elif is_focused and tells(settings.base, "lora.target_modules"):
         notes.append("bench.focus: lora.target_modules are the selected layers', not those of bench.base")
-    elif not focused:
+    elif not is_focused:
         notes.extend(_left_out(selection, tables))
     notes.extend(_lacking(tables, settings))
     return Runnable(tables, tuple(notes))
@@ -95,7 +95,7 @@ def _told(
             "probe_r": own.rank if own else None,
             "alpha": own.alpha_at(probe) if own and probe else None,
             "dropout": adapter.dropout if adapter else None,
-            "target_modules": targets(audit, selection, settings) or None,
+            "target_modules": _targets(audit, selection, settings) or None,
         },
         "compression": {"allowed_ranks": sorted({*ranks, probe}) if probe else None},
     }

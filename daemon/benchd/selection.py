@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -12,7 +12,7 @@ from benchd.document import Rationale, listed
 from benchd.evidence import Evidence, RankSource, find_evidence
 from benchd.settings import SelectionSettings
 
-__all__ = ["SELECTION_VERSION", "Rung", "SelectedLayer", "Selection", "select"]
+__all__ = ["SELECTION_VERSION", "Rung", "SelectedLayer", "Selection", "reach_note", "select"]
 
 #: Counts the changes that make the same audit give another selection; a config of an older number is answered anew.
 SELECTION_VERSION: Final = 2
@@ -93,7 +93,7 @@ def select(audit: Audit, settings: SelectionSettings | None = None) -> Selection
         reason=climb.ladder[-1].reason,
         ladder=tuple(climb.ladder),
         layers=selected,
-        notes=(*audit.notes, *_reach_notes(audit, selected), *_rank_notes(audit, selected)),
+        notes=(*audit.notes, *_name_notes(audit, selected), *_rank_notes(audit, selected)),
         settings=dict(sorted(climb.used.items())) if climb.used else {},
     )
 
@@ -236,16 +236,23 @@ def _failed_reasons(rationale: Rationale) -> tuple[str, ...]:
     )
 
 
-def _reach_notes(audit: Audit, layers: Iterable[SelectedLayer]) -> list[str]:
-    if audit.no_analysis is not None or not audit.out_of_reach:
-        return []
-    selected = [layer.module for layer in layers if layer.module in audit.out_of_reach]
-    names = selected + sorted(audit.out_of_reach.difference(selected))
-    why = (
-        "PEFT takes no rank_pattern for fused experts (target_parameters) or layers below another adapter; "
-        "experts that target_parameters names get r"
+def reach_note(audit: Audit, selected: Sequence[str] = ()) -> str | None:
+    """Return the note about modules that no rank pattern reaches, the selected ones first; None without any."""
+    if not audit.out_of_reach:
+        return None
+    first = [module for module in selected if module in audit.out_of_reach]
+    names = first + sorted(audit.out_of_reach.difference(first))
+    return (
+        f"no rank and no target: {listed(names)}; PEFT takes no rank_pattern for fused experts (target_parameters) and "
+        "for layers below another adapter. Keep the experts in target_parameters: PEFT trains them at r"
     )
-    return [f"no rank and no target: {listed(names)}; {why}"]
+
+
+def _name_notes(audit: Audit, layers: Iterable[SelectedLayer]) -> list[str]:
+    if audit.no_analysis is not None:
+        return []  # few who read such an answer ask for modules, and to look at them takes time
+    reach = reach_note(audit, [layer.module for layer in layers])
+    return [*audit.name_notes, *([reach] if reach else [])]
 
 
 def _rank_notes(audit: Audit, layers: Iterable[SelectedLayer]) -> list[str]:

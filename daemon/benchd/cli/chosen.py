@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from typing import NamedTuple
 
 import click
 
-from benchd.adapter import ADAPTER_CONFIG, AdapterConfig
+from benchd.adapter import ADAPTER_CONFIG, MAX_ADAPTER_CONFIG, AdapterConfig, read_adapter_config, unusable
 from benchd.adapter_beside import adapter_beside
 from benchd.audit import Audit, read_audit
 from benchd.cli.loading import fail, load_settings
 from benchd.files import Vanished, look, open_directory, read_regular
-from benchd.rejection import AuditError
+from benchd.rejection import AuditError, NotAnAudit
 from benchd.selection import Selection, select
 from benchd.settings import FolderSettings, folder_for
 
@@ -32,47 +33,56 @@ class Chosen(NamedTuple):
 def choose(command: str, audit: str, config: str | None, adapter_folder: str | None = None) -> Chosen:
     """Read the file `audit` and select from it. Ends the command: 1 if it can't be used, 2 if it can't be found.
 
-    `adapter_folder` is where the adapter's own file is, if not beside the audit.
+    `adapter_folder` is where the adapter's own file is, if not beside the audit. The command ends if it can't be used.
     """
     settings = load_settings(config)
     path = os.path.realpath(audit)  # a person may name a link; only folders are watched with suspicion
     folder = folder_for(settings, os.path.dirname(path))
-    named = None if adapter_folder is None else _named_adapter(command, adapter_folder)
     try:
-        parsed = _read(path, settings.watching.max_bytes, named)
+        parsed = _read(path, settings.watching.max_bytes, adapter_folder, command)
     except AuditError as error:
-        click.echo(f"{audit}: {error.message} [{error.code}]\n  {error.hint}", err=True)
+        hint = "name the file that `gradience audit --json` wrote" if isinstance(error, NotAnAudit) else error.hint
+        click.echo(f"{audit}: {error.message} [{error.code}]\n  {hint}", err=True)
         sys.exit(1)
     except Vanished:
         fail(f"benchd {command}: {audit}: No such file or directory")
     except OSError as error:
         fail(f"benchd {command}: {audit}: {error.strerror}")
-    return Chosen(parsed, select(parsed, folder.selection), folder, adapter_folder or os.path.dirname(path))
+    if adapter_folder is not None and parsed.adapter_problem is not None and not parsed.is_of_nothing:
+        fail(f"benchd {command}: --adapter {adapter_folder}: {ADAPTER_CONFIG} can't be used: {parsed.adapter_problem}")
+    home = os.path.dirname(path) if adapter_folder is None else _folder_of(adapter_folder)
+    return Chosen(parsed, select(parsed, folder.selection), folder, home)
 
 
-def _named_adapter(command: str, folder: str) -> AdapterConfig:
-    path = os.path.realpath(folder)
-    if os.path.basename(path) == ADAPTER_CONFIG:  # the file itself will do
-        path = os.path.dirname(path)
+def _folder_of(adapter: str) -> str:
+    """The folder of an adapter, be it named itself or by its file."""
+    return os.path.dirname(adapter) or "." if os.path.basename(adapter) == ADAPTER_CONFIG else adapter
+
+
+def _named_adapter(command: str, adapter: str) -> AdapterConfig:
+    """The file of an adapter that a person named: links are followed, as in a cache of downloaded ones."""
+    path = os.path.join(_folder_of(adapter), ADAPTER_CONFIG)
     try:
-        directory = open_directory(path)
-        try:
-            adapter = adapter_beside(directory)
-        finally:
-            os.close(directory)
+        if not adapter:
+            fail(f"benchd {command}: --adapter: an empty name is no folder")
+        if os.path.isdir(_folder_of(adapter)) and not os.path.exists(path):
+            fail(f"benchd {command}: --adapter {adapter}: there is no {ADAPTER_CONFIG} in this folder")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        fail(f"benchd {command}: {folder}: {error.strerror}")
-    if adapter is None:
-        fail(f"benchd {command}: {folder}: there is no {ADAPTER_CONFIG} in this folder")
-    return adapter
+        fail(f"benchd {command}: --adapter {adapter}: {error.strerror}")
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return unusable("not_a_regular_file")
+        content = file.read(MAX_ADAPTER_CONFIG + 1)
+    return unusable("too_large") if len(content) > MAX_ADAPTER_CONFIG else read_adapter_config(content)
 
 
-def _read(path: str, max_bytes: int, adapter: AdapterConfig | None) -> Audit:
+def _read(path: str, max_bytes: int, named: str | None, command: str) -> Audit:
     directory = open_directory(os.path.dirname(path))
     try:
         name = os.path.basename(path)
         content, _ = read_regular(directory, name, look(directory, name), max_bytes)
-        adapter = adapter or adapter_beside(directory)
+        adapter = adapter_beside(directory) if named is None else _named_adapter(command, named)
     finally:
         os.close(directory)
     audit = read_audit(content, name=name, adapter=adapter)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NoReturn
 
 import click
 
-from benchd.adapter import ADAPTER_CONFIG
-from benchd.adapter_weights import read_parameters
-from benchd.audit import Audit
+from benchd.adapter import ADAPTER_CONFIG, Weights
+from benchd.adapter_weights import read_weights
 from benchd.bench import bench_config, noted
 from benchd.cli.chosen import Chosen, choose
 from benchd.cli.loading import config_option, fail
 from benchd.cli.yaml_text import yaml_text
-from benchd.exports import axolotl, bench_audit, bench_audit_notes, plan_training
+from benchd.exports import Training, axolotl, bench_audit, bench_audit_notes, plan_training
 
 __all__ = ["command"]
 
@@ -58,87 +57,114 @@ def command(
 ) -> None:
     """Print what AUDIT selects in the form that PEFT, Axolotl or Bench takes.
 
-    Standard error says what changes, and what to know. Exit code 1 if the file can't be used.
+    Standard error says what changes, and what to know. Exit code 1 if there is nothing to export.
     """
-    forms = [peft, adapter_config is not None, as_axolotl, as_bench_audit, bench_yaml]
-    if sum(forms) != 1:
-        raise click.UsageError(f"which form? Give one of {_FORMS}.")
+    forms = {
+        "--peft": peft,
+        "--adapter-config": adapter_config is not None,
+        "--axolotl": as_axolotl,
+        "--bench-audit": as_bench_audit,
+        "--bench-yaml": bench_yaml,
+    }
+    given = [name for name, asked in forms.items() if asked]
+    if len(given) != 1:
+        raise click.UsageError(
+            f"{' and '.join(given)}: one form at a time." if given else f"which form? Give {_FORMS}."
+        )
+    path = None if adapter_config is None else _new_file(adapter_config, audit)
     chosen = choose("export", audit, config, adapter)
-    if chosen.audit.is_of_nothing:
-        click.echo(f"benchd export: {audit}: {chosen.audit.no_analysis}", err=True)
-        sys.exit(1)
     parsed, selection, folder, adapter_folder = chosen
-    training = plan_training(
-        parsed,
-        selection,
-        folder.bench,
-        parameters=parsed.parameters() or read_parameters(adapter_folder),
-        may_use_rslora=not as_axolotl,  # with it alphas are hardly ever whole, and Axolotl takes no others
-    )
-    _note(noted(parsed, selection, folder.bench).notes)
-    if as_bench_audit:
-        _note(bench_audit_notes(parsed, training, folder.bench))
-    elif not bench_yaml:
-        _note(training.notes)
-    click.echo(str(training.change or "the audit doesn't tell the modules' own ranks: no change to show"), err=True)
+    if parsed.is_of_nothing or not parsed.adapted:
+        _end(audit, parsed.no_analysis if parsed.is_of_nothing else "the audit names no module: nothing to export")
+    weights = read_weights(adapter_folder)
+    training = plan_training(parsed, selection, folder.bench, weights=weights)
     if bench_yaml:
-        _print_bench_yaml(chosen)
+        notes = [*noted(parsed, selection, folder.bench).notes]
+        if not folder.bench.base:
+            notes.append("Bench can't run this config: the settings have neither [bench.base] nor bench.base_file")
+        _print(notes, training, yaml_text(json.loads(bench_config(parsed, selection, folder.bench))))
     elif as_bench_audit:
-        _print_json(bench_audit(parsed, training))
+        try:
+            probe = bench_audit(parsed, training, folder.bench)
+        except ValueError as error:
+            _end(audit, str(error))
+        notes = [*selection.notes, *training.notes, *bench_audit_notes(parsed, training, folder.bench)]
+        _print(notes, training, _as_json(probe))
     elif as_axolotl:
-        _print_axolotl(audit, training.arguments)
-    elif adapter_config is not None:
-        _write_adapter_config(adapter_config, parsed, training.arguments)
+        options, training, lacks = _axolotl(audit, chosen, training, weights)
+        _print((*selection.notes, *training.notes, *training.peft_notes, *lacks), training, yaml_text(options))
     else:
-        _print_json(training.arguments)
+        arguments = training.arguments
+        if path is not None and parsed.adapter is not None and parsed.adapter.base_model is not None:
+            arguments = {"base_model_name_or_path": parsed.adapter.base_model, **arguments}
+        text = _as_json(arguments)
+        _print((*selection.notes, *training.notes, *training.peft_notes), training, None if path else text)
+        if path is not None:
+            _write_new(path, text)
 
 
-def _note(notes: tuple[str, ...] | list[str]) -> None:
+def _end(audit: str, why: str | None) -> NoReturn:
+    """End the command: the audit can be read, and there is nothing to export, or not in this form."""
+    click.echo(f"benchd export: {audit}: {why}", err=True)
+    sys.exit(1)
+
+
+def _print(notes: Iterable[str], training: Training, text: str | None) -> None:
     for note in notes:
         click.echo(f"note: {note}", err=True)
+    click.echo(str(training.change or "the audit doesn't tell the modules' own ranks: no change to show"), err=True)
+    if text is not None:
+        click.echo(text, nl=False)
 
 
-def _print_json(value: Mapping[str, Any]) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+def _as_json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def _print_bench_yaml(chosen: Chosen) -> None:
+def _axolotl(
+    name: str, chosen: Chosen, training: Training, weights: Mapping[str, Weights]
+) -> tuple[dict[str, Any], Training, tuple[str, ...]]:
+    """Axolotl's options; with use_rslora where all alphas are whole, else without it. Ends the command if none are."""
     audit, selection, folder, _ = chosen
-    if not folder.bench.base:
-        _note(["Bench can't run this config: the settings have neither [bench.base] nor bench.base_file"])
-    click.echo(yaml_text(json.loads(bench_config(audit, selection, folder.bench))), nl=False)
+    plain = plan_training(audit, selection, folder.bench, weights=weights, may_use_rslora=False)
+    for attempt in (training, plain):
+        try:
+            options, notes = axolotl(attempt.arguments)
+        except ValueError as error:
+            if attempt is plain:
+                _end(name, str(error))
+        else:
+            return options, attempt, notes
+    raise AssertionError  # the last attempt has ended the command
 
 
-def _print_axolotl(audit: str, arguments: Mapping[str, Any]) -> None:
-    try:
-        options, notes = axolotl(arguments)
-    except ValueError as error:
-        click.echo(f"benchd export: {audit}: {error}", err=True)
-        sys.exit(1)
-    _note(notes)
-    click.echo(yaml_text(options), nl=False)
-
-
-def _write_adapter_config(folder: str, audit: Audit, arguments: Mapping[str, Any]) -> None:
-    base_model = audit.adapter.base_model if audit.adapter else None
-    value = {"base_model_name_or_path": base_model, **arguments} if base_model else arguments
+def _new_file(folder: str, audit: str) -> str:
+    """The path of the file to write in `folder`; mistakes end the command."""
     path = os.path.join(folder, ADAPTER_CONFIG)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        _write_new(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    except FileExistsError:
+    if not folder or (os.path.exists(folder) and not os.path.isdir(folder)):
+        fail(f'benchd export: --adapter-config: "{folder}" is no folder')
+    if os.path.realpath(folder) == os.path.dirname(os.path.realpath(audit)):
+        fail(
+            f"benchd export: --adapter-config: {folder} is the audit's folder, in which an {ADAPTER_CONFIG} is taken "
+            "for the audited adapter's own; name another"
+        )
+    if os.path.lexists(path):
         fail(f"benchd export: {path} is there already; name a new folder, or move that file away")
-    except OSError as error:
-        fail(f"benchd export: {path}: {error.strerror}")
-    click.echo(f"wrote {path}", err=True)
+    return path
 
 
 def _write_new(path: str, text: str) -> None:
-    """Write a file that is not there yet, whole or not at all. Raises OSError."""
-    with open(path, "x", encoding="utf-8") as file:
-        try:
-            file.write(text)
-            file.flush()
-        except OSError:
-            os.unlink(path)
-            raise
+    """Write a file that is not there yet, whole or not at all; what goes wrong ends the command."""
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(path, "x", encoding="utf-8") as file:
+            try:
+                file.write(text)
+                file.flush()
+            except OSError:
+                os.unlink(path)
+                raise
+    except OSError as error:
+        click.echo(f"benchd export: {path}: {error.strerror}", err=True)
+        sys.exit(1)
+    click.echo(f"wrote {path}", err=True)
