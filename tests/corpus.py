@@ -20,7 +20,7 @@ AUDITS = Path(__file__).parent / "audits"
 
 
 class Sample(NamedTuple):
-    """One row of the index. `strategy` is None where the file is not usable; `made` is a command or a recipe."""
+    """One row of the index. `strategy` is None if the file is not usable. `made` is a command or a recipe."""
 
     file: str
     strategy: str | None

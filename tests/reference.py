@@ -170,7 +170,7 @@ def layers_of(entries: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 def module_of(name: str) -> str:
-    """The name as PEFT sees it: nothing of a wrapper's in it, and nothing before it that holds a whole PEFT model."""
+    """Return the name as PEFT sees it: without wrapper parts, and without parts of what holds a whole PEFT model."""
     parts = [part for part in name.split(".") if part not in WRAPPERS]
     text = ".".join(parts)
     while match := re.match(HELD, text):
@@ -181,7 +181,7 @@ def module_of(name: str) -> str:
 
 
 def out_of_reach(audit: dict[str, Any]) -> set[str]:
-    """The modules that stand below another adapter layer, and those right above them."""
+    """Return the modules below another adapter layer, and those directly above them."""
     pd = an_object(audit.get("policy_disagreement_analysis"))
     names = {name for key in LISTS for name, _ in layers_of(pd.get(key))}
     told = [*names, *(row.get("module") for row in gains(audit)), *(row.get("name") for row in layer_rows(audit))]
@@ -235,7 +235,7 @@ def evidence(audit: dict[str, Any], name: str, rationale: dict[str, Any], own: i
 
 
 def derived(audit: dict[str, Any], rationale: dict[str, Any], known: list[int], own: int | None) -> int | None:
-    """The largest rank of any policy, or a bound for it, that the threshold of a layer tells."""
+    """Return the largest rank of any policy, or a bound for it, from the threshold of a layer."""
     config = an_object(an_object(audit.get("policy_disagreement_analysis")).get("disagreement_config"))
     base, factor = a_number(config.get("spread_base_threshold")), a_number(config.get("spread_dynamic_factor"))
     base, factor = 3.0 if base is None else base, 0.5 if factor is None else factor

@@ -132,7 +132,7 @@ def test_malformed(data: bytes, problem: str) -> None:
     ],
 )
 def test_other_kinds(kind: str, name: str) -> None:
-    """An adapter that is not LoRA is named as people know it."""
+    """An adapter that is not LoRA has its common name."""
     read = read_adapter_config(f'{{"peft_type": {kind}, "use_rslora": true}}'.encode())
     assert (read.kind, read.problem) == (name, f"it is of another kind of adapter: {name}")
 
@@ -192,7 +192,7 @@ def test_unread(code: str, problem: str) -> None:
         ({"rank_pattern": {"q": 8}}, [(16, 2.0), (8, 4.0)], False),
         ({}, [(16, 1.0)], False),
         ({"alpha_pattern": {"q": 16}}, [(16, 1.0)], True),
-        ({"alpha_pattern": {"m0": 16}}, [(16, 1.0)], True),  # Gradience takes it for m0.q; PEFT does not
+        ({"alpha_pattern": {"m0": 16}}, [(16, 1.0)], True),  # Gradience applies it to m0.q; PEFT does not
         ({"alpha_pattern": {"^m0.q": 16}}, [(16, 1.0)], False),
         ({"alpha_pattern": {"^m0.q": 16}}, [(16, 2.0)], True),
         ({"r": ..., "lora_alpha": ...}, [(8, 1.0)], True),
@@ -200,7 +200,7 @@ def test_unread(code: str, problem: str) -> None:
     ],
 )
 def test_is_of(changes: dict[str, Any], modules: list[tuple[Any, Any]], belongs: bool) -> None:
-    """It is the audited adapter's if it gives the audit's ranks, and Gradience reads the audit's alphas from it."""
+    """The file fits the audit if PEFT gives the audit's ranks, and Gradience reads the audit's alphas from it."""
     of = audit(*modules, beside=adapter(**changes))
     assert (of.adapter is not None) is belongs
     assert (of.adapter_problem is None) is belongs
@@ -233,7 +233,7 @@ def test_is_of_a_real_one() -> None:
     ],
 )
 def test_scaling(changes: dict[str, Any], scalings: list[float]) -> None:
-    """A module's scaling is what PEFT makes of the file, whatever Gradience reports."""
+    """A module's scaling is the one that PEFT applies under the file, even if Gradience reports another."""
     beside = adapter(rank_pattern={"m1.q": 8}, **changes)
     reported = [(rank, (beside.alpha_in_audit(f"m{place}.q") or 32) / rank) for place, rank in enumerate((16, 8))]
     of = audit(*reported, beside=beside)
@@ -250,13 +250,13 @@ def test_rslora_note() -> None:
         notes(of)
         == [
             "the uniform rank is lowered from 8 to 4, the adapter's largest: no rank grows",
-            "adapter_config.json says use_rslora: each alpha here gives that scaling without it",
+            "adapter_config.json says use_rslora: each alpha here gives the same scaling without use_rslora",
         ][1:]
     )
 
 
 def test_without_the_file() -> None:
-    """Without the file an alpha rests on an assumption, and a note says on which."""
+    """Without the file each alpha assumes alpha / rank, and a note says so."""
     assert notes(audit((16, 2.0))) == [
         "each alpha assumes a scaling of alpha / rank; for rsLoRA put adapter_config.json beside the audit"
     ]
@@ -264,22 +264,22 @@ def test_without_the_file() -> None:
 
 
 def test_unusable_is_noted() -> None:
-    """A file that can't be used might have said anything: a note says that it is not used, and why."""
+    """If the file can't be used, a note says so, and why."""
     of = audit((16, 2.0), beside=read_adapter_config(b"[]"))
     assert of.adapter is None
     assert notes(of) == ["adapter_config.json is not used: it is not a JSON object"]
 
 
 def test_bad_key() -> None:
-    """A pattern with a key that is no regular expression is no adapter's."""
+    """A file with a key that is not a valid regular expression does not count."""
     assert notes(audit((16, 2.0), beside=adapter(alpha_pattern={"(": 2}))) == [
-        "adapter_config.json is not used: it has a pattern that is no regular expression: ("
+        "adapter_config.json is not used: it has a pattern that is not a regular expression: ("
     ]
 
 
 @pytest.mark.parametrize("beside", [adapter(), read_adapter_config(b"[]"), unusable("symlink")])
 def test_recorded(beside: AdapterConfig) -> None:
-    """A config records the file that lay beside its audit, so that another one makes another answer."""
+    """A config records the file beside its audit, so that another file leads to a new answer."""
     of = audit((16, 2.0), beside=beside)
     assert json.loads(bench_config(of, select(of)))["provenance"]["adapter_config"] == beside.token
     alone = audit((16, 2.0))
@@ -288,7 +288,7 @@ def test_recorded(beside: AdapterConfig) -> None:
 
 @pytest.mark.parametrize(("asked", "model", "dropout"), [(True, "meta-llama/Llama-3.2-1B", 0.05), (False, None, None)])
 def test_base_model_and_dropout(asked: bool, model: str | None, dropout: float | None) -> None:
-    """With `bench.adapter_config` the file names the base model and the dropout that the base leaves out."""
+    """With `bench.adapter_config` the file gives the base model and the dropout that the base leaves out."""
     of = audit((16, 2.0), beside=adapter())
     settings = BenchSettings(base={"train": {"seed": 1}}, adapter_config=asked)
     config = json.loads(bench_config(of, select(of), settings))
@@ -322,7 +322,7 @@ def test_base_model_and_dropout(asked: bool, model: str | None, dropout: float |
     ],
 )
 def test_carried(changes: dict[str, Any], carried: dict[str, Any], left: list[str]) -> None:
-    """What a training of the same kind needs is carried over; what is in use and is not, is told."""
+    """`carried` returns the fields in use that a training needs; `left_behind` names the other fields in use."""
     plain = {"task_type": None, "lora_dropout": 0.0, **changes}
     read = adapter(**plain)
     assert (read.carried(), read.left_behind()) == (carried, left)

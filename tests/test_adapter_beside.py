@@ -166,7 +166,7 @@ class TestAdapter:
         assert shelf.scan() == ["audit.json"]
 
     def test_is_no_audit(self, shelf: Shelf):
-        """A plain file changes no rank and no alpha, takes the note about its absence away, and is no audit."""
+        """A plain file changes no rank and no alpha. It removes the note about its absence, and is not an audit."""
         shelf.scan()
         before = shelf.config()["compression_strategies"]
         assert "adapter_config.json beside the audit" in shelf.config()["selection"]["notes"][-1]
@@ -290,10 +290,10 @@ def test_in_a_process_of_its_own(shelf: Shelf, monkeypatch: pytest.MonkeyPatch):
 
 
 class TestPatterns:
-    """Keys that are regular expressions are matched in a process of its own, within a limit of CPU time."""
+    """Keys that are regular expressions are matched in a separate process, within a limit of CPU time."""
 
     def test_honest(self, shelf: Shelf):
-        """A regular expression counts as it does in PEFT."""
+        """A regular expression matches as in PEFT."""
         shelf.adapter.write_text(json.dumps({**json.loads(PLAIN), "alpha_pattern": {r".*\.layers\.\d+\..*": 256}}))
         assert shelf.scan() == ["audit.json"]
         assert shelf.alpha() == 4.0
@@ -301,7 +301,7 @@ class TestPatterns:
         assert shelf.scan() == []
 
     def test_hostile(self, shelf: Shelf):
-        """One that takes for ever costs its file the say, not the audit its answer."""
+        """If matching takes too long, the file does not count, and the audit is still answered."""
         shelf.adapter.write_text(json.dumps({**json.loads(PLAIN), "alpha_pattern": {r"(([a-z_.0-9])+.)+\[": 256}}))
         assert shelf.scan() == ["audit.json"]
         assert shelf.alpha() == 2.0
@@ -311,7 +311,7 @@ class TestPatterns:
 
     @pytest.mark.parametrize("command", [["explain"], ["export", "--peft"]])
     def test_commands(self, shelf: Shelf, command: list[str]):
-        """Commands give up on it, too."""
+        """Commands stop matching after the same time."""
         shelf.adapter.write_text(json.dumps({**json.loads(PLAIN), "alpha_pattern": {r"(([a-z_.0-9])+.)+\[": 256}}))
         done = CliRunner().invoke(main, [*command, str(shelf.audit)], env={"BENCHD_CONFIG": ""})
         assert done.exit_code == 0

@@ -103,7 +103,7 @@ def test_policy_warnings_beyond_ascii(data: bytes) -> None:
 
 
 def test_many_policy_warnings() -> None:
-    """At most 20 warnings become notes, equal ones as one."""
+    """At most 20 warnings become notes. Equal warnings become one note."""
     warnings = b"".join(b"Warning: Unknown policy %d\n" % place for place in range(30))
     assert len(read_audit(warnings + PLAIN).notes) == 20
     assert read_audit(b"Warning: Unknown policy x\n" * 30 + PLAIN).notes == ("Gradience: Unknown policy x (30 times)",)
@@ -180,7 +180,7 @@ def test_malformed_rationale(rationale: Any) -> None:
 
 
 def test_the_longest_name() -> None:
-    """A name of 254 characters is a name."""
+    """A name of 254 characters is usable."""
     assert names(encoded(document(flagged=[entry("x" * MAX_NAME)]))) == ["x" * MAX_NAME]
 
 
@@ -248,7 +248,7 @@ def test_described() -> None:
     ],
 )
 def test_issues(issues: Any, notes: tuple[str, ...]) -> None:
-    """The audit's own issues are notes, equal ones and those that differ in the module alone as one, at most 20."""
+    """At most 20 issues become notes. Issues that are equal, or differ only in the module, become one note."""
     assert read_audit(encoded(document(issues=issues))).notes == notes
 
 
@@ -498,7 +498,7 @@ def test_first_row_counts() -> None:
 
 
 MISSING = "the audit has no policy_disagreement_analysis"
-NOTHING = "an audit of nothing: Gradience found 0 LoRA layers that it could audit"
+NOTHING = "the audit has no layers: Gradience found 0 LoRA layers that it could audit"
 
 
 @pytest.mark.parametrize(
@@ -515,7 +515,7 @@ NOTHING = "an audit of nothing: Gradience found 0 LoRA layers that it could audi
         ),
         (
             {"total_lora_params": 9, "stable_rank_mean": 1, "n_layers": 3},
-            f"{MISSING}: it was written by a Gradience before 0.8; audit the adapter again with a newer one",
+            f"{MISSING}: a Gradience before 0.8 wrote it; audit the adapter again with a newer version",
         ),
         (
             {"total_lora_params": 9, "stable_rank_mean": 1, "n_layers": 3, "rank_policy_schema_version": 1},
@@ -679,7 +679,7 @@ def test_bad_encoding(data: bytes, message: str) -> None:
     [b"[1, 2]\n", b'"text"', b"null", b"true\n", b"12", b"NaN", b" [] \n", b"[{}]", b'{"r": 8}', b'{"r": 8} and more'],
 )
 def test_other_json(data: bytes) -> None:
-    """JSON that is something else, be it an object or not, is no audit: it is left alone."""
+    """Other JSON, an object or not, is not an audit: benchd ignores it."""
     assert isinstance(refused(data), NotAnAudit)
 
 

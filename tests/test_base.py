@@ -106,7 +106,7 @@ def test_accepted(line: str) -> None:
 
 
 def test_other_keys() -> None:
-    """Keys that are none of Bench's tables are kept as they are, behind the tables, in the order of the file."""
+    """Keys other than Bench's tables stay as they are, after the tables, in the order of the file."""
     settings = parse_settings(
         """
 [bench.base]
@@ -136,7 +136,7 @@ seed = 1
 
 @pytest.mark.parametrize("line", ["runtype = 1", "lora_r = 8", "tasks = 'a'", "mode = 'fast'", "env = {}", "seed = 7"])
 def test_nothing_else_is_a_misspelt_table(line: str) -> None:
-    """Only a table can be a misspelt table; and only by a name that is close to one of Bench's."""
+    """Only a table whose name is close to one of Bench's tables counts as misspelt."""
     assert line.split(" = ", maxsplit=1)[0] in parse_settings(f"{WHOLE}{line}\n").bench.base
 
 
@@ -207,7 +207,7 @@ def test_a_mistake_is_told_once() -> None:
 
 
 def test_half_characters() -> None:
-    """Half of a surrogate pair, which YAML can escape, is a mistake: no file can hold it."""
+    """Half of a surrogate pair, from an escape in YAML, is a mistake: no file can hold it."""
     assert [
         mistake.text.split(", ")[0] for mistake in check({"a": "\ud83d", "\udc00": 1, "model": {"\ud800": {}}})
     ] == [
@@ -251,7 +251,7 @@ def test_several_seeds(seeds: str, needed: bool) -> None:
 
 
 def test_null() -> None:
-    """A null, which only YAML has, is no mistake; the key counts as left out, and so does a table."""
+    """A null, which only YAML has, is not a mistake. The key or table counts as left out."""
     base = {**BASE, "model": {"name": None}, "train": None, "lora": {"alpha": None, "dropout": 0.1}, "note": None}
     assert list(check(base)) == []
     kept = merged({}, base)
@@ -262,7 +262,7 @@ def test_null() -> None:
 
 
 def test_a_dotted_key_is_no_table() -> None:
-    """A key at the top level that only looks like a table and its key fills nothing."""
+    """A key at the top level whose name has a dot, like TABLE.KEY, does not fill that key of the table."""
     base = {**BASE, "lora": {}, "lora.dropout": 0.1}
     assert missing(base) == ["lora.dropout"]
     assert not tells(base, "lora.dropout")
@@ -337,7 +337,7 @@ def test_merged_is_new() -> None:
 
 
 def test_null_replaces_nothing() -> None:
-    """A null on top of a value leaves it; a value on top of a null takes its place."""
+    """A null does not replace a value. A value replaces a null."""
     assert merged({"a": 1, "b": None, "t": {"c": 2}}, {"a": None, "b": 3, "t": {"c": None, "d": None}}) == {
         "a": 1,
         "b": 3,

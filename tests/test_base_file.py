@@ -38,7 +38,7 @@ def mistakes(text: str | bytes) -> list[str]:
 
 @pytest.fixture(params=[True, False], ids=["libyaml", "python"], autouse=True)
 def _parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test runs with PyYAML's fast parser, and with the one that takes its place where libyaml is absent."""
+    """Every test runs with PyYAML's fast parser, and with the one for systems without libyaml."""
     if not request.param:
         monkeypatch.delattr(yaml, "CSafeLoader")
 
@@ -99,12 +99,12 @@ def test_any_value(value: dict[str, Any]) -> None:
 
 
 def test_a_byte_order_mark() -> None:
-    """A byte order mark at the start is no part of the first key."""
+    """A byte order mark at the start is not a part of the first key."""
     assert parse("\ufeffseed: 1") == {"seed": 1}
 
 
 def test_other_keys_and_nulls() -> None:
-    """Keys that are none of Bench's tables pass through behind the tables; nulls do, and an empty table is left out."""
+    """Keys other than Bench's tables, and nulls, pass through after the tables. An empty table is left out."""
     found = parse(WHOLE + "runtime:\nseed: 42\nenv: {A: b}\nhypothesis: ~\nmetadata: {author: null}\n")
     assert list(found) == ["model", "task", "train", "lora", "bench_version", "seed", "env", "hypothesis", "metadata"]
     assert (found["hypothesis"], found["metadata"]) == (None, {"author": None})
@@ -137,7 +137,7 @@ def test_other_keys_and_nulls() -> None:
     ids=lambda value: ascii(value[:20]),
 )
 def test_unusable(text: str | bytes, start: str) -> None:
-    """A file that is no mapping, no YAML or no text is one mistake, with its place."""
+    """A file that is not a mapping, not YAML or not text is one mistake, with its place."""
     [problem] = mistakes(text)
     assert problem.startswith(start)
     assert "\n" not in problem
@@ -152,18 +152,18 @@ DATE = "is a date, which JSON doesn't have; in quotes it is text"
     [
         ("a: 1\nt: {d: 2026-01-01}", f'line 2: t.d: "2026-01-01" {DATE}'),
         ("a: [2026-01-01 10:00:00]", f'line 1: a[0]: "2026-01-01 10:00:00" {DATE}'),
-        ("a: =", 'line 1: a: "=" has a meaning of its own in YAML; in quotes it is text'),
-        ("a: <<", 'line 1: a: "<<" has a meaning of its own in YAML; in quotes it is text'),
-        ("a: !!binary YQ==", "line 1: a: YAML's type binary has no place in JSON"),
-        ("a: !!set {b}", "line 1: a: YAML's type set has no place in JSON"),
-        ("a: !!omap [b: 1]", "line 1: a: YAML's type omap has no place in JSON"),
-        ("a: !!python/name:os.system", "line 1: a: YAML's type python/name:os.system has no place in JSON"),
-        ("a: !own 1", "line 1: a: YAML's type !own has no place in JSON"),
-        ("a: !!int x", 'line 1: a: "x" is no int'),
-        ("a: !!int ''", 'line 1: a: "" is no int'),
-        ("a: !!bool x", 'line 1: a: "x" is no bool'),
-        ("a: !!float x", 'line 1: a: "x" is no float'),
-        ("a: 0b_", 'line 1: a: "0b_" is no int'),
+        ("a: =", 'line 1: a: "=" has a special meaning in YAML; in quotes it is text'),
+        ("a: <<", 'line 1: a: "<<" has a special meaning in YAML; in quotes it is text'),
+        ("a: !!binary YQ==", "line 1: a: JSON has no type for YAML's binary"),
+        ("a: !!set {b}", "line 1: a: JSON has no type for YAML's set"),
+        ("a: !!omap [b: 1]", "line 1: a: JSON has no type for YAML's omap"),
+        ("a: !!python/name:os.system", "line 1: a: JSON has no type for YAML's python/name:os.system"),
+        ("a: !own 1", "line 1: a: JSON has no type for YAML's !own"),
+        ("a: !!int x", 'line 1: a: "x" is not a valid int'),
+        ("a: !!int ''", 'line 1: a: "" is not a valid int'),
+        ("a: !!bool x", 'line 1: a: "x" is not a valid bool'),
+        ("a: !!float x", 'line 1: a: "x" is not a valid float'),
+        ("a: 0b_", 'line 1: a: "0b_" is not a valid int'),
         ("a: .inf", "line 1: a: expected a finite number, got inf"),
         ("a: -.Inf", "line 1: a: expected a finite number, got -inf"),
         ("a: .nan", "line 1: a: expected a finite number, got nan"),
@@ -176,13 +176,13 @@ DATE = "is a date, which JSON doesn't have; in quotes it is text"
         ("a:\n  ~: b", 'line 2, column 3: a: expected a key that is text, got "~"; put it in quotes'),
         ("? [a]\n: b", "line 1, column 3: expected a key that is text, got a seq"),
         ("k" * 251 + ": b", "line 1, column 1: expected a key of at most 250 characters, got 251"),
-        ("a: 1\nb: 2\na: 3", "line 3: a: this key is there twice; the first is in line 1"),
+        ("a: 1\nb: 2\na: 3", "line 3: a: duplicate key; the first is in line 1"),
         (
             "train:\n  seed: 1\n  x: [{y: 1, y: 2}]",
-            "line 3: train.x[0].y: this key is there twice; the first is in line 3",
+            "line 3: train.x[0].y: duplicate key; the first is in line 3",
         ),
-        ("a: &x [*x]", "line 1: a[0]: an alias in it stands for the whole: it would have no end"),
-        ("a: &x {<<: *x}", "line 1: a: an alias in it stands for the whole: it would have no end"),
+        ("a: &x [*x]", "line 1: a[0]: an alias in it refers to the value itself: it would never end"),
+        ("a: &x {<<: *x}", "line 1: a: an alias in it refers to the value itself: it would never end"),
         ("a: {<<: 1}", "line 1: a: expected a mapping, or a list of mappings, after <<"),
         ("a: {<<: [{}, [b]]}", "line 1: a: expected a mapping, or a list of mappings, after <<"),
         ("train: 5", "line 1: train: expected a table, got 5"),
@@ -209,7 +209,7 @@ def test_mistakes(text: str, problem: str) -> None:
 )
 @pytest.mark.parametrize("key", ["train.learning_rate", "train.lr", "train.weight_decay", "lora.alpha"])
 def test_numbers_that_are_text(key: str, value: str, better: str) -> None:
-    """A number that YAML 1.1 reads as text is explained where Bench computes with it."""
+    """A number that YAML 1.1 reads as text has a hint, if Bench computes with it."""
     table, name = key.split(".")
     text = f"{table}:\n  {name}: {value}\n"
     if isinstance(yaml.safe_load(text)[table][name], float):
@@ -222,17 +222,17 @@ def test_numbers_that_are_text(key: str, value: str, better: str) -> None:
 
 
 def test_other_text_is_not_explained() -> None:
-    """Text that is no number has no hint; nor has text in a key that Bench does not compute with."""
+    """Text that is not a number has no hint. Text in a key that Bench does not compute with has none either."""
     assert mistakes("lora: {alpha: much}") == ['line 1: lora.alpha: expected a number above 0, got "much"']
     assert parse("metadata: {commit: 12e5}") == {"metadata": {"commit": "12e5"}}
 
 
 def test_all_mistakes_at_once() -> None:
-    """Every mistake is told, and each once, however often aliases lead to it."""
+    """Every mistake is reported once, even if many aliases lead to it."""
     text = "a: &x {d: 2026-01-01, e: !!int x}\nb: [*x, *x, {<<: *x}]\nlora: {alpha: 0}\nprovenance: ~\n1: 2\n"
     assert mistakes(text) == [
         f'line 1: a.d: "2026-01-01" {DATE}',
-        'line 1: a.e: "x" is no int',
+        'line 1: a.e: "x" is not a valid int',
         'line 5, column 1: expected a key that is text, got "1"; put it in quotes',
         "line 3: lora.alpha: expected a number above 0, got 0",
         "line 4: provenance: benchd writes this key itself; remove it",
@@ -249,19 +249,19 @@ def _laughs(kind: str) -> str:
 
 @pytest.mark.parametrize("kind", ["list", "merge"])
 def test_aliases_of_aliases(kind: str) -> None:
-    """A small file whose aliases stand for billions of values is refused, without making them."""
+    """A small file whose aliases expand to billions of values is refused, without expanding them."""
     assert mistakes(_laughs(kind)) == ["with every alias replaced it is larger than 1048576 characters"]
 
 
 def test_long_texts_by_aliases() -> None:
-    """The length of what aliases stand for counts, not their number alone."""
+    """The length of the aliases' values counts, not only their number."""
     text = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 20)}]\n"
     assert mistakes(text) == ["with every alias replaced it is larger than 1048576 characters"]
     assert len(parse(text.replace("*a, " * 15, ""))["b"]) == 5
 
 
 def test_aliases_nest_deeply() -> None:
-    """Aliases can't lead deeper than mappings and lists that are written out."""
+    """Aliases can't nest deeper than mappings and lists without aliases."""
     lines = ["a0: &a0 [x]", *(f"a{level}: &a{level} [*a{level - 1}]" for level in range(1, 30))]
     assert "more than 18 levels of mappings and lists" in mistakes("\n".join(lines))[0]
 
@@ -291,7 +291,7 @@ def problems(text: str, files: dict[str, str] = FILES) -> list[str]:
 
 
 def test_a_file() -> None:
-    """The file's keys are the base; `base_file` is absolute, and each key says which file it came from."""
+    """The file's keys are the base; `base_file` is absolute, and the origin of each key is recorded."""
     found = settings("[bench]\nbase_file = 'bench.yaml'\n")
     assert found.bench.base == {
         "model": {"name": "m"},
@@ -334,7 +334,7 @@ def test_the_tables_win() -> None:
 
 
 def test_the_file_completes_the_tables() -> None:
-    """Only both together must be whole."""
+    """The file and the tables together must have all needed keys; neither alone must."""
     tables = (
         "[bench]\nbase_file = 'part.yaml'\n[bench.base]\nmodel = { name = 'm' }\n"
         "task = { dataset = 'glue', subset = 'sst2' }\n"
@@ -366,7 +366,7 @@ lr = 0.5
 
 
 def test_a_file_for_one_folder() -> None:
-    """A folder's own file takes the place of the general one; the keys of both tables win over it."""
+    """A folder's own file replaces the general one. The keys of both `[bench.base]` tables win over it."""
     found = settings(FOLDERS)
     general, own, tables = found.watch
     assert general.bench == found.bench
@@ -385,7 +385,7 @@ def test_a_file_for_one_folder() -> None:
 
 
 def test_no_file_for_one_folder() -> None:
-    """An empty string switches the general file off for one folder."""
+    """With an empty string a folder does not use the general file."""
     found = settings("[bench]\nbase_file = 'bench.yaml'\n[[watch]]\npath = '/x'\n[watch.bench]\nbase_file = ''\n")
     assert found.watch[0].bench.base == {}
     assert found.bench.base["model"] == {"name": "m"}
@@ -402,13 +402,13 @@ def test_no_file_for_one_folder() -> None:
     ],
 )
 def test_no_such_file(value: str, expected: str) -> None:
-    """A wrong path is one mistake, and what the base lacks for it is not told besides."""
+    """A `base_file` that is not a path is one mistake. Missing keys of the base are not reported with it."""
     [problem] = problems(f"[bench]\nbase_file = {value}\n")
     assert problem.startswith(expected)
 
 
 def test_what_an_unusable_file_lacks() -> None:
-    """Where the file can't be used, what the base lacks without it is not told: the file may have it."""
+    """If the file can't be used, missing keys are not reported: the file may have them."""
     [problem] = problems("[bench]\nbase_file = 'none.yaml'\n[bench.base.train]\nseed = 1\n")
     assert "none.yaml can't be read" in problem
     [problem] = problems("[bench]\nbase_file = 5\n[bench.base.train]\nseed = 1\n")
@@ -416,7 +416,7 @@ def test_what_an_unusable_file_lacks() -> None:
 
 
 def test_no_reader() -> None:
-    """Without a function that reads files a file can't be read, and that is said."""
+    """Without a function that reads files, a `base_file` is a mistake."""
     with pytest.raises(SettingsError) as caught:
         parse_settings("[bench]\nbase_file = '/x'\n")
     assert caught.value.problems == [
@@ -425,7 +425,7 @@ def test_no_reader() -> None:
 
 
 def test_mistakes_of_settings_and_file() -> None:
-    """The mistakes of the settings and of every file come at once; those of a file that several folders name, once."""
+    """All mistakes of the settings and the files come together; those of a file that two folders name, once."""
     text = """
 [selection]
 top_n = -1
@@ -444,7 +444,7 @@ base_file = "./a.yaml"
     assert problems(text, {"/etc/a.yaml": "a: 2026-01-01\n", "/etc/b.yaml": "train:\n  lr: 2e-4\nb: 1\nb: 2\n"}) == [
         "s.toml: selection.top_n: expected an integer >= 0, got -1",
         f'/etc/a.yaml: line 1: a: "2026-01-01" {DATE}',
-        "/etc/b.yaml: line 4: b: this key is there twice; the first is in line 3",
+        "/etc/b.yaml: line 4: b: duplicate key; the first is in line 3",
         '/etc/b.yaml: line 2: train.lr: expected a number above 0, got "2e-4"; YAML reads 2e-4 as text: write 2.0e-4',
         's.toml: watch[1].bench.base.lroa: unknown key; did you mean "lora"?',
     ]
@@ -464,7 +464,7 @@ def test_read(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
-    """No file, a folder, a pipe that nobody writes to, a loop of links, too large a file: each is one line."""
+    """A missing file, a folder, a pipe without a writer, a loop of links, too large a file: each gives one line."""
     import os
 
     file = tmp_path / "config.toml"

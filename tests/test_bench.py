@@ -118,7 +118,7 @@ OURS = "Selected by flagged: 1 of 3 layers is flagged as high-impact"
     ],
 )
 def test_focus_justification(focus: Any, justification: str) -> None:
-    """The justification is Gradience's advice where that is about these layers, else the rung's with its numbers."""
+    """The justification is Gradience's advice if it is about these layers; else the rung, with its numbers."""
     audit = {**FLAGGED}
     audit["policy_disagreement_analysis"] = {
         **FLAGGED["policy_disagreement_analysis"],
@@ -138,7 +138,7 @@ def test_focus_justification(focus: Any, justification: str) -> None:
     ],
 )
 def test_uniform_at_most_the_own(own: list[Any], setting: Any, rank: int, notes: list[str]) -> None:
-    """The baseline is at most the adapter's own largest rank; a lower one than the settings' is noted."""
+    """The baseline is at most the adapter's own largest rank. If that lowers it, a note says so."""
     gain = [{"module": f"m{place}", "r": r} for place, r in enumerate(own)]
     config = answer(document(per_module_gain=gain, suggested_r_global_90=6), bench=BenchSettings(uniform_rank=setting))
     assert config["compression_strategies"][0]["rank"] == rank

@@ -1,4 +1,4 @@
-"""Audits that were once answered wrongly, each answered by `benchd run` in a folder of its own; see cases/INDEX.md."""
+"""Audits that were once answered wrongly, each answered by `benchd run` in its own folder; see cases/INDEX.md."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def benchd(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 class Answer:
-    """What `benchd run` makes of an audit, beside the other files of its folder."""
+    """The result of `benchd run` for an audit, beside the other files of its folder."""
 
     def __init__(self, home: Path, file: str, beside: str | None = None) -> None:
         shutil.copy(CASES / file if (CASES / file).exists() else AUDITS / file, home / "audit.json")
@@ -38,7 +38,7 @@ class Answer:
         self.notes: list[str] = self.config["selection"]["notes"]
 
     def exported(self) -> dict[str, Any]:
-        """What `benchd export --peft` prints."""
+        """Return what `benchd export --peft` prints."""
         value = json.loads(benchd("export", "--peft", self.home / "audit.json").stdout)
         assert isinstance(value, dict)
         return value
@@ -57,7 +57,7 @@ def noted(answer: Answer, text: str) -> bool:
     ],
 )
 def test_condensed(tmp_path: Path, condensed: str, full: str) -> None:
-    """The ranks of condensed rationales are those that the full rationales of the same adapter tell."""
+    """Condensed rationales give the same ranks as the full rationales of the same adapter."""
     answer = Answer(tmp_path, condensed)
     told = json.loads((AUDITS / full).read_bytes())["policy_disagreement_analysis"]["all_layers_with_disagreement"]
     k_values = {layer["layer_name"]: max(layer["flagging_rationale"]["k_values"]) for layer in told}
@@ -80,7 +80,7 @@ def test_uniform_rank(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("beside", [None, "moe_beside"])
 def test_fused_experts(tmp_path: Path, beside: str | None) -> None:
-    """Fused experts have no rank, are no target, and a note says what can be done with them."""
+    """Fused experts get no rank and are not targets. A note says how to train them."""
     answer = Answer(tmp_path, "moe_target_parameters.json", beside)
     assert [layer["rank"] for layer in answer.config["selection"]["layers"]] == [None, None]
     assert answer.per_layer == {}
@@ -90,7 +90,7 @@ def test_fused_experts(tmp_path: Path, beside: str | None) -> None:
     assert not any("experts" in name for name in [*made["target_modules"], *made["rank_pattern"]])
     if beside:
         assert made["target_parameters"] == ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
-        assert (made["r"], made["lora_alpha"]) == (4, 8)  # as they were
+        assert (made["r"], made["lora_alpha"]) == (4, 8)  # as in the adapter
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_wrapped_names(tmp_path: Path, file: str, part: str) -> None:
 
 
 def test_nested_layer(tmp_path: Path) -> None:
-    """A layer below another adapter's has no key, the others do, and a note says so."""
+    """A layer below another adapter layer has no key, and a note says so. The other layers have keys."""
     answer = Answer(tmp_path, "naming/base_layer_nested.json")
     assert len(answer.per_layer["rank_pattern"]) == 4
     assert not any(
@@ -132,7 +132,7 @@ def test_alpha_by_regular_expression(tmp_path: Path) -> None:
 
 
 def test_exact_keys_come_back(tmp_path: Path) -> None:
-    """An adapter that was trained with benchd's exact keys is read with the scaling that they gave it."""
+    """An adapter that was trained with benchd's exact keys has the scaling that these keys gave it."""
     answer = Answer(tmp_path, "loop_exact/loop_exact.json", "loop_exact")
     assert answer.per_layer["rank_pattern"] == {r"$|^fc\.a": 4}
     assert answer.per_layer["alpha_pattern"] == {r"$|^fc\.a": 16}
@@ -140,12 +140,12 @@ def test_exact_keys_come_back(tmp_path: Path) -> None:
 
 
 def test_dora(tmp_path: Path) -> None:
-    """DoRA is carried by the export."""
+    """The export carries `use_dora` over."""
     assert Answer(tmp_path, "dora_beside/dora.json", "dora_beside").exported()["use_dora"] is True
 
 
 def test_other_json(tmp_path: Path) -> None:
-    """A list is no audit: it gets no sidecar."""
+    """A list is not an audit: it gets no sidecar."""
     shutil.copy(CASES / "modules.json", tmp_path)
     done = benchd("run", tmp_path)
     assert done.returncode == 0
@@ -165,4 +165,4 @@ def test_gradience_0_7_1(tmp_path: Path) -> None:
     """An audit from before Gradience 0.8 has no analysis, and the reason says why."""
     answer = Answer(tmp_path, "v0.7.1.json")
     assert answer.config["selection"]["strategy"] == "none"
-    assert "it was written by a Gradience before 0.8" in answer.config["selection"]["reason"]
+    assert "a Gradience before 0.8 wrote it" in answer.config["selection"]["reason"]

@@ -85,7 +85,7 @@ lora: {dropout: 0.05}
 
 
 def test_base_file(tmp_path: Path):
-    """Each key of a base file is shown with the file it came from; a folder with its own file shows all its keys."""
+    """Each key of a base file is shown with its origin. A folder with its own file shows all its keys."""
     for name, content in [("general.yaml", YAML), ("own.yaml", YAML.replace("name: m", "name: own"))]:
         (tmp_path / name).write_text(content, encoding="utf-8")
     file = tmp_path / "config.toml"
@@ -111,7 +111,7 @@ def test_base_file(tmp_path: Path):
 
 
 def test_check_reads_the_base_file(tmp_path: Path):
-    """The mistakes in a base file are told with those of the settings."""
+    """Mistakes in a base file are reported together with those in the settings."""
     file = tmp_path / "config.toml"
     (tmp_path / "bench.yaml").write_text(YAML.replace("5.0e-5", "5e-5"), encoding="utf-8")
     file.write_text("[selection]\ntop_n = -1\n[bench]\nbase_file = 'bench.yaml'\n", encoding="utf-8")

@@ -59,7 +59,7 @@ CHANGE = "ranks 448 → 226; 28 modules shrink, 0 grow"
 
 
 def test_peft(file: Path) -> None:
-    """The JSON is what `LoraConfig` takes; standard error says what changes and what is not known."""
+    """The JSON has the arguments of `LoraConfig`. Standard error says what changes and what is unknown."""
     result = export(file, "--peft")
     assert (result.exit_code, result.stderr.splitlines()) == (0, [UNKNOWN, CHANGE])
     made = json.loads(result.stdout)
@@ -69,7 +69,7 @@ def test_peft(file: Path) -> None:
 
 
 def adapter(folder: Path, **fields: Any) -> Path:
-    """The folder of an adapter that the audit may be of, with these fields in its file."""
+    """Make the folder of an adapter that fits the audit, with these fields in its file."""
     folder.mkdir(exist_ok=True)
     value = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, **fields}
     (folder / "adapter_config.json").write_text(json.dumps(value), encoding="utf-8")
@@ -91,7 +91,7 @@ def test_peft_under_settings(file: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "adapter_config.json"])
 def test_adapter_elsewhere(file: Path, tmp_path: Path, name: str) -> None:
-    """`--adapter` names the adapter's folder, or its file, where that is not beside the audit."""
+    """`--adapter` names the adapter's folder or its file, if that is not beside the audit."""
     elsewhere = adapter(tmp_path / "adapter", use_dora=True)
     result = export(file, "--peft", "--adapter", elsewhere / name)
     assert json.loads(result.stdout)["use_dora"] is True
@@ -136,7 +136,7 @@ def test_unusable_adapter(file: Path, tmp_path: Path, content: str, problem: str
     ],
 )
 def test_no_such_adapter(file: Path, tmp_path: Path, make: Any, line: str) -> None:
-    """A folder that is named and has no such file is a mistake in the call."""
+    """A usage error is reported if the named folder has no such file."""
     make(tmp_path / "adapter")
     result = export(file, "--peft", "--adapter", tmp_path / "adapter")
     assert (result.exit_code, result.stdout) == (2, "")
@@ -203,7 +203,7 @@ def test_audit_of_nothing(tmp_path: Path) -> None:
         result = export(file, *form)
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr == (
-            f"benchd export: {file}: an audit of nothing: Gradience found 0 LoRA layers that it could audit: "
+            f"benchd export: {file}: the audit has no layers: Gradience found 0 LoRA layers that it could audit: "
             "peft_dir not found: run-7\n"
         )
     assert not (tmp_path / "x").exists()
@@ -222,7 +222,7 @@ def test_audit_without_names(tmp_path: Path) -> None:
 
 
 def test_adapter_config(file: Path, tmp_path: Path) -> None:
-    """The same arguments as a file in a folder, with the base model where the adapter's own file names it."""
+    """The file has the same arguments, and the base model if the adapter's own file names it."""
     adapter(file.parent, base_model_name_or_path="some/model")
     result = export(file, "--adapter-config", tmp_path / "new" / "run")
     written = tmp_path / "new" / "run" / "adapter_config.json"
@@ -233,7 +233,7 @@ def test_adapter_config(file: Path, tmp_path: Path) -> None:
 
 
 def test_adapter_config_is_never_replaced(file: Path, tmp_path: Path) -> None:
-    """A file that is there already, such as the adapter's own, stays as it is."""
+    """An existing file, such as the adapter's own, is not overwritten."""
     own = adapter(tmp_path / "own") / "adapter_config.json"
     before = own.read_bytes()
     result = export(file, "--adapter-config", own.parent)
@@ -287,7 +287,7 @@ def _full_for(folder: str) -> Any:
 
 
 def test_axolotl(file: Path) -> None:
-    """The YAML has Axolotl's keys; what Axolotl has no key for is a note."""
+    """The YAML has Axolotl's keys. A note names the fields that Axolotl has no key for."""
     adapter(file.parent, bias="all", use_rslora=True)
     result = export(file, "--axolotl")
     assert result.exit_code == 0
@@ -316,7 +316,7 @@ def test_axolotl_rslora(file: Path) -> None:
 
 
 def test_axolotl_broken_alpha(file: Path) -> None:
-    """An alpha that is no whole number ends it with 1 and says what to do."""
+    """An alpha that is not a whole number gives exit code 1 and a message that says what to do."""
     data = json.loads(file.read_bytes())
     for module in data["per_module_gain"]:
         module["scaling"] = 0.3
@@ -357,7 +357,7 @@ def test_not_runnable(file: Path) -> None:
 
 
 def test_bench_audit(file: Path) -> None:
-    """The probe audit has every trained module's rank; with focus the selected ones alone."""
+    """The probe audit has every trained module's rank; with focus those of the selected modules only."""
     result = export(file, "--bench-audit")
     assert (result.exit_code, result.stderr.splitlines()) == (0, [CHANGE])
     made = json.loads(result.stdout)
@@ -370,9 +370,9 @@ def test_bench_audit(file: Path) -> None:
 
 
 def test_bench_audit_that_bench_would_not_use(file: Path) -> None:
-    """Where Bench's rules for ranks leave nothing to train, a note says so."""
+    """If Bench's rules for ranks leave nothing to train, a note says so."""
     result = export(file.with_name("audit.json"), "--bench-audit", "--config", write(file, "uniform_rank = 16"))
-    assert "note: Bench leaves its per-layer variant out: the mean rank 15.8 is nearest to lora.probe_r (16); " in (
+    assert "note: Bench drops its per-layer variant: the mean rank 15.8 is nearest to lora.probe_r (16); " in (
         result.stderr
     )
 
@@ -414,7 +414,7 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["a", "yes", "1", "", "$|^a\\.b", "b c", "ü"]) | TEXT, VALUES, min_size=1))
 def test_anything(value: dict[str, Any]) -> None:
-    """Both of PyYAML's readers read whatever a base may hold as it was, with libyaml and without it."""
+    """PyYAML reads every value that a base may hold unchanged, with libyaml and without it."""
     with pytest.MonkeyPatch.context() as patch:
         texts = [yaml_text(value)]
         patch.delattr(yaml, "CSafeDumper")
@@ -428,7 +428,7 @@ def test_anything(value: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("number", [5e-05, 1e16, 1e22, -1e-7, 5e-324, 2.0, -0.0])
 def test_floats(number: float) -> None:
-    """A float keeps its point, without which YAML 1.1 reads text."""
+    """A float keeps its point: without it YAML 1.1 would read text."""
     text = yaml_text({"a": number})
     assert "." in text
     assert yaml.safe_load(text) == {"a": number}
@@ -454,7 +454,7 @@ def test_no_form(file: Path) -> None:
     "forms", [["--peft", "--axolotl"], ["--bench-audit", "--bench-yaml"], ["--peft", "--adapter-config", "x"]]
 )
 def test_two_forms(file: Path, forms: list[str]) -> None:
-    """Two forms at once are a mistake in the call."""
+    """Two forms at once are a usage error."""
     result = export(file, *forms)
     assert (result.exit_code, result.stdout) == (2, "")
     given = [form for form in forms if form.startswith("--")]

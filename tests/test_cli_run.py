@@ -60,7 +60,7 @@ YAML = "model: {name: m}\ntask: {dataset: d, subset: s}\ntrain: {seed: 1}\nlora:
 
 @pytest.mark.parametrize("named", [False, True])
 def test_yaml_only_when_needed(home: Path, named: bool, monkeypatch: pytest.MonkeyPatch):
-    """PyYAML is imported for a base file, and never without one; the answers have the file's keys."""
+    """PyYAML is imported only for a base file. The answers have the file's keys."""
     (home / "bench.yaml").write_text(YAML, encoding="utf-8")
     if named:
         (home / "config.toml").write_text("[bench]\nbase_file = 'bench.yaml'\n", encoding="utf-8")

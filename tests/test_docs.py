@@ -93,7 +93,7 @@ def test_configuration_page_names_every_key():
 
 @pytest.mark.parametrize("code", examples("toml"))
 def test_toml_examples_are_settings(code):
-    """Each TOML example is a settings file without mistakes, if the base files that it names are the page's example."""
+    """Each TOML example is valid settings, if the base files that it names hold the page's YAML example."""
     [(_, yaml)] = [
         example for example in FENCE.findall(CONFIGURATION.read_text(encoding="utf-8")) if example[0] == "yaml"
     ]
@@ -130,7 +130,7 @@ def test_config_example_is_what_the_library_makes(folder):
 
 
 def test_explained_audit_is_real():
-    """The command in README.md prints what README.md shows of it, but for spaces at the ends of lines."""
+    """The command in README.md prints what README.md shows, except for spaces at the ends of lines."""
     page = (TOP / "README.md").read_text(encoding="utf-8")
     [console] = [code for kind, code in FENCE.findall(page) if kind == "console"]
     command, _, shown = console.partition("\n")

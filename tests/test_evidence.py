@@ -1,4 +1,4 @@
-"""Where a rank comes from: the order of the evidence, and what a condensed rationale tells of the policies' ranks."""
+"""The evidence for a rank: its order, and the policies' largest rank from a condensed rationale."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchd import read_audit
 from benchd.evidence import Evidence, find_evidence
 from corpus import USABLE, Sample, content, document, encoded, entry
 
-#: What Gradience leaves in the rationale of a layer that it did not flag.
+#: The fields that Gradience leaves in the rationale of a layer that it did not flag.
 CONDENSED = ("spread", "importance_share", "uniform_mult", "priority_score", "failed_reasons")
 
 #: The real audits that tell the k of every policy for every layer.
@@ -27,7 +27,7 @@ FULL = [
 
 
 def condensed(audit: dict[str, Any]) -> dict[str, Any]:
-    """The same audit as Gradience writes it by default: rationales of layers that are not flagged are condensed."""
+    """Return the same audit as Gradience writes it by default: rationales are condensed, except for flagged layers."""
     twin = copy.deepcopy(audit)
     twin.pop("layer_data", None)
     twin.pop("rank_suggestions", None)
@@ -46,7 +46,7 @@ def parsed(sample: Sample) -> dict[str, Any]:
 
 
 def pairs(audit: dict[str, Any]) -> Iterator[tuple[int, Evidence | None, int]]:
-    """For each layer whose rationale is condensed: the true largest k, what is found for it, and its spread."""
+    """Return the true largest k, the evidence and the spread of each layer with a condensed rationale."""
     twin = read_audit(encoded(condensed(audit)))
     full = {
         layer["layer_name"]: layer for layer in audit["policy_disagreement_analysis"]["all_layers_with_disagreement"]
@@ -61,7 +61,7 @@ def pairs(audit: dict[str, Any]) -> Iterator[tuple[int, Evidence | None, int]]:
 
 @pytest.mark.parametrize("sample", FULL, ids=lambda sample: sample.file)
 def test_twins(sample: Sample) -> None:
-    """From a condensed rationale no rank of a real layer is found too low; those that are too high say so."""
+    """No rank from a condensed rationale of a real layer is too low. Ranks that are too high say so."""
     for k, found, spread in pairs(parsed(sample)):
         if found is None:
             assert spread == 0
@@ -99,7 +99,7 @@ TOLD_BY = {
 
 
 def test_as_gradience_condenses() -> None:
-    """In audits that Gradience itself condensed, all 246 layers of known k get exactly that; the policies tell none."""
+    """In audits that Gradience condensed, all 246 layers of known k get exactly k; the energy policy never has it."""
     layers = exact = by_policies = 0
     for file, full in TOLD_BY.items():
         audit = read_audit(content(file))
@@ -127,7 +127,7 @@ KS = st.lists(st.integers(0, 128), min_size=2, max_size=6)
 def test_generated_rationales(
     ks: list[int], mult: float, constants: tuple[float, float], told: bool, knows_energy: bool
 ) -> None:
-    """For all ranks of policies and all constants: never below the largest k, and exact or called a bound."""
+    """For all ranks and constants: the rank is never below the largest k, and is exact or marked as a bound."""
     base, factor = constants
     spread, largest = max(ks) - min(ks), max(ks)
     threshold = max(base, factor * largest)
@@ -135,7 +135,7 @@ def test_generated_rationales(
     rationale = {"spread": spread, "uniform_mult": mult, "priority_score": score}
     config = {"spread_base_threshold": base, "spread_dynamic_factor": factor} if told else {}
     if not told and constants != (3, 0.5):
-        return  # without its constants an audit is one of Gradience's own
+        return  # without constants in the audit Gradience's own apply
     policies = {"per_layer": [{"layer_name": "a", "suggestions": {"energy_threshold": {"k": ks[0]}}}]}
     audit = read_audit(
         encoded(
@@ -161,7 +161,7 @@ def test_generated_rationales(
 
 # --- the order ------------------------------------------------------------------------------------------------
 
-#: What a layer with k of 2, 2, 4 and 8 tells, in every way that an audit has: 8 is the largest, 2 the energy policy's.
+#: A layer whose policies have k = 2, 2, 4 and 8, in every form of evidence: 8 is the largest, 2 the energy policy's.
 SPREAD = {"spread": 6, "uniform_mult": 2.0, "priority_score": 3.0}
 WHOLE_ROW = {"name": "a", "rank_suggestions": {"energy_90": {"k": 2}, "knee": {"k": 4}, "erank": {"k": 8}}}
 ENERGY_ROW = {"name": "a", "rank_suggestions": {"energy_90": {"k": 2}}}
@@ -170,7 +170,7 @@ POLICIES = {"policies": {"per_layer": [{"layer_name": "a", "suggestions": {"ener
 
 
 def evidence(rationale: dict[str, Any], own: int | None = None, **top: Any) -> Evidence | None:
-    """What is found for the one layer of an audit."""
+    """Return the evidence for the one layer of an audit."""
     audit = read_audit(encoded(document(candidates=[entry("a", **rationale)], **top)))
     return find_evidence(audit, "a", audit.candidates[0].rationale, own)
 
@@ -215,7 +215,7 @@ def test_order(rationale: dict[str, Any], top: dict[str, Any], expected: tuple[i
     ],
 )
 def test_bounds(spread: int, top: dict[str, Any], own: int | None, rank: int, is_upper_bound: bool) -> None:
-    """Where the threshold is the base the rank is a bound: 6, the module's own rank, or k and spread together."""
+    """If the threshold is the base, the rank is a bound: 6, the module's own rank, or k plus the spread."""
     rationale = {"spread": spread, "uniform_mult": 3.0, "priority_score": spread / 3 * 3.0}
     assert evidence(rationale, own, **top) == Evidence(rank, "rationale", is_upper_bound)
 
@@ -223,7 +223,7 @@ def test_bounds(spread: int, top: dict[str, Any], own: int | None, rank: int, is
 @pytest.mark.parametrize("own", [1, 3, 16])
 @pytest.mark.parametrize("rationale", [{"spread": 9, "k_values": [2, 4]}, {"spread": 9}, {**SPREAD, "k_values": [8]}])
 def test_between_spread_and_own_rank(rationale: dict[str, Any], own: int) -> None:
-    """Whatever the source, the rank is at least the spread and at most the module's own."""
+    """From any source, the rank is at least the spread and at most the module's own rank."""
     found = evidence(rationale, own, **POLICIES)
     assert found is not None
     assert found.rank == min(own, max(rationale["spread"], *rationale.get("k_values", [2])))
@@ -241,6 +241,6 @@ def test_between_spread_and_own_rank(rationale: dict[str, Any], own: int) -> Non
     ],
 )
 def test_odd_constants(constants: dict[str, Any]) -> None:
-    """Constants with which nothing can be derived leave the other evidence."""
+    """If nothing can be derived with the audit's constants, the other evidence counts."""
     found = evidence(SPREAD, analysis={"disagreement_config": constants}, **POLICIES)
     assert (found and (found.rank, found.source)) == (6, "policies")

@@ -27,7 +27,7 @@ AUDIT = document(
 
 
 def adapter(**fields: Any) -> AdapterConfig:
-    """The file of an adapter of `AUDIT`, with these fields."""
+    """Return the file of an adapter of `AUDIT`, with these fields."""
     return read_adapter_config(json.dumps({"r": 16, "rank_pattern": {"a": 8}, **fields}).encode())
 
 
@@ -46,7 +46,7 @@ def planned(audit: dict[str, Any] | bytes, beside: AdapterConfig | None = None, 
 
 
 def adapted(*modules: tuple[str, int, float], ranks: dict[str, int] | None = None) -> dict[str, Any]:
-    """An audit of modules with these ranks and scalings, of which some are flagged with a rank."""
+    """Return an audit of modules with these ranks and scalings; some are flagged with a rank."""
     gain = [{"module": name, "r": rank, "scaling": scaling} for name, rank, scaling in modules]
     flagged = [entry(name, k_values=[rank]) for name, rank in (ranks or {}).items()]
     return document(flagged=flagged, per_module_gain=gain)
@@ -70,7 +70,7 @@ def test_lora_config() -> None:
 
 
 def test_modules_of_other_scalings() -> None:
-    """Modules that are scaled unlike most keep their own scaling, too."""
+    """Modules whose scaling differs from most keep it, too."""
     made = lora(adapted(("x", 8, 1.0), ("y.x", 8, 2.0), ("z", 8, 2.0)), uniform_rank=4)
     assert (made["r"], made["lora_alpha"], made["alpha_pattern"]) == (4, 8, {"$|^x": 4})
     assert made["rank_pattern"] == {}
@@ -119,7 +119,7 @@ MODULES = st.lists(
 
 @given(MODULES, st.integers(1, 100), st.booleans())
 def test_every_module_as_planned(modules: list[tuple[int, float, int | None]], uniform: int, rslora: bool) -> None:
-    """Whatever the adapter, the arguments give each module the planned rank, none a larger one, and its scaling."""
+    """For any adapter, the arguments give each module the planned rank, never a larger one, and its own scaling."""
     named = [(f"layers.{place}.q", rank, scaling) for place, (rank, scaling, _) in enumerate(modules)]
     ranks = {f"layers.{place}.q": k for place, (_, _, k) in enumerate(modules) if k}
     beside = read_adapter_config(json.dumps({"use_rslora": rslora}).encode())
@@ -135,7 +135,7 @@ def test_every_module_as_planned(modules: list[tuple[int, float, int | None]], u
 
 
 def test_little_is_told() -> None:
-    """What the audit doesn't tell is left out."""
+    """Arguments that the audit doesn't tell are left out."""
     assert lora(document()) == {"peft_type": "LORA", "r": 8, "rank_pattern": {}, "alpha_pattern": {}}
     everything = document(flagged=[entry("a", k_values=[4])], per_module_gain=[{"module": "a", "r": 8, "scaling": 2.0}])
     assert lora(everything)["lora_alpha"] == 8
@@ -153,7 +153,7 @@ def test_settings() -> None:
 
 
 def test_real_lora_config() -> None:
-    """Of a real audit: an adapter whose modules differ in rank and scaling."""
+    """The export of a real audit keeps the scalings, although ranks and scalings differ by module."""
     of = read(content("rank_pattern__default.json"))
     made = lora_config(of, select(of))
     assert made["r"] == 8
@@ -166,7 +166,7 @@ def test_real_lora_config() -> None:
 
 
 def test_carried() -> None:
-    """What a training of the same adapter needs is in the arguments; without the file a note says what is missing."""
+    """The arguments have what a training of the same adapter needs. Without the file a note says what is missing."""
     fields = {
         "task_type": "SEQ_CLS",
         "use_dora": True,
@@ -188,7 +188,7 @@ def test_left_behind() -> None:
 
 
 def test_rslora() -> None:
-    """`use_rslora` is carried, with alphas for it; unless it may be used, the alphas are for a training without."""
+    """`use_rslora` is carried over, with alphas for it. With `may_use_rslora=False` the alphas do without it."""
     of = read(AUDIT, adapter(use_rslora=True))
     training = plan_training(of, select(of), BenchSettings())
     assert training.arguments["use_rslora"] is True
@@ -274,7 +274,7 @@ def test_targets_as_a_pattern() -> None:
 
 
 def test_fused_experts() -> None:
-    """Fused experts stay as they are: target_parameters at the adapter's own rank and scaling, as PEFT has no other."""
+    """Fused experts keep the adapter's own rank and scaling in target_parameters, because PEFT takes no other."""
     gain = [
         {"module": "experts", "r": 32, "scaling": 0.25},
         {"module": "experts.base_layer", "r": 32, "scaling": 0.25},
@@ -324,7 +324,7 @@ def test_focus_on_experts_alone() -> None:
 
 
 def test_parameters() -> None:
-    """Parameters are counted where the audit's rows tell them, else where the caller does, else not at all."""
+    """Parameters come from the audit's rows, else from the caller. If neither has them, they are not counted."""
     rows = [{"name": row["module"], "params": 100 * row["r"]} for row in GAIN]
     counted = planned({**AUDIT, "layer_data": {"layer_rows": rows}})
     assert str(counted.change) == "ranks 40 → 17, parameters 4,000 → 1,700; 3 modules shrink, 0 grow"
@@ -361,7 +361,7 @@ def test_names_without_an_analysis() -> None:
 
 
 def test_axolotl() -> None:
-    """The arguments in Axolotl's names; what has none there is named."""
+    """The arguments have Axolotl's keys. A note names those that Axolotl has no key for."""
     options, notes = axolotl(lora(AUDIT, adapter(bias="all", use_dora=True, task_type="CAUSAL_LM")))
     assert options == {
         "adapter": "lora",
@@ -385,7 +385,7 @@ def test_axolotl_broken_alpha() -> None:
 
 
 def test_bench_audit() -> None:
-    """It lists every trained module, and nothing from which Bench would make uniform variants."""
+    """The probe audit lists every trained module, and has nothing from which Bench would make uniform variants."""
     of = read({**AUDIT, "utilization_mean": 0.25, "stable_rank_mean": 2.0, "suggested_r_global_median": 4})
     training = plan_training(of, select(of), BenchSettings())
     assert bench_audit(of, training, BenchSettings()) == {
@@ -420,7 +420,7 @@ def test_bench_audit() -> None:
     ],
 )
 def test_bench_audit_notes(base: dict[str, Any], notes: list[str]) -> None:
-    """What Bench will change or leave out under its rules for ranks is said beforehand."""
+    """Notes say what Bench will change or drop under its rules for ranks."""
     of = read(AUDIT)
     settings = BenchSettings(base=base)
     found = bench_audit_notes(of, plan_training(of, select(of), settings), settings)

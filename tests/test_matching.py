@@ -1,4 +1,4 @@
-"""PEFT's matching of pattern keys, held to PEFT's own expression."""
+"""Matching of pattern keys, compared with PEFT's own expression."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = ["fc.a", "head.fc.a", "fc_a", "b.0", "model.layers.1.q_proj", "model.lay
 
 
 def by_peft(pattern: dict[str, float], name: str) -> float | None:
-    """The value that PEFT takes: of the first key whose expression matches."""
+    """Return the value that PEFT takes: that of the first key whose expression matches."""
     for key, value in pattern.items():
         if re.match(rf"(.*\.)?({key})$", name):
             return value
@@ -48,7 +48,7 @@ def check(pattern: dict[str, float], names: list[str]) -> None:
     ],
 )
 def test_keys(keys: list[str]) -> None:
-    """Each kind of key matches what it does in PEFT, and of several the first in the file counts."""
+    """Each kind of key matches as in PEFT. If several match, the first in the file counts."""
     check({key: float(place) for place, key in enumerate(keys)}, NAMES)
 
 
@@ -64,13 +64,13 @@ KEY = st.one_of(
 
 @given(st.lists(KEY, max_size=6, unique=True), st.lists(NAME, max_size=5))
 def test_as_peft_matches(keys: list[str], names: list[str]) -> None:
-    """For all keys and names the values are those that PEFT's own expression finds."""
+    """For all keys and names the values are those that PEFT's own expression gives."""
     check({key: float(place) for place, key in enumerate(keys)}, names)
 
 
 @pytest.mark.parametrize("key", ["(", "[a", "*", "a{2,1}", "(?P<a>x", "\\"])
 def test_bad_keys(key: str) -> None:
-    """A key that is no regular expression is named."""
+    """The error names a key that is not a valid regular expression."""
     matcher = Matcher({"q": 1.0, key: 2.0})
     assert matcher.is_costly
     with pytest.raises(BadKey, match=re.escape(key)):
@@ -85,16 +85,16 @@ def test_bad_keys(key: str) -> None:
         ([f"model.layers.{place}.mlp.q" for place in range(2000)], False),
         (["(a+)+b"], True),
         ([".*"], True),
-        # Names of one length with their dots everywhere.
+        # Names of one length with dots in many different positions.
         ([f"{'x' * place}.{'x' * (100 - place)}" for place in range(1, 99)], True),
     ],
 )
 def test_costly(keys: list[str], costly: bool) -> None:
-    """Names, and what benchd writes, cost little; what `re` has to match may cost anything."""
+    """Names and the keys that benchd writes are cheap to match. Keys that `re` has to match count as costly."""
     assert Matcher(dict.fromkeys(keys, 1.0)).is_costly is costly
 
 
 def test_many_names() -> None:
-    """Thousands of keys are matched with thousands of names without a look at each pair."""
+    """Thousands of keys are matched with thousands of names without comparing each pair."""
     names = [f"model.layers.{layer}.mlp.experts.{expert}.up_proj" for layer in range(50) for expert in range(100)]
     assert Matcher(dict.fromkeys(names, 2.0)).values(names) == dict.fromkeys(names, 2.0)

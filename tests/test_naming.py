@@ -1,4 +1,4 @@
-"""The names of an audit -> the names that PEFT has for the modules: prefixes, wrapper parts, layers out of reach."""
+"""The names in an audit -> PEFT's names for the modules: prefixes, wrapper parts, layers out of reach."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PREFIX = "base_model.model."
     ],
 )
 def test_modules(name: str, module: str, wrappers: tuple[str, ...]) -> None:
-    """What wraps a model or a module in it is off, wherever it stands; modules that are called like it stay."""
+    """Wrapper parts are removed at every position. Modules with the same name as a wrapper part keep it."""
     assert modules_of([name]) == ([module], wrappers)
     assert modules_of([f"{PREFIX}x", name, f"{PREFIX}y"]) == (["x", module, "y"], wrappers)
 
@@ -56,7 +56,7 @@ PARTS = st.lists(st.sampled_from(["layers", "0", "q_proj", "model", "mlp"]), min
 
 @given(PARTS, st.lists(st.tuples(st.integers(0, 9), st.sampled_from(sorted(WRAPPER_PARTS))), max_size=4))
 def test_wrapped_anywhere(parts: list[str], wrapped: list[tuple[int, str]]) -> None:
-    """A wrapper part changes no module's name, wherever and however often it stands."""
+    """A wrapper part changes no module's name, at any position and any number of times."""
     name = [*PREFIX.rstrip(".").split("."), *parts]
     for place, wrapper in wrapped:
         name.insert(place, wrapper)
@@ -77,12 +77,12 @@ def test_wrapped_anywhere(parts: list[str], wrapped: list[tuple[int, str]]) -> N
     ],
 )
 def test_unaddressable(modules: list[str], out: set[str]) -> None:
-    """Layers below another adapter layer are out of reach, and so are those right above them."""
+    """Layers below another adapter layer are out of reach, and so are those directly above them."""
     assert unaddressable(modules) == out
 
 
 def test_usable() -> None:
-    """A name is printable, not empty, and not longer than a key of YAML may be."""
+    """A usable name is printable, not empty, and not too long for a key in YAML."""
     names = ["a", "", "x" * MAX_NAME, "x" * (MAX_NAME + 1), "b\n", "ü"]
     assert usable(names) == ["a", "x" * MAX_NAME, "ü"]
     assert usable(["a", "b"]) == ["a", "b"]

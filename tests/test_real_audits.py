@@ -130,7 +130,7 @@ def test_unknown_policies_are_notes() -> None:
 
 
 def test_issues_are_notes() -> None:
-    """Modules that Gradience could not compute for one cause are one note, with their number and its words."""
+    """Modules that Gradience could not compute for one reason become one note, with their number and the reason."""
     audit = read_audit(content("llama2_allnan__default.json"))
     issues = json.loads(content("llama2_allnan__default.json"))["issues"]
     assert len(issues) == 14
@@ -149,7 +149,7 @@ def test_issues_are_notes() -> None:
         ),
         (
             "llama2_allnan__default.json",
-            "uniform only: an audit of nothing: Gradience found 0 LoRA layers that it could",
+            "uniform only: the audit has no layers: Gradience found 0 LoRA layers that it could",
         ),
     ],
 )

@@ -56,7 +56,7 @@ def config(
 
 
 def notes(audit: dict[str, Any] = AUDIT, adapter: AdapterConfig | None = ADAPTER, **changes: Any) -> list[str]:
-    """The notes of a config; beside the file of its adapter there is none about what that would tell."""
+    """Return the notes of a config, with the adapter's own file beside the audit so that no note asks for it."""
     found: list[str] = config(audit, adapter, **changes)["selection"]["notes"]
     return found
 
@@ -119,7 +119,7 @@ def test_real_audits(sample: Sample, focus: bool) -> None:
 
 
 def test_other_keys() -> None:
-    """Keys that are none of Bench's tables follow the tables, as they are."""
+    """Keys other than Bench's tables follow the tables unchanged."""
     others: dict[str, Any] = {"seed": 7, "message": ["x"], "env": {"A": "1e3", "rate": 1e-07}, "hypothesis": None}
     read = read_audit(encoded(AUDIT))
     data = bench_config(read, select(read), BenchSettings(base={**BASE, **others}))
@@ -133,7 +133,7 @@ def test_other_keys() -> None:
 
 
 def test_null() -> None:
-    """What the audit tells takes the place of a null; a null that nothing fills stays, and counts as lacking."""
+    """A value from the audit replaces a null. A null that nothing fills stays, and counts as missing."""
     open_keys: dict[str, Any] = {
         f"lora__{key}": None for key in ("probe_r", "alpha", "target_modules")
     } | {"compression__allowed_ranks": None, "train__max_steps": None}  # fmt: skip
@@ -175,7 +175,7 @@ def test_another_probe_rank() -> None:
         ({"lora__alpha": 16}, "lora.alpha is 16 (bench.base); 32 would keep the adapter's scaling"),
         (
             {"compression__allowed_ranks": [4, 8]},
-            "compression.allowed_ranks of bench.base lacks 5, 16; Bench rounds ranks down to those that it has",
+            "compression.allowed_ranks of bench.base lacks 5, 16; Bench rounds down to ranks in the list",
         ),
         (
             {"lora__target_modules": ["b", "c"]},
@@ -264,7 +264,7 @@ def test_left_to_the_adapter() -> None:
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_the_base_before_the_adapter(asked: bool) -> None:
-    """The adapter's file has no say in what the base has, nor where it was not asked."""
+    """The adapter's own file does not change a key of the base, nor anything if `bench.adapter_config` is off."""
     value = config(adapter=ADAPTER, adapter_config=asked)
     assert (value["model"]["name"], value["lora"]["dropout"]) == ("m", 0.0)
     assert value["provenance"]["settings"].get("bench.adapter_config") is None
@@ -291,7 +291,7 @@ def test_rslora() -> None:
 
 
 def test_rslora_without_scaling() -> None:
-    """Where the audit doesn't tell a module's rank there is still no alpha."""
+    """Beside an adapter with `use_rslora`, a module without a known rank gets no alpha."""
     flagged = document(flagged=[entry("a", k_values=[4])])
     assert "alpha_pattern" not in config(flagged, RSLORA)["compression_strategies"][1]
     unranked = document(flagged=[entry("a", k_values=[4])], per_module_gain=[{"module": "a", "scaling": 2.0}])

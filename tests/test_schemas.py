@@ -124,7 +124,7 @@ def test_every_key_is_needed(path: tuple[Any, ...]) -> None:
 
 @pytest.mark.parametrize("path", [path for path in _paths(config()) if isinstance(_at(config(), path), dict)], ids=str)
 def test_no_other_key_is_taken(path: tuple[Any, ...]) -> None:
-    """A config with an unknown key below the top level does not hold."""
+    """A config with an unknown key below the top level is invalid."""
     value = config()
     _at(value, path)["unknown"] = "x"
     assert not holds("config", value)

@@ -84,7 +84,7 @@ lora: {{dropout: 0.05}}
 
 
 def test_a_reload_reads_the_base_file_again(daemon):
-    """A change in the YAML file alone answers its audits anew; with a mistake in it the old settings stay."""
+    """If only the YAML file changes, its audits are answered again. With a mistake in it the old settings stay."""
     file = daemon.home / "bench.yaml"
     file.write_text(BASE.format("first", 0))
     daemon.config.write_text(daemon.config.read_text().replace("[bench]", "[bench]\nbase_file = 'bench.yaml'"))
@@ -105,7 +105,7 @@ def test_a_reload_reads_the_base_file_again(daemon):
     until(lambda: read_json(config_of(path))["run_type"] == "second")
     (reloaded,) = until(lambda: daemon.records("service.reloaded"))
     assert reloaded["settings"]["bench.base_file"] == str(file)
-    file.write_text(BASE.format("second", "0.0"))  # for Python the same, for a config not
+    file.write_text(BASE.format("second", "0.0"))  # equal in Python, but not in a config
     os.kill(daemon.pid, signal.SIGHUP)
     until(lambda: '"weight_decay": 0.0' in config_of(path).read_text())
     daemon.stop()

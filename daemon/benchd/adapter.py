@@ -1,8 +1,8 @@
 """`adapter_config.json`, as PEFT writes it next to an adapter's weights -> `AdapterConfig`. Pure.
 
-It tells what no audit does: which modules have which alpha (Gradience matches `alpha_pattern` in its own way),
-whether PEFT scales by alpha / sqrt(rank) (`use_rslora`), the kind of the adapter, and what a training needs besides
-ranks.
+The file tells what no audit tells: the alpha of each module (Gradience matches `alpha_pattern` in another way than
+PEFT), whether PEFT scales by alpha / sqrt(rank) (`use_rslora`), the kind of the adapter, and what a training needs
+besides ranks.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ CARRIED: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "init_lora_weights": (bool | _Initialization, (True,)),
 }
 
-#: What is answered otherwise (ranks, alphas, targets), says nothing about the training, or belongs to another key.
+#: Fields that are not carried and need no note: benchd answers them itself (ranks, alphas, targets), they say nothing
+#: about the training, or they belong to another field.
 _ANSWERED: Final = frozenset(
     {
         "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules",
@@ -70,7 +71,7 @@ _UNREAD: Final = {
     "too_large": f"it has more than {MAX_ADAPTER_CONFIG} bytes",
 }
 
-#: PEFT's names of kinds -> the names that people know them by. Others are shown as they are.
+#: `peft_type` -> the common name of this kind of adapter. Other kinds are shown as they are.
 _KINDS: Final = {
     "ADALORA": "AdaLoRA",
     "IA3": "IA³",
@@ -118,7 +119,7 @@ _decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Applied(NamedTuple):
-    """What PEFT gave a module under this file: rank and alpha; None where the file doesn't say."""
+    """The rank and the alpha that PEFT gave a module under this file; None where the file doesn't say."""
 
     rank: int | None
     alpha: float | None
@@ -135,7 +136,7 @@ class AdapterConfig(Struct, frozen=True, kw_only=True, dict=True):
     """What an adapter's own file tells.
 
     `token` names its content: the SHA-256, or the reason it could not be read. `problem` says why nothing in it counts,
-    else it is None. `kind` is the kind of an adapter that is not LoRA. `content` is the file, for `fields`.
+    else it is None. `kind` is the kind of an adapter that is not LoRA, else None. `fields` parses `content`, the file.
     """
 
     token: str
@@ -170,13 +171,13 @@ class AdapterConfig(Struct, frozen=True, kw_only=True, dict=True):
         }
 
     def scaling(self, alpha: float | None, rank: int | None) -> float | None:
-        """Return what PEFT scales a module by: alpha / rank, or alpha / sqrt(rank) with `use_rslora`."""
+        """Return the factor by which PEFT scales a module: alpha / rank, or alpha / sqrt(rank) with `use_rslora`."""
         if alpha is None or not rank:
             return None
         return finite(alpha / (math.sqrt(rank) if self.use_rslora else rank))
 
     def alpha_in_audit(self, name: str) -> float | None:
-        """Return the alpha that Gradience reports for `name`: of the first key that is a part of the name's text."""
+        """Return the alpha that Gradience reports for `name`: that of the first key that is a substring of `name`."""
         for key, alpha in self.alpha_pattern.items():
             if key in name:
                 return alpha
@@ -198,12 +199,12 @@ class AdapterConfig(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def fields(self) -> dict[str, Any]:
-        """Return every field of the file; empty for one that can't be used."""
+        """Return every field of the file; none if the file can't be used."""
         if self.problem is not None or not self.content:
             return {}
         try:
             return _decode_fields(self.content)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # in a field that nobody looked at yet
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # in a field that was not decoded before
             return {}
 
     def carried(self) -> dict[str, Any]:
@@ -254,7 +255,7 @@ def read_adapter_config(content: bytes) -> AdapterConfig:
         base_model=_name(_value(file.base_model_name_or_path)),
         dropout=_share(_value(file.lora_dropout)),
         use_rslora=_value(file.use_rslora) is True,
-        # A pattern that is none may have meant any module, so the default says nothing either.
+        # An unreadable pattern may apply to any module, so the default tells nothing either.
         rank=None if ranks is None else whole(_value(file.r)) or None,
         alpha=None if alphas is None else finite(_value(file.lora_alpha)),
         rank_pattern=ranks or {},

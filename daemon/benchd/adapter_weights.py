@@ -16,7 +16,7 @@ __all__ = ["ADAPTER_WEIGHTS", "read_weights"]
 
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 
-#: safetensors itself takes no longer header.
+#: Maximum bytes of the header, as in safetensors itself.
 _MAX_HEADER: Final = 100_000_000
 _LENGTH_BYTES: Final = 8
 
@@ -35,7 +35,7 @@ _decode = msgspec.json.Decoder(dict[str, _Tensor]).decode
 def read_weights(folder: str) -> dict[str, Weights]:
     """Return what the adapter in `folder` has for each module, by the name that PEFT has for it.
 
-    Only the header of `adapter_model.safetensors` is read. Empty where there is none, or it can't be read.
+    Reads the header of `adapter_model.safetensors` only. Returns nothing if the file is absent or can't be read.
     """
     try:
         tensors = _header(os.path.join(folder, ADAPTER_WEIGHTS))

@@ -96,13 +96,13 @@ class Layer(Struct, gc=False, frozen=True, eq=False):
 
 
 class Module(Struct, gc=False, frozen=True):
-    """A module's own adapter: its rank, and what PEFT scales it by (alpha / rank), where they are told."""
+    """The rank and the scaling of a module's own adapter; None where unknown."""
 
     rank: int | None
     scaling: float | None
 
     def alpha_at(self, rank: int, *, use_rslora: bool = False) -> int | float | None:
-        """Return the alpha that keeps the scaling at another rank, or None where the scaling is not told.
+        """Return the alpha that keeps the scaling at another rank, or None where the scaling is unknown.
 
         That is scaling x rank, or scaling x sqrt(rank) for a training with `use_rslora` (field-notes, section 3).
         """
@@ -120,11 +120,11 @@ class Audit:
     repeated entries, in the file's order. `no_analysis` says why both are empty where Gradience made no
     analysis, else it is None. `notes` are what a reader should know about the file.
 
-    With the file of its adapter every scaling is the one that PEFT applies. `beside` is that file, whether it counts or
-    not.
+    If the adapter's own file counts, every scaling is the one that PEFT applies. `beside` is that file, even if it does
+    not count.
 
-    One that was read frugally raises `Costly` rather than look into a part that may take much more than its size;
-    one that is `bounded`, rather than match patterns that may take long.
+    A `frugal` audit raises `Costly` instead of decoding a part that may take much more memory or time than its size
+    explains. A `bounded` audit raises it instead of matching patterns that may take long.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class Audit:
 
     @property
     def spread_constants(self) -> tuple[float, float]:
-        """`spread_base_threshold` and `spread_dynamic_factor` of the audit, else Gradience's own: 3 and 0.5."""
+        """Return the audit's `spread_base_threshold` and `spread_dynamic_factor`; Gradience's are 3 and 0.5."""
         config = self._analysis.disagreement_config or DisagreementConfig()
         base, factor = config.spread_base_threshold, config.spread_dynamic_factor
         return 3.0 if base is None else base, 0.5 if factor is None else factor
@@ -256,14 +256,14 @@ class Audit:
 
     @property
     def focus_set(self) -> frozenset[str]:
-        """The layers that Gradience's own advice is about, by the names that the audit has for them."""
+        """Return the layers that Gradience's own advice is about, by their names in the audit."""
         focus = self._analysis.disagreement_focus_set
         names = self._value(focus.high_impact_layers) if focus else None
         return frozenset([name for name in names if isinstance(name, str)]) if isinstance(names, list) else frozenset()
 
     @property
     def is_of_nothing(self) -> bool:
-        """Whether Gradience found no layer to audit; in a mistyped folder, too, its exit code is 0."""
+        """Return whether Gradience found no layer to audit. Its exit code is 0 even if the folder was mistyped."""
         return (
             self.no_analysis is not None
             and self._document.n_layers is not UNSET
@@ -283,9 +283,9 @@ class Audit:
     # --- modules -------------------------------------------------------------------------------------------
 
     def module(self, name: str) -> Module | None:
-        """A module's own rank and scaling, by the name that the audit has for it; None where nothing is told.
+        """Return the rank and scaling of the module that the audit calls `name`; None if the audit tells neither.
 
-        From `per_module_gain`, else from its layer row; the scaling from the file of the adapter, if that counts.
+        They come from `per_module_gain`, else from the layer row. If the adapter's file counts, it gives the scaling.
         """
         told = self._smallest_of(name) if self._merged else self._told_of(name)
         if told is None or self.beside is None or self.adapter is None:
@@ -324,16 +324,16 @@ class Audit:
 
     @_Once
     def _by_module(self) -> dict[str, str]:
-        """Every adapted module, by the name that PEFT has for it -> the first name that the audit has for it."""
-        told = [*reversed(self._gains), *reversed(self._rows)]  # they are kept with the last first
+        """Return every adapted module: PEFT's name for it -> its first name in the audit."""
+        told = [*reversed(self._gains), *reversed(self._rows)]  # both dicts have the last entry first
         known = {entry.layer_name: module for module, entry in self._listed.items()}
         modules = [known.get(name, "") for name in told]
-        if "" in modules:  # mostly the analysis lists all modules, and its names are looked at already
+        if "" in modules:  # rare: the analysis usually lists all modules, and their names are checked already
             told = usable(told)
             modules, wrappers = modules_of(told)
             self._wrappers.update(wrappers)
         named = dict(zip(modules, told, strict=True))
-        if len(named) < len(told):  # of several names for one module the first counts
+        if len(named) < len(told):  # if a module has several names, the first counts
             named |= dict(zip(reversed(modules), reversed(told), strict=True))
             self._merged.update(m for m, name in zip(modules, told, strict=True) if named[m] != name)
         for layers in (self._flagged, self._listed):
@@ -359,7 +359,7 @@ class Audit:
 
     @_Once
     def out_of_reach(self) -> frozenset[str]:
-        """Adapted modules that no rank pattern reaches: fused experts (`target_parameters`), layers below others."""
+        """Return the modules that no rank pattern matches: fused experts (`target_parameters`), layers below others."""
         found = unaddressable(self._by_module)
         if self.beside is not None and self.beside.target_parameters and self.adapter is not None:
             found |= self.adapter.holding_parameters(self._by_module)
@@ -367,19 +367,19 @@ class Audit:
 
     @_Once
     def names(self) -> tuple[str, ...]:
-        """Every module that PEFT can be given a rank for, as PEFT names it, in the audit's order."""
+        """Return every module that a rank pattern can match, by PEFT's name, in the audit's order."""
         if not self.out_of_reach:
             return tuple(self._by_module)
         return tuple([module for module in self._by_module if module not in self.out_of_reach])
 
     @property
     def adapted(self) -> tuple[str, ...]:
-        """Every adapted module, as PEFT names it: `names` and those out of reach."""
+        """Return every adapted module by PEFT's name: `names` and those out of reach."""
         return tuple(self._by_module)
 
     @_Once
     def modules(self) -> dict[str, Module]:
-        """What is told of the adapter of each of `names`."""
+        """Return the rank and scaling of each of `names` that the audit knows."""
         named = self._by_module
         return {module: told for module in self.names if (told := self.module(named[module]))}
 
@@ -408,7 +408,7 @@ class Audit:
 
     @property
     def means(self) -> dict[str, float]:
-        """`utilization_mean` and `stable_rank_mean` over all layers, where the audit tells them."""
+        """Return `utilization_mean` and `stable_rank_mean` over all layers, as far as the audit has them."""
         texts = {
             "utilization_mean": self._document.utilization_mean,
             "stable_rank_mean": self._document.stable_rank_mean,
@@ -417,7 +417,7 @@ class Audit:
         return {key: value for key, value in told.items() if value is not None}
 
     def parameters(self) -> dict[str, int]:
-        """Return the number of LoRA parameters of each of `names` that a layer row tells (`--layers`)."""
+        """Return the LoRA parameter count of each of `names` whose layer row has one (`--layers`)."""
         named = self._by_module
         rows = {module: self._rows.get(named[module]) for module in self.names}
         counts = {module: finite(row.params) for module, row in rows.items() if row is not None}
@@ -427,12 +427,12 @@ class Audit:
 
     @_Once
     def adapter(self) -> AdapterConfig | None:
-        """The file of the adapter beside the audit if it counts: it can be read, and is of this adapter."""
+        """Return the adapter's own file beside the audit, if it can be read and belongs to this adapter; else None."""
         return self.beside if self.beside is not None and self.adapter_problem is None else None
 
     @_Once
     def adapter_problem(self) -> str | None:
-        """Why the file of the adapter beside the audit does not count; None if it does, or there is none."""
+        """Return why the adapter's own file beside the audit does not count; None if it counts or is absent."""
         beside = self.beside
         if beside is None or beside.problem is not None:
             return beside.problem if beside else None
@@ -448,9 +448,9 @@ class Audit:
         )
 
     def _is_of(self, beside: AdapterConfig) -> bool:
-        """Whether this can be the file of the audited adapter: several audits may share a folder with one such file.
+        """Return whether `beside` can be the file of the audited adapter: several audits may share one folder.
 
-        The ranks must be those that PEFT gives, the alphas those that Gradience reads from the same file.
+        The audit must have the ranks that PEFT gives under this file, and the alphas that Gradience reads from it.
         """
         applied, fused = self._applied, beside.holding_parameters(self._by_module)
         every = max(1, len(applied) // _COMPARED)
@@ -481,12 +481,12 @@ class Audit:
     # --- evidence of ranks ---------------------------------------------------------------------------------
 
     def row_ranks(self, name: str) -> list[int]:
-        """The `k` of each policy in the module's layer row; empty without any."""
+        """Return the `k` of each policy in the module's layer row; empty without a row."""
         row = self._rows.get(name)
         return _ranks(row.rank_suggestions) if row else []
 
     def policy_ranks(self, name: str) -> list[int]:
-        """The `k` of each policy of the module in `policies.per_layer`: Gradience writes the energy policy's alone."""
+        """Return the module's `k` values in `policies.per_layer`: Gradience writes the energy policy's only."""
         row = self._policy_rows.get(name)
         return _ranks(row.suggestions) if row else []
 
@@ -568,7 +568,7 @@ class Audit:
         if document.probe_rank is not UNSET:
             missing += "; audits that Bench writes itself never have one"
         elif document.total_lora_params is not UNSET and document.rank_policy_schema_version is UNSET:
-            missing += ": it was written by a Gradience before 0.8; audit the adapter again with a newer one"
+            missing += ": a Gradience before 0.8 wrote it; audit the adapter again with a newer version"
         return missing
 
     def _why_no_layers(self) -> str:
@@ -577,10 +577,10 @@ class Audit:
             return f"the adapter is {kind} ({ADAPTER_CONFIG}), not LoRA: Gradience audits LoRA layers only, and found 0"
         issues = self._issues()
         why = f": {words(issues[0], 200)}" if issues else "; is the folder right, and the adapter a LoRA?"
-        return f"an audit of nothing: Gradience found 0 LoRA layers that it could audit{why}"
+        return f"the audit has no layers: Gradience found 0 LoRA layers that it could audit{why}"
 
     def _issues(self) -> list[str]:
-        """What Gradience could not do, each once; empty for more than can be looked at."""
+        """Return Gradience's issues, each once; none if they are larger than `_MAX_ISSUES_BYTES`."""
         issues: object = self._document.issues
         if isinstance(issues, Raw):
             # As text it takes no more than its size; taken apart it could take a hundred times as much.
@@ -614,7 +614,7 @@ def _ranks(policies: dict[str, Policy] | None) -> list[int]:
 
 
 def _grouped(issues: list[str]) -> list[str]:
-    """Each issue once, with a count; those that differ in nothing but the module that they name are one, too."""
+    """Return each issue once, with a count. Issues that differ only in the module's name become one."""
     groups: dict[tuple[str, str], list[str]] = {}
     for issue in issues:
         what, _, rest = issue.partition(" for ")
@@ -649,8 +649,8 @@ def read_audit(
     `name` is the audit's file name, `sha256` the hex digest of `data` where the caller has it already, or a function
     that returns it, called once the file has been read. `adapter` is the adapter's own `adapter_config.json`. Raises
     `NotAnAudit` for JSON that is something else, `AuditError` for what can't be used (spec, section 2). Raises `Costly`
-    for what may take much more memory or time than its size explains: if `frugal` in the file, if `bounded` in the
-    patterns of `adapter`. An `Audit` raises it later, too.
+    where the work may take much more memory or time than the size explains: in the file if `frugal`, in the patterns of
+    `adapter` if `bounded`. The `Audit` may raise it later, too.
     """
     document, notes = read_document(data, frugal=frugal)
     if document.error is not UNSET and part(document.error, _decode_any, object) == "unexpected_audit_result_type":

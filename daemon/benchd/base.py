@@ -30,7 +30,7 @@ __all__ = [
     "tells",
 ]
 
-#: Bench's YAML as an object. The values of `TABLES` are objects, those of other keys are any value of JSON.
+#: Bench's YAML as an object. The values of `TABLES` are objects; other keys may have any value of JSON.
 Base = dict[str, Any]
 
 #: The tables that Bench reads, in the order of its own YAML files.
@@ -44,7 +44,7 @@ _MAX_RANK: Final = 65536
 #: Maximum characters of a key. PyYAML refuses a key of more than 1024, and escaping can make four of one.
 MAX_KEY: Final = 250
 
-#: What Bench reads without a default and no audit tells.
+#: Keys that Bench needs, without a default, and that no audit tells.
 _NEEDED: Final = ("model.name", "task.dataset", "task.subset", "train.seed", "lora.dropout")
 
 #: What a base may leave to the adapter's own file.
@@ -52,12 +52,12 @@ LEFT_OPEN: Final = frozenset({"model.name", "lora.dropout"})
 
 _DEEPEST: Final = 16
 
-#: From this ratio of difflib on, the name of a table counts as a misspelt one of `TABLES`.
+#: Minimum similarity (difflib's ratio) for an unknown table to count as a misspelt one of `TABLES`.
 _MISSPELT: Final = 0.75
 
 
 class Mistake(NamedTuple):
-    """One mistake: the dotted key in the base, what is wrong with it, and the value if it is of a wrong type."""
+    """One mistake: the dotted key in the base, what is wrong, and the value if the rule for its key refuses it."""
 
     where: str
     text: str
@@ -161,7 +161,7 @@ def _check_table(name: str, table: Mapping[str, Any]) -> Iterator[Mistake]:
 
 
 def _misspelt(name: str) -> str | None:
-    """Return the table of `TABLES` that `name` nearly is; None if it is one, or is far from all."""
+    """Return the table of `TABLES` that `name` resembles; None if it is one of them or resembles none."""
     import difflib  # noqa: PLC0415 - only an unknown table needs it
 
     near = difflib.get_close_matches(name, TABLES, n=1, cutoff=_MISSPELT) if name not in TABLES else []
@@ -238,7 +238,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def missing(base: Base, *, adapter_config: bool = False) -> list[str]:
-    """Return the dotted keys that Bench needs, no audit tells and `base` lacks; none for an empty base.
+    """Return the dotted keys that Bench needs, that no audit tells and that `base` lacks; none for an empty base.
 
     With `adapter_config` the name of the base model and the dropout may be left to the adapter's own file.
     """
@@ -251,13 +251,13 @@ def missing(base: Base, *, adapter_config: bool = False) -> list[str]:
 
 
 def tells(base: Base, key: str) -> bool:
-    """Whether the key `TABLE.NAME` is in `base` and is not null."""
+    """Return whether the key `TABLE.NAME` is in `base` and is not null."""
     table, _, name = key.partition(".")
     return base.get(table, {}).get(name) is not None
 
 
 def leaves(base: Base) -> Iterator[tuple[str, Any]]:
-    """Yield each key of each object at the top level, dotted, with its value; and each other key at the top level."""
+    """Yield keys with their values: dotted keys for each object at the top level, and the other keys of that level."""
     for name, value in base.items():
         if isinstance(value, dict):
             yield from ((f"{name}.{key}", item) for key, item in value.items())

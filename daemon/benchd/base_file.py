@@ -1,7 +1,7 @@
 """The file that `bench.base_file` names: Bench's own YAML -> the tables of a base, or every mistake in it. Pure.
 
-The values are those of `yaml.safe_load`, which Bench itself calls: YAML 1.1. What a config can't hold is a mistake
-here, told with its line: it would otherwise be lost, or fail only where the config is written or read. PyYAML is
+The values are those of `yaml.safe_load`, which Bench itself calls: YAML 1.1. A value that a config can't hold is a
+mistake, reported with its line: otherwise it would be lost, or fail only when the config is written or read. PyYAML is
 imported when a file is parsed, because most settings name none.
 """
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BASE_FILE", "BaseFileError", "parse_base_file"]
 
-#: Maximum bytes of a file, and maximum characters of its content once each alias is replaced by what it stands for.
+#: Maximum bytes of a file, and maximum characters of its content once each alias is replaced by its value.
 MAX_BASE_FILE: Final = 2**20
 
-#: Maximum levels of mappings and lists: the whole, a table, and those that `check` allows below a table's keys.
+#: Maximum levels of mappings and lists: the document, a table, and those that `check` allows below a table's keys.
 _MAX_DEPTH: Final = 18
 
-#: Numbers of more characters are refused unread: Python computes some of YAML's notations in quadratic time.
+#: Maximum characters of a number: Python parses some of YAML's notations in quadratic time.
 _MAX_NUMBER: Final = 400
 
 #: Characters that YAML 1.1 does not allow in a file.
@@ -105,7 +105,7 @@ def _compose(text: str) -> tuple[Loader, Node | None]:
     loader_type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         depth = 0
-        for event in yaml.parse(text, Loader=loader_type):  # before anything here or in PyYAML recurses
+        for event in yaml.parse(text, Loader=loader_type):  # checked before this module or PyYAML recurses
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
             elif isinstance(event, yaml.CollectionEndEvent):
@@ -117,7 +117,7 @@ def _compose(text: str) -> tuple[Loader, Node | None]:
     except yaml.MarkedYAMLError as error:
         place = f"{_at(error.problem_mark)}: " if error.problem_mark else ""
         raise BaseFileError([f"{place}not valid YAML: {error.problem}"]) from None
-    except (ValueError, OverflowError) as error:  # escapes and versions that are no sensible number
+    except (ValueError, OverflowError) as error:  # an escape or a version with a number out of range
         raise BaseFileError([f"not valid YAML: {error}"]) from None
     return loader, root
 
@@ -127,7 +127,7 @@ class _Reader:
 
     def __init__(self, loader: Loader, root: Node | None) -> None:
         self.problems: list[str] = []
-        #: The line of each key at the top level and of each key of a table there, by dotted key.
+        #: The line of each key at the top level, and of each key one level below, by dotted key.
         self.lines: dict[str, int] = {}
         self._loader = loader
         self._root = root
@@ -136,7 +136,7 @@ class _Reader:
         self._refused: set[int] = set()
 
     def read(self) -> dict[str, Any]:
-        """Return the mapping that the document is; without the values that are mistakes."""
+        """Return the document, which must be a mapping. A value with a mistake becomes None."""
         if self._root is None:
             raise BaseFileError(["it is empty; expected a mapping with Bench's tables"])
         value = self._value(self._root, "", 1)
@@ -145,14 +145,14 @@ class _Reader:
         raise BaseFileError(self.problems or [f"expected a mapping with Bench's tables, got {shown(value)}"])
 
     def _problem(self, node: Node, where: str, text: str) -> None:
-        """Record a mistake; once for each node, because aliases lead to one more than once."""
+        """Record a mistake, once per node: several aliases may refer to one node."""
         if id(node) not in self._refused:
             self._refused.add(id(node))
             place = f"line {node.start_mark.line + 1}: {where}" if where else _at(node.start_mark)
             self.problems.append(f"{place}: {text}")
 
     def _value(self, node: Node, where: str, depth: int) -> Any:
-        """Return what `node` stands for; None for a mistake."""
+        """Return the value of `node`; None for a mistake."""
         self._left -= 1 + (len(node.value) if node.id == "scalar" else 0)
         if self._left < 0:
             raise BaseFileError(
@@ -165,7 +165,7 @@ class _Reader:
         elif node.id == "scalar":
             return self._scalar(node, where)
         elif id(node) in self._open:
-            self._problem(node, where, "an alias in it stands for the whole: it would have no end")
+            self._problem(node, where, "an alias in it refers to the value itself: it would never end")
         elif depth > _MAX_DEPTH:
             self._problem(node, where, f"more than {_MAX_DEPTH} levels of mappings and lists")
         else:
@@ -183,7 +183,7 @@ class _Reader:
         try:
             return self._loader.construct_object(node)
         except (ValueError, LookupError, OverflowError):  # `!!int x`, `0b_`
-            self._problem(node, where, f"{shown(node.value)} is no {_type_name(node)}")
+            self._problem(node, where, f"{shown(node.value)} is not a valid {_type_name(node)}")
             return None
 
     def _list(self, node: Node, where: str, depth: int) -> list[Any]:
@@ -203,7 +203,7 @@ class _Reader:
                     continue
                 place = f"{where}.{name}" if where else name
                 if name in first:
-                    self._problem(key, place, f"this key is there twice; the first is in line {first[name]}")
+                    self._problem(key, place, f"duplicate key; the first is in line {first[name]}")
                     continue
                 first[name] = key.start_mark.line + 1
                 if depth <= 2:
@@ -241,5 +241,5 @@ def _unlike_json(node: Node) -> str:
     if node.tag == _DATE:
         return f"{shown(node.value)} is a date, which JSON doesn't have; in quotes it is text"
     if node.id == "scalar" and node.value in {"=", "<<"}:
-        return f"{shown(node.value)} has a meaning of its own in YAML; in quotes it is text"
-    return f"YAML's type {_type_name(node)} has no place in JSON"
+        return f"{shown(node.value)} has a special meaning in YAML; in quotes it is text"
+    return f"JSON has no type for YAML's {_type_name(node)}"

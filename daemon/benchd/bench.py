@@ -86,7 +86,7 @@ def write_config(audit: Audit, selection: Selection, settings: BenchSettings) ->
 
 
 def noted(audit: Audit, selection: Selection, settings: BenchSettings) -> Selection:
-    """Return `selection` with all the notes of its config, for records and people; `bench_config` takes it without."""
+    """Return `selection` with all notes of its config, for records and people. Don't pass it to `bench_config`."""
     notes = _plan(audit, selection, settings).notes
     return msgspec.structs.replace(selection, notes=(*selection.notes, *notes)) if notes else selection
 
@@ -97,7 +97,7 @@ def settings_used(selection: Selection, settings: BenchSettings) -> dict[str, An
 
 
 def decision_id(audit: Audit, selection: Selection, settings: BenchSettings) -> str:
-    """Name this decision: the same for the same inputs and selection version, whenever it is made."""
+    """Return the name of this decision. The same inputs and selection version give the same name."""
     token = audit.beside.token if audit.beside else None
     return _decision_id(audit, settings_used(selection, settings), token)
 
@@ -150,18 +150,18 @@ def _plan(audit: Audit, selection: Selection, settings: BenchSettings) -> _Plan:
 
 
 def _adapter_notes(audit: Audit, *, has_alphas: bool) -> list[str]:
-    """What the file of the adapter changes in the answer, or would."""
+    """Return notes about what the adapter's own file changes in the answer, or would change."""
     if audit.beside is None:
         if not has_alphas:
             return []
         return [f"each alpha assumes a scaling of alpha / rank; for rsLoRA put {ADAPTER_CONFIG} beside the audit"]
     problem = audit.adapter_problem
     if audit.beside.kind is not None and audit.is_of_nothing:
-        return []  # it is the reason of the answer
+        return []  # the answer's reason says so already
     if problem is not None:
         return [f"{ADAPTER_CONFIG} is not used: {problem}"]
     if audit.beside.use_rslora:
-        return [f"{ADAPTER_CONFIG} says use_rslora: each alpha here gives that scaling without it"]
+        return [f"{ADAPTER_CONFIG} says use_rslora: each alpha here gives the same scaling without use_rslora"]
     return []
 
 
@@ -181,7 +181,7 @@ def _per_layer(audit: Audit, selection: Selection, ranked: list[SelectedLayer]) 
 
 
 def _justification(audit: Audit, selection: Selection, ranked: list[SelectedLayer]) -> str:
-    """Gradience's own message where it is about this very selection, else why this rung fired, with its numbers."""
+    """Return Gradience's own message if it is about exactly this selection; else the reason of the rung that fired."""
     message = audit.focus_message
     is_same = message is not None and audit.focus_set == {layer.layer_name for layer in selection.layers}
     if message is not None and is_same and audit.out_of_reach.isdisjoint([layer.module for layer in selection.layers]):

@@ -19,7 +19,7 @@ __all__ = ["Decision", "decide"]
 class Decision(Struct, frozen=True, gc=False):
     """The answer to one audit: the config's bytes, and what the trail says of it.
 
-    `is_of_nothing`: Gradience found no layer to audit, which somebody should look at.
+    `is_of_nothing` is true if Gradience found no layer to audit. A person should check why.
     """
 
     selection: Selection

@@ -240,13 +240,13 @@ def words(value: object, limit: int = 300) -> str:
 
 
 def listed(names: Collection[str], most: int = 3) -> str:
-    """`names` as people list them, at most `most`, and how many more there are."""
+    """Return the first `most` names, separated by commas, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(list(names)[:most]) + more
 
 
 def times(text: str, count: int) -> str:
-    """`text`, with `count` behind it if that is more than one."""
+    """Return `text`, followed by `count` if that is more than one."""
     return text if count == 1 else f"{text} ({count} times)"
 
 

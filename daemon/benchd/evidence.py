@@ -1,7 +1,7 @@
-"""Where a layer's rank comes from: the first evidence in the audit, in a fixed order (spec, section 3). Pure.
+"""Find the evidence for a layer's rank: the first in the audit, in a fixed order (spec, section 3). Pure.
 
-Bench validates what it is given, so a rank must not be too low: it is the largest that any policy asks for, which is
-at least the layer's spread (the difference of the largest and the smallest).
+Bench validates the rank that it gets, so a rank must not be too low. It is the largest rank that any policy asks for.
+That is at least the layer's spread (the largest rank minus the smallest).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ __all__ = ["Evidence", "RankSource", "find_evidence"]
 
 RankSource = Literal["k_values", "layer_rows", "rationale", "suggestions", "policies"]
 
-#: How far, relatively, Gradience's floats are from exact numbers at most; and those that a person has rounded.
+#: Maximum relative error of Gradience's floats, and of numbers that a person has rounded.
 _COMPUTED: Final = 1e-9
 _ROUNDED: Final = 0.01
 
 
 class Evidence(NamedTuple):
-    """A rank (0 for a dead layer), where it comes from, and whether the largest `k` may be lower than it."""
+    """A rank (0 for a dead layer), its source, and whether the largest `k` may be lower than the rank."""
 
     rank: int
     source: RankSource
@@ -32,7 +32,7 @@ class Evidence(NamedTuple):
 def find_evidence(audit: Audit, name: str, rationale: Rationale, own: int | None) -> Evidence | None:
     """Return the evidence for the rank of the layer `name`; None if the audit has none.
 
-    The rank is at least the layer's spread and at most `own`, the rank of the module's adapter (None: not told).
+    The rank is at least the layer's spread and at most `own`, the rank of the module's adapter (None: unknown).
     """
     most = own or MAX_RANK
     found = _first(audit, name, rationale, most)
@@ -63,7 +63,7 @@ def _first(audit: Audit, name: str, rationale: Rationale, most: int) -> Evidence
 
 
 def _largest(values: list[float | None]) -> int | None:
-    """The largest rank among them; most lists hold nothing else."""
+    """Return the largest rank among `values`; None if there is none. Fast where all values are ranks."""
     largest = None if None in values else whole(max(values))  # type: ignore[type-var]
     if largest is None:
         largest = max([k for value in values if (k := whole(value)) is not None], default=None)
@@ -71,9 +71,9 @@ def _largest(values: list[float | None]) -> int | None:
 
 
 def _has_all_policies(row: list[int], rationale: Rationale) -> bool:
-    """Whether a row has the policies that the analysis compared: then its ranks differ by the spread.
+    """Return whether a row has all policies that the analysis compared: then its ranks differ by the spread.
 
-    The rows of Bench's own audits have the energy policy alone.
+    The rows of Bench's own audits have the energy policy only.
     """
     if rationale.spread is None:
         return True
@@ -81,7 +81,7 @@ def _has_all_policies(row: list[int], rationale: Rationale) -> bool:
 
 
 def _derived(audit: Audit, name: str, rationale: Rationale, most: int) -> Evidence | None:
-    """The largest `k`, from Gradience's own formulas (field-notes, section 2).
+    """Return the largest `k`, derived from Gradience's own formulas (field-notes, section 2).
 
         spread_threshold = max(base, factor * largest k)
         priority_score   = spread / spread_threshold * uniform_mult
@@ -92,7 +92,7 @@ def _derived(audit: Audit, name: str, rationale: Rationale, most: int) -> Eviden
     base, factor = audit.spread_constants
     threshold = rationale.spread_threshold or _threshold(rationale)
     if threshold is None or factor <= 0 or base < 0 or threshold < base * (1 - _ROUNDED):
-        return None  # nothing told, or not what Gradience computes
+        return None  # no threshold, or one that Gradience would not compute
     k = whole(round(min(threshold / factor, 2.0 * MAX_RANK)))
     if k is None:
         return None
@@ -109,7 +109,7 @@ def _derived(audit: Audit, name: str, rationale: Rationale, most: int) -> Eviden
 
 
 def _threshold(rationale: Rationale) -> float | None:
-    """The threshold that the priority score was computed with; None where the score tells nothing of it."""
+    """Return the threshold that the priority score was computed with; None where the score doesn't reveal it."""
     spread, mult, score = rationale.spread, rationale.uniform_mult, rationale.priority_score
     if not spread or not mult or not score or spread < 0 or mult < 0 or score < 0:
         return None

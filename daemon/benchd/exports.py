@@ -1,7 +1,7 @@
-"""The answer in the forms that trainers take: PEFT, Axolotl, Bench. Pure.
+"""Turn the answer into the forms that trainers take: PEFT, Axolotl, Bench. Pure.
 
-A training at the answer's ranks gives each selected layer its own rank, every other module the uniform rank or its
-own if that is smaller, and all modules the scaling that they have.
+A training at the answer's ranks gives each selected layer the rank of the selection. Every other module gets the
+uniform rank, or the rank that it has if that is smaller. Every module keeps its scaling.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchd.settings import BenchSettings
 
 __all__ = ["Change", "Training", "axolotl", "bench_audit", "bench_audit_notes", "lora_config", "plan_training"]
 
-#: The names that Axolotl has for PEFT's fields.
+#: PEFT's field -> Axolotl's key.
 _AXOLOTL: Final = {
     "r": "lora_r",
     "lora_alpha": "lora_alpha",
@@ -41,7 +41,7 @@ _AXOLOTL: Final = {
     "trainable_token_indices": "peft_trainable_token_indices",
 }
 
-#: What is said without the file of the adapter.
+#: The note for an audit without the adapter's own file.
 _UNKNOWN: Final = (
     f"without the adapter's {ADAPTER_CONFIG} (--adapter DIR) each alpha assumes a scaling of alpha / rank, and the "
     "output lacks what the adapter may have of task_type, use_rslora, use_dora, bias, modules_to_save, "
@@ -50,7 +50,7 @@ _UNKNOWN: Final = (
 
 
 class Change(NamedTuple):
-    """What becomes of the adapter's size: sums before and after; None for what is not told."""
+    """How the adapter's size changes: sums before and after, None where unknown; how many modules shrink and grow."""
 
     ranks: tuple[int, int]
     parameters: tuple[int, int] | None
@@ -58,7 +58,7 @@ class Change(NamedTuple):
     grow: int
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         text = f"ranks {self.ranks[0]:,} → {self.ranks[1]:,}"
         if self.parameters is not None:
             text += f", parameters {self.parameters[0]:,} → {self.parameters[1]:,}"
@@ -84,7 +84,7 @@ def lora_config(audit: Audit, selection: Selection, settings: BenchSettings | No
     """Return what `peft.LoraConfig(**…)` takes to train the adapter anew at the ranks of this answer.
 
     `lora_alpha` is left out where the audit doesn't tell any scaling, `target_modules` where it names no module. With
-    the file of the adapter (`read_audit(…, adapter=…)`) it also has what that says of the training.
+    the adapter's own file (`read_audit(…, adapter=…)`) the result also has the fields of `AdapterConfig.carried`.
     """
     return plan_training(audit, selection, settings or BenchSettings()).arguments
 
@@ -237,10 +237,10 @@ def _arguments(
 def _usual_alpha(
     audit: Audit, ranks: Mapping[str, int], alphas: Mapping[str, float], default: int, *, use_rslora: bool
 ) -> float | None:
-    """The alpha of most modules without a rank of their own, else of most at all."""
+    """Return the most frequent alpha of the modules with the default rank; if none has it, of all modules."""
     adapter = audit.adapter
     if adapter is not None and adapter.target_parameters and adapter.rank:
-        # Fused experts have no alpha of their own.
+        # Fused experts can't have another alpha.
         expert = Module(adapter.rank, adapter.scaling(adapter.alpha, adapter.rank))
         return expert.alpha_at(default, use_rslora=use_rslora)
     usual = [alpha for name, alpha in alphas.items() if ranks[name] == default] or list(alphas.values())
@@ -325,9 +325,9 @@ def _modules(count: int, verb: str) -> str:
 
 
 def axolotl(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the arguments of `peft.LoraConfig` in Axolotl's names, and notes about what has no name there.
+    """Return the arguments of `peft.LoraConfig` with Axolotl's keys, and notes about those that have no key there.
 
-    Raises ValueError for an alpha that is no whole number, which Axolotl refuses.
+    Raises ValueError for an alpha that is not a whole number: Axolotl refuses it.
     """
     alphas = {"lora_alpha": arguments.get("lora_alpha"), **arguments["alpha_pattern"]}
     broken = [f"{name}: {alpha:g}" for name, alpha in alphas.items() if isinstance(alpha, float)]
@@ -390,7 +390,7 @@ def bench_audit_notes(audit: Audit, training: Training, settings: BenchSettings)
     mean = sum(lowered) / len(lowered)
     if min(allowed, key=lambda rank: abs(rank - mean)) >= probe:
         notes.append(
-            f"Bench leaves its per-layer variant out: the mean rank {mean:.3g} is nearest to lora.probe_r ({probe}); "
+            f"Bench drops its per-layer variant: the mean rank {mean:.3g} is nearest to lora.probe_r ({probe}); "
             f"set probe_r = {2 * probe} in [bench.base.lora]"
         )
     return notes

@@ -37,7 +37,7 @@ _MEMORY_BESIDES: Final = 32 * 2**20
 _SECONDS: Final = 10
 _BYTES_A_SECOND: Final = 16 * 2**20
 
-#: CPU time for the patterns in an `adapter_config.json`: honest ones take milliseconds.
+#: Maximum CPU seconds for matching the patterns in an `adapter_config.json`; usual patterns take milliseconds.
 _MATCHING_SECONDS: Final = 2.0
 
 #: On a machine that is busy with something else it may take longer; then it is tried again later.
@@ -172,13 +172,13 @@ def _decide(content: bytes, digest: str, request: _Request) -> Decision:
 
 
 class _TooLong(Exception):
-    """The time is up."""
+    """Matching has used up its CPU time."""
 
 
 def matchable(audit: Audit) -> AdapterConfig | None:
-    """Return the file of the adapter beside `audit`, with a problem if its patterns take long to match.
+    """Return the adapter's own file beside `audit`, with a `problem` if its patterns take too long to match.
 
-    For the main thread of a process: it is interrupted by a signal.
+    Call it in the main thread of a process: a signal interrupts the matching.
     """
     adapter = audit.beside
     if adapter is None or adapter.problem is not None or not adapter.is_costly():
@@ -189,8 +189,8 @@ def matchable(audit: Audit) -> AdapterConfig | None:
 
     before = signal.signal(signal.SIGVTALRM, stop)
     try:
-        signal.setitimer(signal.ITIMER_VIRTUAL, _MATCHING_SECONDS)  # of CPU time, however busy the machine is
-        audit.adapter_problem  # noqa: B018 - it takes its time here, and is asked again
+        signal.setitimer(signal.ITIMER_VIRTUAL, _MATCHING_SECONDS)  # CPU time: a busy machine makes no difference
+        audit.adapter_problem  # noqa: B018 - matches the patterns, under the timer
     except (_TooLong, MemoryError):
         return msgspec.structs.replace(adapter, problem="its patterns take too long to match")
     else:

@@ -1,10 +1,11 @@
-r"""PEFT's own matching: which key of a `rank_pattern` or an `alpha_pattern` a module takes its value from. Pure.
+r"""Match modules with the keys of a `rank_pattern` or an `alpha_pattern` as PEFT does. Pure.
 
 PEFT 0.15 and later take the first key, in the order of the file, with `re.match(rf"(.*\.)?({key})$", name)`; `name` is
-the module's name in the base model. Without a match the default (`r`, `lora_alpha`) holds.
+the module's name in the base model. Without a match the default (`r`, `lora_alpha`) applies.
 
-The file may come from anybody, and a regular expression can take years. So keys that are names, and those that benchd
-writes, are matched without one. `Matcher.is_costly` says whether others are left, for `re`.
+The file may come from anybody, and a regular expression can take years to match. So `Matcher` looks up keys that are
+names, and the keys that benchd writes, in dictionaries. It leaves other keys to `re`. `Matcher.is_costly` says whether
+matching may take long.
 """
 
 from __future__ import annotations
@@ -16,29 +17,29 @@ from typing import Final, NamedTuple
 
 __all__ = ["BadKey", "Matcher", "endings", "plain_ending"]
 
-#: What benchd writes for a name that would match more than its own module; see `benchd.patterns`.
+#: benchd puts this before a name that would match more than its own module; see `benchd.patterns`.
 _EXACT: Final = "$|^"
 
-#: In a key, one of these without a backslash makes more of it than a name.
+#: A key with one of these characters, without a backslash, is more than a name.
 _SPECIAL: Final = frozenset("\\^$*+?{}[]|()")
 
-#: Names of one length have their dots in a few different places; each is compared by itself.
+#: Maximum sets of dot positions among keys of one length, because each set is compared separately; more are costly.
 _MOST_SHAPES: Final = 50
 
 
 class BadKey(ValueError):
-    """A key that is no regular expression: no adapter was made with it."""
+    """A key that is not a valid regular expression. PEFT can't have made an adapter with it."""
 
 
 class _Name(NamedTuple):
-    """A key that matches the end of a name, whole or behind a dot; any character matches at the places `dots`."""
+    """A key that matches a whole name, or the end of a name after a dot. Any character matches at `dots`."""
 
     text: str
     dots: tuple[int, ...]
 
     @property
     def without_dots(self) -> str:
-        """The text with the same character at each of `dots`."""
+        """Return the text with the same character at each of `dots`."""
         return _blanked(self.text, self.dots)
 
 
@@ -59,13 +60,13 @@ def plain_ending(key: str, end: str) -> bool:
 
 
 class Matcher:
-    """The keys of one pattern with their values, to be asked for names."""
+    """Finds the values of module names in one pattern."""
 
     def __init__(self, pattern: Mapping[str, float]) -> None:
         self._values = list(pattern.values())
-        # Each leads to the place of the first such key.
+        # Values of `_exact` and `_names` are the position of the first such key; `_others` has keys by position.
         self._exact: dict[str, int] = {}
-        self._names: dict[int, dict[tuple[int, ...], dict[str, int]]] = {}  # by length, then by the dots' places
+        self._names: dict[int, dict[tuple[int, ...], dict[str, int]]] = {}  # by length, then by dot positions
         self._others: dict[int, str] = {}
         for place, key in enumerate(pattern):
             self._add(place, key)
@@ -83,7 +84,7 @@ class Matcher:
 
     @property
     def is_costly(self) -> bool:
-        """Whether matching may take much more time or memory than the size of the pattern explains."""
+        """Return whether matching may take much more time or memory than the size of the pattern explains."""
         return bool(self._others) or any(len(shapes) > _MOST_SHAPES for shapes in self._names.values())
 
     def values(self, names: Iterable[str]) -> dict[str, float]:
@@ -103,7 +104,7 @@ class Matcher:
         return found
 
     def _places(self, name: str) -> Iterator[int]:
-        """The first place of each kind of key, of those that are names, that matches `name`."""
+        """Yield the positions of keys that match `name` without `re`: the first of each kind."""
         if name in self._exact:
             yield self._exact[name]
         for end in endings(name) if self._names else ():
@@ -114,7 +115,7 @@ class Matcher:
 
 
 def _as_name(key: str) -> _Name | None:
-    """The key as text, if nothing but dots and escaped characters in it make it more than that; else None."""
+    """Return the key as a name; None if it holds more than text, dots and escaped characters."""
     if not _SPECIAL.intersection(key):
         return _Name(key, tuple([index for index, character in enumerate(key) if character == "."]))
     text: list[str] = []
@@ -124,7 +125,7 @@ def _as_name(key: str) -> _Name | None:
         if character == "\\":
             escaped = next(characters, "")
             if not escaped.isascii() or escaped.isalnum() or not escaped:
-                return None  # a class of characters, a reference, or a key that ends too early
+                return None  # a character class, a back-reference, or nothing after the backslash
             text.append(escaped)
             continue
         if character in _SPECIAL:
@@ -146,7 +147,7 @@ def _blanked(text: str, places: tuple[int, ...]) -> str:
 
 def _compiled(key: str) -> re.Pattern[str]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about brackets whose meaning may change one day
+        warnings.simplefilter("ignore")  # FutureWarning: some brackets may change their meaning
         try:
             return re.compile(rf"(.*\.)?({key})$")
         except (re.error, OverflowError, RecursionError) as error:

@@ -15,7 +15,7 @@ __all__ = ["BASE_LAYER", "MAX_NAME", "PEFT_PREFIX", "WRAPPER_PARTS", "Modules", 
 #: PEFT warns of a `rank_pattern` key with this prefix and ignores it; versions before 0.15 say nothing.
 PEFT_PREFIX: Final = "base_model.model."
 
-#: What wrappers put into a name, at any place. No model has such a name for a module of its own.
+#: Parts that wrappers put into a name, at any place. No model gives such a name to one of its own modules.
 WRAPPER_PARTS: Final = frozenset(
     {
         "_orig_mod",  # torch.compile
@@ -26,7 +26,7 @@ WRAPPER_PARTS: Final = frozenset(
     }
 )
 
-#: What holds a whole PEFT model, and so stands before PEFT's prefix. Behind it these are modules like others.
+#: Attributes that hold a whole PEFT model: they come before PEFT's prefix. After it they are ordinary names.
 _HOLDERS: Final = frozenset(
     {
         "module",  # DistributedDataParallel, DataParallel, DeepSpeed, averaged models
@@ -50,15 +50,15 @@ _PREFIX_PARTS: Final = PEFT_PREFIX.rstrip(".").split(".")
 
 
 class Modules(NamedTuple):
-    """Module names in the order of the audit's, and the wrapper parts that were taken off, sorted."""
+    """Module names in the audit's order, and the wrapper parts that were removed, sorted."""
 
     names: list[str]
     wrappers: tuple[str, ...] = ()
 
 
 def usable(names: list[str]) -> list[str]:
-    """Return those that can be the name of a module: printable, 1 to `MAX_NAME` characters."""
-    # Nearly always all are, and one check of all together is fast.
+    """Return the names that a module can have: printable, 1 to `MAX_NAME` characters."""
+    # Nearly always all names are usable, and one check of all together is fast.
     if "".join(names).isprintable() and "" not in names and len(max(names, key=len, default="")) <= MAX_NAME:
         return names
     return [name for name in names if 0 < len(name) <= MAX_NAME and name.isprintable()]
@@ -75,7 +75,7 @@ def modules_of(names: Sequence[str]) -> Modules:
 
 
 def unaddressable(modules: Iterable[str]) -> frozenset[str]:
-    """Return those modules that no key of PEFT's patterns reaches, as far as names tell.
+    """Return the modules that no key of PEFT's patterns can match, as far as their names show.
 
     A name with a `base_layer` part is a layer below another adapter layer. If the name above it is there too, both are
     layers over the parameters of one module (`target_parameters`), and PEFT takes no patterns for these. So is a module
@@ -92,8 +92,8 @@ def unaddressable(modules: Iterable[str]) -> frozenset[str]:
 
 
 def _may_be_wrapped(text: str) -> bool:
-    """Whether any line of `text` may hold a wrapper part, a holder, or a second prefix."""
-    # Nearly no model has any of these, and four searches are faster than a look at each name.
+    """Return whether any line of `text` may hold a wrapper part, a holder, or a second prefix."""
+    # Almost no model has any of these, and a few searches in one text are faster than a check of each name.
     return (
         "_module" in text
         or "_orig_mod" in text

@@ -347,7 +347,7 @@ def _explain(text: str, start: int, error: json.JSONDecodeError, before: int) ->
     return refusal("not_json", is_audit=shows, place=_place(text, error.pos, before), problem=error.msg, near=near)
 
 
-#: What Gradience's and Bench's audits hold, and hardly anything else.
+#: Texts in audits of Gradience and Bench that hardly any other file has.
 _SIGNS: Final = (
     "policy_disagreement_analysis",
     "flagging_rationale",
@@ -361,7 +361,7 @@ _SIGNS: Final = (
 
 
 def _shows_audit(text: str) -> bool:
-    """Whether a broken file shows that it was to be an audit, be it by the beginning of its first key."""
+    """Return whether a broken file was meant to be an audit. It may end within the first key of an audit."""
     if any(sign in text for sign in _SIGNS):
         return True
     beginning = "".join(text.strip(_BLANK).split())

@@ -8,7 +8,7 @@ __all__ = ["CODES", "MAYBE_UNFINISHED", "AuditError", "NotAnAudit", "refusal"]
 
 _AGAIN: Final = "run `gradience audit --json > FILE` again; benchd answers the file as soon as it is whole"
 
-#: For a file that shows no sign of an audit.
+#: Hints for a file that shows no sign of an audit.
 _OTHER: Final = "nothing in it looks like an audit: name it in `ignore`, or keep it out of the folder"
 _OTHERWISE: Final = {
     "truncated": "the writer stopped or the disk was full, and " + _OTHER,
@@ -107,7 +107,7 @@ class NotAnAudit(AuditError):
 def refusal(code: str, *, is_audit: bool = True, **parts: object) -> AuditError:
     """Return the `AuditError` of `code` with its texts filled in.
 
-    Unless `is_audit` the hint is for a file that shows no sign of being one.
+    With `is_audit=False` the hint is for a file that shows no sign of an audit.
     """
     message, hint = _TEXTS[code]
     if not is_audit:

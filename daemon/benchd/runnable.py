@@ -62,7 +62,7 @@ def runnable(
     ranks: Collection[int],
     settings: BenchSettings,
 ) -> Runnable:
-    """Return Bench's tables for this answer, in which `ranks` are named, by a base that is not empty."""
+    """Return Bench's tables for this answer, whose strategies have `ranks`. The base must not be empty."""
     told = _told(audit, selection, ranks, settings)
     tables = merged(told, settings.base)
     is_focused = bool(focused(audit, selection, settings))
@@ -115,7 +115,7 @@ def _contradictions(base: Base, told: Base) -> Iterator[str]:
     lacks = set(told.get("compression", {}).get("allowed_ranks", ())) - set(allowed or ()) if allowed else ()
     if lacks:
         named = ", ".join(map(str, sorted(lacks)))
-        yield f"compression.allowed_ranks of bench.base lacks {named}; Bench rounds ranks down to those that it has"
+        yield f"compression.allowed_ranks of bench.base lacks {named}; Bench rounds down to ranks in the list"
 
 
 def _left_out(selection: Selection, tables: Base) -> Iterator[str]:

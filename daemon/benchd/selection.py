@@ -47,8 +47,8 @@ class Rung(Struct, frozen=True, gc=False):
 class SelectedLayer(Struct, frozen=True, gc=False):
     """One selected layer; the field order is the config's. Numbers are finite or None.
 
-    `rank` is None for layers that are not validated per layer or that no rank pattern reaches, and where the audit has
-    no evidence. With `rank_is_upper_bound` all policies may ask for less.
+    `rank` is None for a layer that is not validated per layer, that no rank pattern can match, or that the audit has no
+    evidence for. With `rank_is_upper_bound` all policies may ask for less.
     """
 
     layer_name: str
@@ -203,7 +203,7 @@ class _Climb:
         return "SKIP"
 
     def _rank(self, layer: Layer, rationale: Rationale) -> tuple[Evidence | None, int | float | None]:
-        """The evidence for a layer's rank, and the alpha that goes with it; neither for a module out of reach."""
+        """Return the evidence for a layer's rank, and the alpha for that rank; neither for a module out of reach."""
         if layer.module in self.audit.out_of_reach:
             return None, None
         module = self.audit.module(layer.name)

@@ -304,7 +304,7 @@ class Service:
 
 
 def _same(one: FolderSettings, other: FolderSettings) -> bool:
-    """Whether both give the same answers. For Python two bases are equal also where the order of their keys differs."""
+    """Return whether both give the same answers. The order of a base's keys counts, and `==` ignores it."""
     return one == other and base_digest(one.bench.base) == base_digest(other.bench.base)
 
 

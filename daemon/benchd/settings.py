@@ -277,10 +277,10 @@ _TABLES_IN: dict[str, tuple[str, ...]] = {"watching": (), "selection": (), "benc
 
 
 class _Bench(NamedTuple):
-    """The `[bench]` settings that are in force somewhere, and what their base is made of.
+    """The `[bench]` settings, general or of one folder, and the two parts of their base.
 
-    `file` is the base file's content, `tables` are the keys of `[bench.base]`, None where there is a mistake in it.
-    With a mistake in either the base is not `usable`, and what it lacks is not known.
+    `file` has the keys of the base file, `tables` those of `[bench.base]`. Each is None if it has a mistake. Then the
+    base is not `usable`: nobody knows which keys it lacks.
     """
 
     settings: BenchSettings
@@ -293,7 +293,7 @@ class _Bench(NamedTuple):
 
 
 class _Reader:
-    """Walks one parsed document and collects every mistake it meets. `folder` is the place of relative paths."""
+    """Walks one parsed document and collects every mistake it meets. Relative paths are relative to `folder`."""
 
     def __init__(self, source: str, folder: str, read_file: ReadFile) -> None:
         self.source = source
@@ -349,7 +349,7 @@ class _Reader:
             path = self.absolute(values["base_file"]) if values["base_file"] else ""
             file = self._base_file(path, f"{where}.base_file") if path else {}
         elif isinstance(section, dict) and "base_file" in section:
-            file = None  # it is no path, which is a mistake already
+            file = None  # not a path: that mistake is recorded already
         base = None if tables is None or file is None else merged(file, tables)
         if tables is not None and base is not None and "base_file" in values:
             in_tables = {key for key, _ in leaves(tables)}
@@ -360,7 +360,7 @@ class _Reader:
         return _Bench(settings, file, tables)
 
     def _own_base(self, section: object, where: str) -> Base | None:
-        """Return the tables of `[bench.base]` in `section`; None where they have mistakes."""
+        """Return the tables of `[bench.base]` in `section`; None if they have mistakes."""
         if not isinstance(section, dict) or "base" not in section:
             return {}
         tables = self.table(section["base"], where)
@@ -374,7 +374,7 @@ class _Reader:
         return merged({}, tables)
 
     def _base_file(self, path: str, where: str) -> Base | None:
-        """Return the tables in the YAML file `path`; None where it can't be used, which is told once for each file."""
+        """Return the base in the YAML file `path`; None if it can't be used. Reports the mistakes of each file once."""
         from benchd.base_file import BaseFileError, parse_base_file  # noqa: PLC0415 - most settings name no file
 
         if path not in self._base_files:
@@ -395,7 +395,7 @@ class _Reader:
 
 
 def lacking(bench: BenchSettings, where: str = "bench") -> list[str]:
-    """Return a line for each key that the base lacks: it is known now, not after hours of training."""
+    """Return a line for each key that the base lacks: reported now, not after hours of training."""
     lines = []
     also = f", also in {bench.base_file}" if bench.base_file else ""
     for key in missing(bench.base, adapter_config=bench.adapter_config):
@@ -416,7 +416,7 @@ def parse_settings(
     """Read `config.toml`.
 
     `source` names the file in messages; relative paths in it are relative to `base` (the file's own
-    folder). `read_file` reads the files of `base_file`, each of them once. Raises `SettingsError` with every mistake
+    folder). `read_file` reads the files that `base_file` names, each once. Raises `SettingsError` with every mistake
     in the file, and in those files.
     """
     import tomli  # noqa: PLC0415 - nobody waits for it whom the defaults suit

@@ -421,7 +421,7 @@ class Trail:
     ) -> None:
         """`audit.selected`: which rung fired and why, before the config becomes visible.
 
-        At warning level if the audit is of nothing.
+        The level is warning if the audit has no layers.
         """
         selection = decision.selection
         layers = [

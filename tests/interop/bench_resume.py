@@ -1,7 +1,7 @@
-"""Resumes a real Bench run from a probe audit, offline. Run as a program, this file is the command `gradience-bench`.
+"""Resume a real Bench run from a probe audit, offline. Run as a program, this file is the command `gradience-bench`.
 
 Bench 0.11.0 reads ranks for single modules from one place: the audit of its probe. With `--resume` it takes an
-audit that is there already, if `stage_state.json` names the audit stage as completed.
+existing audit, if `stage_state.json` names the audit stage as completed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def resume(bench_audit: dict[str, Any], config: dict[str, Any] | Path, folder: P
     arguments = ["--config", str(path), "--output", str(run), "--resume", "--verbose"]
     done = subprocess.run(
         [sys.executable, __file__, *arguments],
-        cwd=folder,  # Bench makes folders where it is started, and in the home folder
+        cwd=folder,  # Bench makes folders in the working directory and in the home folder
         env={**os.environ, "HOME": str(folder)},
         capture_output=True,
         text=True,
@@ -85,7 +85,7 @@ def adapter_ranks(adapter: Path) -> dict[str, int]:
 def write_command(folder: Path) -> Path:
     """Write a program `gradience-bench` into `folder`, for commands that a shell runs. Return its path.
 
-    It exits with 0 also where Bench finds that the probe's accuracy is low.
+    Its exit code is 0 even if Bench finds that the probe's accuracy is low.
     """
     command = folder / "gradience-bench"
     command.write_text(f'#!/bin/sh\n"{sys.executable}" "{__file__}" "$@" || [ $? -eq 2 ]\n', encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Adapters of every kind that PEFT saves as LoRA, and a few that are not, over models that are made in a moment."""
+"""Adapters of every kind that PEFT saves as LoRA, and a few other kinds, over tiny models."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def gpt2() -> nn.Module:
 
 
 class _Experts(nn.Module):
-    """Experts whose weights are one parameter for all of them."""
+    """Experts that share one parameter for their weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class _Block(nn.Module):
 
 
 class Alike(nn.Module):
-    """A model in which one module's name is what another's ends in."""
+    """A model in which one module's name is the end of another's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Alike(nn.Module):
 
 
 class Kind(NamedTuple):
-    """A model, and what its adapter's LoraConfig says besides r = 8 and lora_alpha = 16."""
+    """A model, and the arguments of its adapter's LoraConfig besides r = 8 and lora_alpha = 16."""
 
     model: Callable[[], nn.Module]
     config: dict[str, Any]
@@ -146,7 +146,7 @@ OTHERS = tuple(_OTHERS)
 
 
 def save(kind: Kind, folder: Path) -> nn.Module:
-    """Make an adapter of that kind with weights as if it was trained, save it, and return the model."""
+    """Make an adapter of that kind with weights like a trained one, save it, and return the model."""
     torch.manual_seed(0)
     config = LoraConfig(**{"r": 8, "lora_alpha": 16, **kind.config})
     return _saved(kind.model(), config, folder)
@@ -173,6 +173,6 @@ def _saved(model: nn.Module, config: peft.PeftConfig, folder: Path) -> nn.Module
 
 
 def audit(adapter: Path) -> bytes:
-    """What `gradience audit` makes of a saved adapter."""
+    """Return the output of `gradience audit` for a saved adapter."""
     command = [Path(sys.executable).parent / "gradience", "audit", "--peft-dir", adapter, "--json"]
     return subprocess.run(command, capture_output=True, check=True).stdout

@@ -37,7 +37,7 @@ SAMPLES = [sample for sample in USABLE if sample.file in FILES]
 
 
 def write_adapter_config(sample: Sample, folder: Path, **rest: Any) -> None:
-    """Write the file as `benchd export --adapter-config DIR` does; `rest` is added to it."""
+    """Write the file as `benchd export --adapter-config DIR` does, with the fields of `rest` added."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder.parent / f"{folder.name}.json").write_bytes(sample.content)
     arguments = ["export", str(folder.parent / f"{folder.name}.json"), "--adapter-config", str(folder)]
@@ -69,7 +69,7 @@ def found(model: nn.Module) -> dict[str, Adapted]:
 
 
 def trained_anew(sample: Sample, folder: Path) -> PeftModel:
-    """Return a new adapter by the file in `folder`, as TRL makes it. Warnings are errors."""
+    """Return a new adapter from the file in `folder`, as TRL makes it. Warnings are errors."""
     with _strict():
         assert isinstance(PeftConfig.from_pretrained(folder), LoraConfig)
         return get_peft_model(model_of(sample), LoraConfig.from_pretrained(folder))
@@ -82,7 +82,7 @@ def resumed(sample: Sample, folder: Path) -> PeftModel:
 
 
 class _strict(warnings.catch_warnings):  # noqa: N801 (used like a function)
-    """Make warnings errors, but for one: GPT-2 stores its weights transposed, and PEFT sees it."""
+    """Make warnings errors, except for one: PEFT warns that GPT-2 stores its weights transposed."""
 
     def __enter__(self) -> None:
         super().__enter__()

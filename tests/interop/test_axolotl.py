@@ -1,4 +1,4 @@
-"""Axolotl: its own schema accepts the answer, and its own code makes the same adapter of it as PEFT."""
+"""Axolotl: its own schema accepts the answer, and its own code makes the same adapter from it as PEFT."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from corpus import SMALLER, Sample
 from families import adapted, build
 
 AXOLOTL = Path(sys.prefix, "axolotl")
-#: What Axolotl wants of a whole config. A user has this already; the export holds the adapter's keys alone.
+#: Keys that Axolotl needs in a whole config. A user has them already; the export has the adapter's keys only.
 REST = """
 base_model: tiny
 datasets:
@@ -57,7 +57,7 @@ def axolotl_text(sample: Sample, folder: Path) -> str:
 def schema() -> type[Any]:
     """Return Axolotl's model of a whole config."""
     assert AXOLOTL.is_dir(), f"{AXOLOTL} is missing; `make test-interop` puts it there"
-    # At the end: its copies of packages must not replace those that the other tests use.
+    # Appended: its copies of packages must not replace those that the other tests use.
     sys.path.append(str(AXOLOTL))
     from axolotl.utils.schemas.config import AxolotlInputConfig
 
@@ -66,7 +66,7 @@ def schema() -> type[Any]:
 
 @pytest.fixture(scope="module")
 def peft_config(schema: type[Any]) -> Callable[[Any, Any], peft.LoraConfig]:
-    """Return Axolotl's function that makes PEFT's config of a model and a validated config.
+    """Return Axolotl's function that makes PEFT's config from a model and a validated config.
 
     Its module needs a GPU library to import, so the function is taken out of the file.
     """
@@ -107,7 +107,7 @@ def test_real_audits(
     arguments = lora_config(audit, select(audit))
     text = axolotl_text(sample, tmp_path)
     config = validated(schema, text)
-    assert set(yaml.safe_load(text)) <= set(schema.model_fields)  # Axolotl drops unknown keys without a word
+    assert set(yaml.safe_load(text)) <= set(schema.model_fields)  # Axolotl silently drops unknown keys
     for key, value in yaml.safe_load(text).items():
         assert getattr(config, key) == value
     names = set(audit.names)
@@ -134,7 +134,7 @@ def test_refused(key: str, value: Any, schema: type[Any]) -> None:
 
 
 def test_alpha_refused(schema: type[Any]) -> None:
-    """Axolotl refuses an alpha for all modules that is not an integer, and takes 16.0 for 16."""
+    """Axolotl refuses a `lora_alpha` that is not an integer, and reads 16.0 as 16."""
     with pytest.raises(ValueError, match="lora_alpha"):
         validated(schema, LORA, lora_alpha=12.5)
     assert validated(schema, LORA, lora_alpha=16.0).lora_alpha == 16

@@ -26,7 +26,7 @@ def audit() -> Audit:
 
 @pytest.fixture(scope="module")
 def selection(audit: Audit) -> Selection:
-    """Return what benchd selects from it."""
+    """Return the selection for this audit."""
     return select(audit)
 
 
@@ -63,7 +63,7 @@ def test_all_modules(audit: Audit, selection: Selection, base: dict[str, Any], t
     assert trained == ranks
     assert set(ranks.values()) == {UNIFORM, 10}
 
-    # The scaling is Bench's own: it sets every module's alpha to the smallest rank, and reads no alpha of ours.
+    # Bench sets every module's alpha to the smallest rank, and ignores benchd's alphas.
     adapter = json.loads((tmp_path / "run" / "per_layer" / "adapter_config.json").read_text(encoding="utf-8"))
     assert (adapter["r"], adapter["lora_alpha"], adapter["alpha_pattern"]) == (UNIFORM, UNIFORM, {})
     verdicts = json.loads((tmp_path / "run" / "verdicts.json").read_text(encoding="utf-8"))["verdicts"]
@@ -72,7 +72,7 @@ def test_all_modules(audit: Audit, selection: Selection, base: dict[str, Any], t
 
 @pytest.mark.timeout(300)
 def test_focus(audit: Audit, selection: Selection, base: dict[str, Any], tmp_path: Path) -> None:
-    """With `bench.focus` Bench trains the selected modules alone, at their ranks."""
+    """With `bench.focus` Bench trains the selected modules only, at their ranks."""
     ranks = {layer.module: layer.rank for layer in selection.layers if layer.rank}
     config = config_of(audit, selection, base, focus=True)
     assert resume(exported(audit, selection, focus=True), config, tmp_path) == ranks
@@ -94,21 +94,21 @@ def test_exact_keys(audit: Audit, selection: Selection, base: dict[str, Any], tm
 
 @pytest.mark.timeout(300)
 def test_average_near_the_probe(audit: Audit, selection: Selection, base: dict[str, Any], tmp_path: Path) -> None:
-    """Bench trains no per_layer variant, and says nothing, if the average rank rounds to the probe's rank.
+    """Bench silently trains no per_layer variant if the average rank rounds to the probe's rank.
 
-    Bench rounds the average to the nearest of `compression.allowed_ranks`. One more rank there changes the outcome.
+    Bench rounds the average to the nearest of `compression.allowed_ranks`. One more allowed rank changes the result.
     """
     for allowed, is_trained in (([8, 10, 16], False), ([8, 10, 15, 16], True)):
         tables = {**base, "compression": {"allowed_ranks": allowed}}
         settings = BenchSettings(uniform_rank=16, base=tables)
         training = plan_training(audit, selection, settings)
         notes = bench_audit_notes(audit, training, settings)
-        assert any("leaves its per-layer variant out" in note for note in notes) is not is_trained
+        assert any("drops its per-layer variant" in note for note in notes) is not is_trained
         config = json.loads(bench_config(audit, selection, settings))
         folder = tmp_path / str(len(allowed))
         assert resume(bench_audit(audit, training), config, folder) == (training.ranks if is_trained else {})
 
 
 def given(rank_pattern: dict[str, int]) -> dict[str, Any]:
-    """Return a probe audit with another pattern than an answer has."""
+    """Return a probe audit with a pattern that no answer has."""
     return {"per_layer_suggestions": {"rank_pattern": rank_pattern}}

@@ -1,4 +1,4 @@
-"""Every kind of adapter: its export makes the same adapter again, but for the ranks, and all scalings are kept."""
+"""Every kind of adapter: its export makes the same adapter again, except for the ranks, and keeps all scalings."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def adapted(case: Case, arguments: dict[str, Any]) -> nn.Module:
-    """A fresh model with an adapter by these arguments. PEFT's warnings are errors."""
+    """Return a new model with an adapter made with these arguments. PEFT's warnings are errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return get_peft_model(case.kind.model(), LoraConfig(**arguments))
 
 
 def scalings(model: nn.Module) -> dict[str, float]:
-    """What PEFT scales each module by."""
+    """Return the factor by which PEFT scales each module."""
     return {
         name: module.scaling["default"]
         for name, module in model.named_modules()
@@ -55,7 +55,7 @@ def scalings(model: nn.Module) -> dict[str, float]:
 
 
 def ranks(model: nn.Module) -> dict[str, int]:
-    """The rank that PEFT gave each module, by the module's name."""
+    """Return the rank that PEFT gave each module, by the module's name."""
     return {
         name.removeprefix("base_model.model."): module.r["default"]
         for name, module in model.named_modules()
@@ -64,12 +64,12 @@ def ranks(model: nn.Module) -> dict[str, int]:
 
 
 def trained(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The parameters that are trained, with their shapes."""
+    """Return the trained parameters with their shapes."""
     return {name: tuple(weights.shape) for name, weights in model.named_parameters() if weights.requires_grad}
 
 
 def without_selected(audit: Audit) -> Selection:
-    """A selection that gives no layer a rank: every module gets the uniform rank or its own."""
+    """Return a selection that gives no layer a rank: every module gets the uniform rank or its own."""
     return msgspec.structs.replace(select(audit), layers=())
 
 
@@ -96,7 +96,7 @@ def test_smaller(case: Case) -> None:
 
 
 def test_selected(case: Case) -> None:
-    """Under the answer as it is, the selected modules have their ranks, and all keep their scaling."""
+    """With the real answer, the selected modules have their ranks, and all modules keep their scaling."""
     training = plan_training(case.audit, select(case.audit), BenchSettings(uniform_rank=3))
     again = adapted(case, training.arguments)
     assert scalings(again) == pytest.approx(scalings(case.model))
@@ -109,7 +109,7 @@ def test_selected(case: Case) -> None:
 
 
 def test_parameters(case: Case) -> None:
-    """The number of parameters is what the header of the adapter's weights tells, and what PEFT then trains."""
+    """The parameter counts are those in the header of the adapter's weights, and those that PEFT then trains."""
     counts = read_parameters(str(case.folder))
     training = plan_training(case.audit, without_selected(case.audit), BenchSettings(uniform_rank=3), parameters=counts)
     assert training.change is not None
@@ -131,7 +131,7 @@ def test_parameters(case: Case) -> None:
 
 
 def test_read_by_peft(case: Case, tmp_path: Path) -> None:
-    """What is printed for PEFT is also a file from which PEFT makes its config."""
+    """The output of `--peft` is also a file from which PEFT makes its config."""
     arguments = lora_config(case.audit, select(case.audit))
     (tmp_path / "adapter_config.json").write_text(json.dumps(arguments), encoding="utf-8")
     with warnings.catch_warnings():
@@ -153,7 +153,7 @@ def test_not_lora(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_exact_keys_survive_the_loop(tmp_path: Path) -> None:
-    """Audit, config, training, audit again: keys that hit one module only keep ranks and scaling, round by round."""
+    """Audit, config, training, next audit: keys that match one module only keep ranks and scaling in each round."""
     kind = kinds.KINDS["alike"]
     before = kinds.save(kind, tmp_path / "0")
     for number in range(2):

@@ -1,4 +1,4 @@
-"""`tests/audits/make`: the script makes what INDEX.md says of each file."""
+"""`tests/audits/make`: the script makes each file as INDEX.md describes it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from design import SAMPLES  # noqa: E402
 from probe import PROBES  # noqa: E402
 from recipes import ADAPTERS  # noqa: E402
 
-#: Files that the script itself made: it must give their numbers again.
+#: Files that the script itself made: it must reproduce their numbers.
 AGAIN = [
     *(sample for sample in INDEX if "_spread__" in sample.file),
     *(sample for sample in INDEX if sample.made.startswith(("probe ", "design "))),
 ]
-#: Older files of every special kind: for these the script gives the same rung and number of layers.
+#: Older files of every special kind: the script reproduces the rung and the number of layers.
 ALIKE = [
     sample
     for sample in INDEX
@@ -53,7 +53,7 @@ ALIKE = [
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder into which the script made every file that these tests ask for."""
+    """Return the folder in which the script made every file that these tests need."""
     out = tmp_path_factory.mktemp("made")
     files = [sample.file for sample in AGAIN + ALIKE]
     done = subprocess.run([sys.executable, MAKE, out, *files], capture_output=True, text=True, check=False)
@@ -62,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Give every value below `value` with its path, except the times at which an audit was made."""
+    """Yield every value below `value` with its path, except the times of the audit."""
     if isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if key not in ("computed_at", "audit_timestamp"):
@@ -72,7 +72,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def document(data: bytes) -> dict[str, Any]:
-    """Return the JSON of an audit, without the lines of text that may stand before it."""
+    """Return the JSON of an audit, without the lines of text before it."""
     found = json.loads(data[data.index(b"{\n") :])
     assert isinstance(found, dict)
     return found
@@ -104,7 +104,7 @@ def test_as_the_index_says(sample: Sample, made: Path) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("sample", AGAIN, ids=lambda sample: sample.file)
 def test_the_same_numbers(sample: Sample, made: Path) -> None:
-    """Files that came from the script come from it again; only the last digits of numbers may differ."""
+    """The script reproduces the files that it made; only the last digits of numbers may differ."""
     again = (made / sample.file).read_bytes()
     if sample.file.startswith("design/"):
         assert again == sample.content

@@ -114,7 +114,7 @@ def test_rslora() -> None:
 
 
 def test_config_at_the_true_scaling() -> None:
-    """The alphas of a config give the scaling that PEFT gave the adapter, be it by a regular expression or rsLoRA."""
+    """The alphas of a config give the scaling that PEFT gave the adapter, also by a regular expression or rsLoRA."""
     folder = CASES / "alpha_regex_beside"
     beside = read_adapter_config((folder / "adapter_config.json").read_bytes())
     audit = read_audit((folder / "alpha_regex.json").read_bytes(), adapter=beside)
@@ -134,7 +134,7 @@ def test_config_at_the_true_scaling() -> None:
 
 @pytest.mark.parametrize("file", ["orig_mod", "fsdp", "doubled_prefix", "base_layer_nested"])
 def test_wrapped_names(file: str) -> None:
-    """The answers to audits with wrapper parts in their names hit the modules of the unwrapped model."""
+    """The answers to audits with wrapper parts in their names match the modules of the unwrapped model."""
     audit = read_audit((CASES / "naming" / f"{file}.json").read_bytes())
     training = plan_training(audit, select(audit), BenchSettings())
     found = adapted(build("llama", audit.names), training.arguments)

@@ -22,13 +22,13 @@ AUDIT = "distilbert_seqcls__default.json"
 
 
 def test_there_are_some() -> None:
-    """Gradience 0.11.0 ships 49 files; all are whole, but for the seed of runs over several seeds."""
+    """Gradience 0.11.0 ships 49 files. All have the needed keys, except for the seed of runs over several seeds."""
     assert len(FILES) == 49
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
 def test_a_shipped_file(file: Path, tmp_path: Path) -> None:
-    """A settings file that only names it has no mistake; Bench's validator accepts the config that comes of it."""
+    """Settings that only name the file are valid, and Bench's validator accepts the resulting config."""
     settings = tmp_path / "config.toml"
     settings.write_text(f"[bench]\nbase_file = {json.dumps(str(file))}\n", encoding="utf-8")
     audit = read_audit(content(AUDIT))

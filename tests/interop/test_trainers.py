@@ -1,4 +1,4 @@
-"""TRL, unsloth and LLaMA-Factory: what they read makes the same adapter as `benchd export --peft`."""
+"""TRL, unsloth and LLaMA-Factory: the files that they read make the same adapter as `benchd export --peft`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_empty_adapter(sample: Sample, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["CAUSAL_LM", None])
 def test_task_type(task: str | None, tmp_path: Path) -> None:
-    """The task type is optional: without it PEFT notes the model's class in the saved adapter, and resumes the same."""
+    """The task type is optional: without it PEFT saves the model's class with the adapter, and resumes the same."""
     [sample] = [sample for sample in SAMPLES if "llama4" in sample.file]
     write_adapter_config(sample, tmp_path / "new", **({"task_type": task} if task else {}))
     new = trained_anew(sample, tmp_path / "new")

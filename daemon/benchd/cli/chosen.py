@@ -22,7 +22,7 @@ __all__ = ["Chosen", "choose"]
 
 
 class Chosen(NamedTuple):
-    """An audit with its answer; `folder` are the settings for its folder, `adapter_folder` is the adapter's."""
+    """An audit with its answer, the settings for its folder, and the path of its adapter's folder."""
 
     audit: Audit
     selection: Selection

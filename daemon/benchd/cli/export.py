@@ -41,7 +41,7 @@ _FORMS: Final = "--peft, --adapter-config DIR, --axolotl, --bench-audit or --ben
     "--adapter",
     metavar="DIR",
     type=click.Path(),
-    help=f"The audited adapter's folder, where its {ADAPTER_CONFIG} is not beside AUDIT.",
+    help=f"The audited adapter's folder, if its {ADAPTER_CONFIG} is not beside AUDIT.",
 )
 @config_option
 def command(

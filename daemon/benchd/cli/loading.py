@@ -48,7 +48,7 @@ def read_settings(path: str) -> Settings:
 
 
 def _read_base_file(path: str) -> bytes:
-    """Return at most one byte more than a base file may have. Never waits for a pipe. Raises OSError."""
+    """Return the file's content, at most one byte more than allowed. Never waits for a pipe. Raises OSError."""
     from benchd.base_file import MAX_BASE_FILE  # noqa: PLC0415 - most settings name no file
 
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:

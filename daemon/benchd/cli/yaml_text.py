@@ -17,7 +17,7 @@ def yaml_text(value: dict[str, Any]) -> str:
     """Return an object of JSON as YAML 1.1 in block style; `yaml.safe_load` of it gives an equal object."""
     import yaml  # noqa: PLC0415 - one option of one command needs it
 
-    class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # the faster one, if it is there
+    class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # the faster one, if present
         pass
 
     Dumper.add_representer(str, _represent)

@@ -2,8 +2,8 @@
 
 usage: python tests/audits/make OUT [FILE ...]
 
-FILE is a name from the index; without one, all but the largest are made. The adapters stay in OUT/adapters, Bench's
-runs in OUT/probes. It needs the packages of `make test-interop`, and downloads nothing.
+FILE is a name from the index. Without one, the script makes all files but the largest. It keeps the adapters in
+OUT/adapters, and Bench's runs in OUT/probes. It needs the packages of `make test-interop`, and downloads nothing.
 """
 
 from __future__ import annotations

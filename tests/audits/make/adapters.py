@@ -1,4 +1,4 @@
-"""PEFT adapters whose singular values are chosen, saved the way PEFT saves them."""
+"""Make PEFT adapters with chosen singular values, saved by PEFT."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-#: Maps a rank to that many singular values in falling order; the first is 1.
+#: Takes a rank and returns as many singular values, in falling order; the first is 1.
 Spectrum = Callable[[int], list[float]]
 
 
@@ -38,7 +38,7 @@ def falling(ratio: float) -> Spectrum:
 LONG_TAIL = tailed(1, 0.31)
 #: All values are equal: every policy suggests almost the whole rank.
 EVEN = tailed(1 << 30, 0.0)
-#: One value counts: every policy suggests rank 1 or 2.
+#: Only one value matters: every policy suggests rank 1 or 2.
 LONE = tailed(1, 0.001)
 
 
@@ -59,7 +59,7 @@ class Adapter:
     loud_spectrum: Spectrum = LONG_TAIL
     quiet: tuple[float, float] = (0.3, 1.2)
     quiet_spectra: Sequence[Spectrum] = (LONG_TAIL, EVEN, LONE, falling(0.7))
-    #: Every value of these modules, by their place: zero or NaN.
+    #: Modules, by position, whose weights all have this value: zero or NaN.
     fill: Mapping[int, float] = field(default_factory=dict)
     #: More arguments of `LoraConfig`.
     options: Mapping[str, Any] = field(default_factory=dict)

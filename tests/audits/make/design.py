@@ -1,4 +1,4 @@
-"""The two samples of the design: its numbers go through Gradience's own analysis."""
+"""Make the two samples of the design: Gradience's own analysis of its numbers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SAMPLES = {"flagged": (FLAGGED, "flagged_only"), "fallback": (FALLBACK, "full")}
 
 
 def write_sample(name: str, file: Path) -> None:
-    """Write one sample. The same bytes each time: the time of the analysis is fixed."""
+    """Write one sample. The bytes are the same each time, because the time of the analysis is fixed."""
     layers, rationale = SAMPLES[name]
     audited = [
         SimpleNamespace(

@@ -36,7 +36,7 @@ PROBES = {
     "distilbert_r16_seed42": Probe(partial(families.distilbert, 6, 32), DISTILBERT, 16, 16, seed=42, steps=40),
     "distilbert_r32_seed7": Probe(partial(families.distilbert, 6, 64), DISTILBERT, 32, 64, seed=7, steps=60),
     "bert_r8_seed123": Probe(partial(families.bert, 4, 16), BERT, 8, 16, seed=123, steps=80),
-    # The learning rate starts at 0: after one step the adapter is as it was, and Bench marks the probe as invalid.
+    # The learning rate starts at 0: one step does not change the adapter, so Bench marks the probe as invalid.
     "bert_r16_untrained": Probe(partial(families.bert, 2, 32), ("query", "value"), 16, 32, seed=0, steps=1),
 }
 

@@ -15,7 +15,7 @@ BERT = ("query", "value", "dense")
 DISTILBERT = ("q_lin", "k_lin", "v_lin", "out_lin")
 UNICODE = [f"layers.{layer}.{name}" for layer in range(4) for name in ("plain", "вход_проj", '出力 "q"')]
 
-#: Spreads and largest suggestions of many sizes, below and above the ones where Gradience's threshold starts to grow.
+#: Many spreads and largest suggestions, below and above the rank from which Gradience's threshold grows.
 VARIED = (
     *(tailed(heads, tail) for heads in (1, 2, 3) for tail in (0.04, 0.08, 0.12, 0.2, 0.31, 0.5)),
     *(falling(ratio) for ratio in (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)),

@@ -1,4 +1,4 @@
-"""Runs what the last column of INDEX.md names, and so makes one audit."""
+"""Make one audit: run the command or the recipe in the last column of INDEX.md."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from recipes import ADAPTERS
 
 
 def make(sample: Sample, out: Path) -> Path:
-    """Make one audit and return its path below `out`; unpacked, also where the index has a packed file."""
+    """Make one audit and return its path below `out`. It is uncompressed, even if the index has a compressed file."""
     file = out / sample.file.removesuffix(".gz")
     file.parent.mkdir(parents=True, exist_ok=True)
     match shlex.split(sample.made):
         case ["gradience", "audit", "--peft-dir", folder, *options]:
             ADAPTERS[Path(folder).name].save(out / folder)
             command = [Path(sys.executable).parent / "gradience", "audit", "--peft-dir", folder, *options]
-            # No check: the output of a command that fails is in the index, too.
+            # No check: the index also has outputs of commands that fail.
             with file.open("wb") as output:
                 subprocess.run(command, cwd=out, stdout=output, stderr=subprocess.DEVNULL, check=False)
         case ["probe", name]:
