@@ -498,7 +498,7 @@ def test_first_row_counts() -> None:
 
 
 MISSING = "the audit has no policy_disagreement_analysis"
-NOTHING = "the audit has no layers: Gradience found 0 LoRA layers that it could audit"
+NOTHING = "an audit of nothing: Gradience found 0 LoRA layers that it could audit"
 
 
 @pytest.mark.parametrize(

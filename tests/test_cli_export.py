@@ -203,7 +203,7 @@ def test_audit_of_nothing(tmp_path: Path) -> None:
         result = export(file, *form)
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr == (
-            f"benchd export: {file}: the audit has no layers: Gradience found 0 LoRA layers that it could audit: "
+            f"benchd export: {file}: an audit of nothing: Gradience found 0 LoRA layers that it could audit: "
             "peft_dir not found: run-7\n"
         )
     assert not (tmp_path / "x").exists()

@@ -149,7 +149,7 @@ def test_issues_are_notes() -> None:
         ),
         (
             "llama2_allnan__default.json",
-            "uniform only: the audit has no layers: Gradience found 0 LoRA layers that it could",
+            "uniform only: an audit of nothing: Gradience found 0 LoRA layers that it could",
         ),
     ],
 )

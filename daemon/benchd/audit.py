@@ -350,7 +350,7 @@ class Audit:
         notes = []
         if self._wrappers:
             parts = ", ".join(sorted(self._wrappers))
-            notes.append(f"wrapper parts are removed from the names, as no unwrapped model has them: {parts}")
+            notes.append(f"wrapper parts are removed from the names, because no unwrapped model has them: {parts}")
         if self._merged:
             notes.append(
                 f"two names in the audit are one module, for which the first counts: {listed(sorted(self._merged))}"
@@ -439,7 +439,7 @@ class Audit:
         try:
             belongs = self._is_of(beside)
         except BadKey as error:
-            return f"it has a pattern that is no regular expression: {words(str(error), 60)}"
+            return f"it has a pattern that is not a regular expression: {words(str(error), 60)}"
         if belongs:
             return None
         return (
@@ -577,7 +577,7 @@ class Audit:
             return f"the adapter is {kind} ({ADAPTER_CONFIG}), not LoRA: Gradience audits LoRA layers only, and found 0"
         issues = self._issues()
         why = f": {words(issues[0], 200)}" if issues else "; is the folder right, and the adapter a LoRA?"
-        return f"the audit has no layers: Gradience found 0 LoRA layers that it could audit{why}"
+        return f"an audit of nothing: Gradience found 0 LoRA layers that it could audit{why}"
 
     def _issues(self) -> list[str]:
         """Return Gradience's issues, each once; none if they are larger than `_MAX_ISSUES_BYTES`."""

@@ -19,7 +19,7 @@ _COMMANDS: Final = {
     "watch": "Watch folders and answer every audit in them.",
     "run": "Answer every audit in files and folders once.",
     "explain": "Show what an audit selects, and why.",
-    "export": "Print what an audit selects, as PEFT or Bench takes it.",
+    "export": "Print what an audit selects, as PEFT, Axolotl or Bench takes it.",
     "config": "Show the settings in force, or check a file.",
 }
 
