@@ -106,6 +106,20 @@ KINDS = {
     "saved": Kind(llama, {"target_modules": _QV, "modules_to_save": ["embed_tokens", "lm_head"]}),
     "embedding": Kind(llama, {"target_modules": [*_QV, "embed_tokens"]}),
     "embedding-rank": Kind(llama, {"target_modules": [*_QV, "embed_tokens"], "rank_pattern": {"embed_tokens": 4}}),
+    "embedding-by-name": Kind(
+        llama,
+        {
+            "target_modules": [*_QV, "embed_tokens"],
+            "rank_pattern": {"model.embed_tokens": 4},
+            "alpha_pattern": {r"model\.embed_tokens": 64},
+        },
+    ),
+    "embedding-excluded": Kind(llama, {"target_modules": [*_QV, "embed_tokens"], "exclude_modules": ["embed_tokens"]}),
+    "embedding-of-no-layer": Kind(
+        llama, {"target_modules": [*_QV, "embed_tokens"], "layers_to_transform": [1], "layers_pattern": "layers"}
+    ),
+    "generic-targets": Kind(llama, {"target_modules": [*_QV, "query", "value", "W_pack"]}),
+    "gaussian-init": Kind(llama, {"target_modules": _QV, "init_lora_weights": "gaussian"}),
     "head": Kind(llama, {"target_modules": [*_QV, "embed_tokens", "lm_head"]}),
     "bias-all": Kind(gpt2, {"target_modules": ["c_attn"], "bias": "all", "fan_in_fan_out": True}),
     "bias-lora": Kind(gpt2, {"target_modules": ["c_attn"], "bias": "lora_only", "fan_in_fan_out": True}),
@@ -114,6 +128,15 @@ KINDS = {
     "tokens": Kind(llama, {"target_modules": _QV, "trainable_token_indices": {"embed_tokens": [1, 2]}}),
     "experts": Kind(
         experts, {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.up", "mlp.experts.down"]}
+    ),
+    "experts-of-a-larger-rank": Kind(
+        experts,
+        {
+            "r": 16,
+            "target_modules": ["q_proj"],
+            "target_parameters": ["mlp.experts.up"],
+            "rank_pattern": {"q_proj": 2},
+        },
     ),
     "one-parameter": Kind(experts, {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down"]}),
     "layers": Kind(llama, {"target_modules": _QV, "layers_to_transform": [1], "layers_pattern": "layers"}),

@@ -51,8 +51,8 @@ def wanted(audit: Audit, selection: Selection) -> dict[str, int]:
 
 def exported(audit: Audit, selection: Selection, **settings: Any) -> dict[str, Any]:
     """Return what `benchd export --bench-audit` prints."""
-    training = plan_training(audit, selection, BenchSettings(uniform_rank=UNIFORM, **settings))
-    return bench_audit(audit, training)
+    asked = BenchSettings(uniform_rank=UNIFORM, **settings)
+    return bench_audit(audit, plan_training(audit, selection, asked), asked)
 
 
 @pytest.mark.timeout(300)
@@ -106,7 +106,7 @@ def test_average_near_the_probe(audit: Audit, selection: Selection, base: dict[s
         assert any("drops its per-layer variant" in note for note in notes) is not is_trained
         config = json.loads(bench_config(audit, selection, settings))
         folder = tmp_path / str(len(allowed))
-        assert resume(bench_audit(audit, training), config, folder) == (training.ranks if is_trained else {})
+        assert resume(bench_audit(audit, training, settings), config, folder) == (training.ranks if is_trained else {})
 
 
 def given(rank_pattern: dict[str, int]) -> dict[str, Any]:

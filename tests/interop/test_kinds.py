@@ -15,8 +15,8 @@ from torch import nn
 
 import kinds
 from benchd import Audit, BenchSettings, Selection, bench_config, read_adapter_config, read_audit, select
-from benchd.adapter_weights import read_parameters
-from benchd.exports import lora_config, plan_training
+from benchd.adapter_weights import read_weights
+from benchd.exports import Training, lora_config, plan_training
 
 
 class Case(NamedTuple):
@@ -26,6 +26,12 @@ class Case(NamedTuple):
     folder: Path
     model: nn.Module
     audit: Audit
+
+    def planned(self, uniform: int, *, with_weights: bool = True) -> Training:
+        """The training at a uniform rank, without any selected layer."""
+        weights = read_weights(str(self.folder)) if with_weights else {}
+        settings = BenchSettings(uniform_rank=uniform)
+        return plan_training(self.audit, without_selected(self.audit), settings, weights=weights)
 
 
 @pytest.fixture(scope="module", params=kinds.KINDS)
@@ -73,9 +79,10 @@ def without_selected(audit: Audit) -> Selection:
     return msgspec.structs.replace(select(audit), layers=())
 
 
-def test_same_adapter_at_its_own_ranks(case: Case) -> None:
+@pytest.mark.parametrize("with_weights", [True, False], ids=["weights", "file"])
+def test_same_adapter_at_its_own_ranks(case: Case, with_weights: bool) -> None:
     """At the adapter's own ranks the export is that adapter: the same parameters are trained, at the same scaling."""
-    training = plan_training(case.audit, without_selected(case.audit), BenchSettings(uniform_rank=64))
+    training = case.planned(64, with_weights=with_weights)
     again = adapted(case, training.arguments)
     assert trained(again) == trained(case.model)
     assert scalings(again) == pytest.approx(scalings(case.model))
@@ -83,21 +90,23 @@ def test_same_adapter_at_its_own_ranks(case: Case) -> None:
     assert training.change.shrink == training.change.grow == 0
 
 
-def test_smaller(case: Case) -> None:
+@pytest.mark.parametrize("with_weights", [True, False], ids=["weights", "file"])
+def test_smaller(case: Case, with_weights: bool) -> None:
     """At a lower uniform rank no module's rank grows, all keep their scaling, and the same modules are trained."""
-    training = plan_training(case.audit, without_selected(case.audit), BenchSettings(uniform_rank=3))
+    training = case.planned(3, with_weights=with_weights)
     again = adapted(case, training.arguments)
     assert trained(again).keys() == trained(case.model).keys()
     assert scalings(again) == pytest.approx(scalings(case.model))
-    before, after = trained(case.model), trained(again)
-    for name, shape in after.items():
-        if ".lora_A." in name and "experts" not in name:
-            assert shape[0] == min(3, before[name][0])
+    own = ranks(case.model)
+    assert ranks(again) == {name: min(3, rank) for name, rank in own.items()}
+    assert training.change is not None
+    assert training.change.grow == 0
 
 
 def test_selected(case: Case) -> None:
     """With the real answer, the selected modules have their ranks, and all modules keep their scaling."""
-    training = plan_training(case.audit, select(case.audit), BenchSettings(uniform_rank=3))
+    weights = read_weights(str(case.folder))
+    training = plan_training(case.audit, select(case.audit), BenchSettings(uniform_rank=3), weights=weights)
     again = adapted(case, training.arguments)
     assert scalings(again) == pytest.approx(scalings(case.model))
     own = {layer.module: layer.rank for layer in select(case.audit).layers if layer.rank}
@@ -109,9 +118,8 @@ def test_selected(case: Case) -> None:
 
 
 def test_parameters(case: Case) -> None:
-    """The parameter counts are those in the header of the adapter's weights, and those that PEFT then trains."""
-    counts = read_parameters(str(case.folder))
-    training = plan_training(case.audit, without_selected(case.audit), BenchSettings(uniform_rank=3), parameters=counts)
+    """The number of parameters is what the header of the adapter's weights tells, and what PEFT then trains."""
+    training = case.planned(3)
     assert training.change is not None
     assert training.change.parameters is not None
     before, after = training.change.parameters
