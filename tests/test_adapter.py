@@ -10,6 +10,7 @@ import pytest
 
 from benchd import AdapterConfig, Audit, BenchSettings, bench_config, read_adapter_config, read_audit, select
 from benchd.adapter import unusable
+from benchd.audit import Costly
 from corpus import content, document, encoded, entry
 
 #: What PEFT 0.21 writes, less what is of no interest here.
@@ -34,11 +35,11 @@ def adapter(**changes: Any) -> AdapterConfig:
     return read_adapter_config(json.dumps(value).encode())
 
 
-def audit(*modules: tuple[Any, Any], beside: AdapterConfig | None = None) -> Audit:
+def audit(*modules: tuple[Any, Any], beside: AdapterConfig | None = None, bounded: bool = False) -> Audit:
     """An audit of modules `m0.q`, `m1.q` … with these ranks and scalings; `m0.q` is flagged."""
     gain = [{"module": f"m{place}.q", "r": rank, "scaling": scaling} for place, (rank, scaling) in enumerate(modules)]
     flagged = [entry("m0.q", k_values=[2, 4])]
-    return read_audit(encoded(document(flagged=flagged, per_module_gain=gain)), adapter=beside)
+    return read_audit(encoded(document(flagged=flagged, per_module_gain=gain)), adapter=beside, bounded=bounded)
 
 
 def notes(of: Audit) -> list[str]:
@@ -355,7 +356,11 @@ def test_one_target_parameter() -> None:
 def test_more_keys_than_modules() -> None:
     """Patterns of more keys than any model has modules are costly, whatever the keys are."""
     assert not adapter(rank_pattern={f"m{place}": 4 for place in range(5000)}).is_costly()
-    assert adapter(rank_pattern={f"m{place}": 4 for place in range(20_000)}).is_costly()
+    costly = adapter(rank_pattern={f"m{place}": 4 for place in range(20_000)})
+    assert costly.is_costly()
+    with pytest.raises(Costly):
+        select(audit((16, 2.0), beside=costly, bounded=True))
+    assert select(audit((16, 2.0), beside=costly)).layers
 
 
 @pytest.mark.parametrize(

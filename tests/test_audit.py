@@ -134,10 +134,11 @@ def test_non_finite_scores(score: str) -> None:
 def test_numbers_beyond_python() -> None:
     """An integer of 5000 digits costs nothing but itself: other numbers, tokens and entries hold."""
     value = document(flagged=[entry("a", k_values=[8], spread=6)], n_layers=77)
-    data = encoded(value).replace(b"77", b"9" * 5000).replace(b"{", b'{"x": [NaN],', 1)
-    audit = read_audit(data)
-    assert whole(audit.flagged[0].rationale.k_values[0]) == 8
-    assert audit.notes == ("NaN or Infinity stands once where a number should; such a score ranks no layer",)
+    data = encoded(value).replace(b"77", b"9" * 5000)
+    for text in (data.replace(b"{", b'{"x": [NaN],', 1), tolerantly(data)):
+        audit = read_audit(text)
+        assert whole(audit.flagged[0].rationale.k_values[0]) == 8
+        assert audit.notes == ("NaN or Infinity stands once where a number should; such a score ranks no layer",)
 
 
 def test_duplicate_keys() -> None:
