@@ -113,7 +113,13 @@ def test_many_policy_warnings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "times"), [("[NaN]", "once"), ("[NaN, Infinity]", "2 times"), ("[-Infinity, 1, NaN, NaN]", "3 times")]
+    ("tokens", "times"),
+    [
+        ("[NaN]", "once"),
+        ("[NaN, Infinity]", "2 times"),
+        ("[-Infinity, 1, NaN, NaN]", "3 times"),
+        (r'["a NaN, \"NaN ", NaN]', "once"),
+    ],
 )
 def test_non_finite_tokens(tokens: str, times: str) -> None:
     """The tokens that Python's json writes for non-finite numbers are tolerated and counted."""

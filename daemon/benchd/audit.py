@@ -288,7 +288,7 @@ class Audit:
         They come from `per_module_gain`, else from the layer row. If the adapter's file counts, it gives the scaling.
         """
         told = self._smallest_of(name) if self._merged else self._told_of(name)
-        if told is None or self.beside is None or self.adapter is None:
+        if told is None or self.adapter is None:
             return told
         applied = self._applied.get(modules_of([name]).names[0])
         alpha = applied.alpha if applied else None
@@ -471,12 +471,11 @@ class Audit:
     @_Once
     def _applied(self) -> dict[str, Applied]:
         """What PEFT gave each module by the file beside the audit, if there is one. Raises `BadKey`."""
-        if self.beside is None:
-            return {}
-        if self._bounded and self.beside.is_costly():
+        beside = self.beside
+        if self._bounded and beside is not None and beside.is_costly():
             raise Costly
         out = unaddressable(self._by_module)
-        return self.beside.applied([module for module in self._by_module if module not in out])
+        return beside.applied([module for module in self._by_module if module not in out]) if beside else {}
 
     # --- evidence of ranks ---------------------------------------------------------------------------------
 
