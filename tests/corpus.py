@@ -78,6 +78,19 @@ def document(
     return {"policy_disagreement_analysis": {"analysis_performed": True, **lists, **(analysis or {})}, **top}
 
 
+#: Three modules of ranks 8, 16 and 16: the first two are flagged with 4 and 5, the third has a disagreement.
+THREE_GAINS = [
+    {"module": "base_model.model.a", "r": 8, "scaling": 2.0},
+    {"module": "base_model.model.b", "r": 16, "scaling": 2.0},
+    {"module": "base_model.model.c", "r": 16, "scaling": 2.0},
+]
+THREE_MODULES = document(
+    flagged=[entry("base_model.model.a", k_values=[4]), entry("base_model.model.b", k_values=[5])],
+    candidates=[entry("base_model.model.c")],
+    per_module_gain=THREE_GAINS,
+)
+
+
 def encoded(value: Any) -> bytes:
     """`value` as Gradience writes it: indented, with NaN tokens, and a newline at the end."""
     return json.dumps(value, indent=2).encode() + b"\n"

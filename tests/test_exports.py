@@ -12,22 +12,11 @@ from hypothesis import strategies as st
 from benchd import AdapterConfig, Audit, BenchSettings, read_adapter_config, read_audit, select
 from benchd.adapter import Weights
 from benchd.exports import Training, axolotl, bench_audit, bench_audit_notes, lora_config, plan_training
-from corpus import USABLE, Sample, content, document, encoded, entry
-
-GAIN = [
-    {"module": "base_model.model.a", "r": 8, "scaling": 2.0},
-    {"module": "base_model.model.b", "r": 16, "scaling": 2.0},
-    {"module": "base_model.model.c", "r": 16, "scaling": 2.0},
-]
-AUDIT = document(
-    flagged=[entry("base_model.model.a", k_values=[4]), entry("base_model.model.b", k_values=[5])],
-    candidates=[entry("base_model.model.c")],
-    per_module_gain=GAIN,
-)
+from corpus import THREE_GAINS, THREE_MODULES, USABLE, Sample, content, document, encoded, entry
 
 
 def adapter(**fields: Any) -> AdapterConfig:
-    """Return the file of an adapter of `AUDIT`, with these fields."""
+    """Return the file of an adapter of `THREE_MODULES`, with these fields."""
     return read_adapter_config(json.dumps({"r": 16, "rank_pattern": {"a": 8}, **fields}).encode())
 
 
@@ -57,7 +46,7 @@ def adapted(*modules: tuple[str, int, float], ranks: dict[str, int] | None = Non
 
 def test_lora_config() -> None:
     """The selected layers get their ranks, all others the uniform one, and each keeps its scaling."""
-    assert lora(AUDIT) == {
+    assert lora(THREE_MODULES) == {
         "peft_type": "LORA",
         "r": 8,
         "lora_alpha": 16,
@@ -65,8 +54,8 @@ def test_lora_config() -> None:
         "alpha_pattern": {"a": 8, "b": 10},
         "target_modules": ["a", "b", "c"],
     }
-    of = read(AUDIT)
-    assert lora_config(of, select(of)) == lora(AUDIT)
+    of = read(THREE_MODULES)
+    assert lora_config(of, select(of)) == lora(THREE_MODULES)
 
 
 def test_modules_of_other_scalings() -> None:
@@ -146,10 +135,10 @@ def test_little_is_told() -> None:
 
 def test_settings() -> None:
     """Focus holds here as it does for Bench; the base's target modules are for Bench alone."""
-    focused = planned(AUDIT, focus=True)
+    focused = planned(THREE_MODULES, focus=True)
     assert focused.arguments["target_modules"] == ["a", "b"]
     assert focused.ranks == {"a": 4, "b": 5}
-    assert planned(AUDIT, base={"lora": {"target_modules": ["b"]}}) == planned(AUDIT)
+    assert planned(THREE_MODULES, base={"lora": {"target_modules": ["b"]}}) == planned(THREE_MODULES)
 
 
 def test_real_lora_config() -> None:
@@ -174,22 +163,22 @@ def test_carried() -> None:
         "modules_to_save": ["score"],
         "peft_type": "LORA",
     }
-    training = planned(AUDIT, adapter(**fields))
+    training = planned(THREE_MODULES, adapter(**fields))
     assert {key: training.arguments[key] for key in fields} == fields
     assert training.notes == training.peft_notes == ()
-    [note] = planned(AUDIT).peft_notes
+    [note] = planned(THREE_MODULES).peft_notes
     assert note.startswith("without the adapter's adapter_config.json (--adapter DIR) each alpha assumes")
 
 
 def test_left_behind() -> None:
     """A field in use that is not carried is named."""
-    [note] = planned(AUDIT, adapter(use_qalora=True)).peft_notes
+    [note] = planned(THREE_MODULES, adapter(use_qalora=True)).peft_notes
     assert note == "in adapter_config.json and not carried over: use_qalora"
 
 
 def test_rslora() -> None:
     """`use_rslora` is carried over, with alphas for it. With `may_use_rslora=False` the alphas do without it."""
-    of = read(AUDIT, adapter(use_rslora=True))
+    of = read(THREE_MODULES, adapter(use_rslora=True))
     training = plan_training(of, select(of), BenchSettings())
     assert training.arguments["use_rslora"] is True
     assert training.arguments["lora_alpha"] == pytest.approx(32 / 16**0.5 * 8**0.5)
@@ -269,7 +258,7 @@ def test_embeddings_by_the_weights() -> None:
 
 def test_targets_as_a_pattern() -> None:
     """Of targets that are one pattern nobody can tell what else they hit, and a note says so."""
-    [note] = planned(AUDIT, adapter(target_modules=".*")).peft_notes
+    [note] = planned(THREE_MODULES, adapter(target_modules=".*")).peft_notes
     assert note == "the adapter's target_modules are one pattern; embeddings that it hits are left out"
 
 
@@ -325,10 +314,10 @@ def test_focus_on_experts_alone() -> None:
 
 def test_parameters() -> None:
     """Parameters come from the audit's rows, else from the caller. If neither has them, they are not counted."""
-    rows = [{"name": row["module"], "params": 100 * row["r"]} for row in GAIN]
-    counted = planned({**AUDIT, "layer_data": {"layer_rows": rows}})
+    rows = [{"name": row["module"], "params": 100 * row["r"]} for row in THREE_GAINS]
+    counted = planned({**THREE_MODULES, "layer_data": {"layer_rows": rows}})
     assert str(counted.change) == "ranks 40 → 17, parameters 4,000 → 1,700; 3 modules shrink, 0 grow"
-    of = read(AUDIT)
+    of = read(THREE_MODULES)
     weights = {"a": Weights(8, 80), "b": Weights(16, 320), "c": Weights(16, 480)}
     told = plan_training(of, select(of), BenchSettings(), weights=weights)
     assert told.change is not None
@@ -339,7 +328,7 @@ def test_parameters() -> None:
 
 def test_nothing_selected() -> None:
     """Where no module has a rank of its own a note says why, and so what the training is."""
-    training = planned(document(analysis={"analysis_performed": False}, per_module_gain=GAIN))
+    training = planned(document(analysis={"analysis_performed": False}, per_module_gain=THREE_GAINS))
     [note] = training.notes
     assert note.startswith("no module has a rank of its own here: uniform only: Gradience performed no ")
 
@@ -362,7 +351,7 @@ def test_names_without_an_analysis() -> None:
 
 def test_axolotl() -> None:
     """The arguments have Axolotl's keys. A note names those that Axolotl has no key for."""
-    options, notes = axolotl(lora(AUDIT, adapter(bias="all", use_dora=True, task_type="CAUSAL_LM")))
+    options, notes = axolotl(lora(THREE_MODULES, adapter(bias="all", use_dora=True, task_type="CAUSAL_LM")))
     assert options == {
         "adapter": "lora",
         "lora_r": 8,
@@ -386,7 +375,7 @@ def test_axolotl_broken_alpha() -> None:
 
 def test_bench_audit() -> None:
     """The probe audit lists every trained module, and has nothing from which Bench would make uniform variants."""
-    of = read({**AUDIT, "utilization_mean": 0.25, "stable_rank_mean": 2.0, "suggested_r_global_median": 4})
+    of = read({**THREE_MODULES, "utilization_mean": 0.25, "stable_rank_mean": 2.0, "suggested_r_global_median": 4})
     training = plan_training(of, select(of), BenchSettings())
     assert bench_audit(of, training, BenchSettings()) == {
         "probe_rank": 16,
@@ -421,7 +410,7 @@ def test_bench_audit() -> None:
 )
 def test_bench_audit_notes(base: dict[str, Any], notes: list[str]) -> None:
     """Notes say what Bench will change or drop under its rules for ranks."""
-    of = read(AUDIT)
+    of = read(THREE_MODULES)
     settings = BenchSettings(base=base)
     found = bench_audit_notes(of, plan_training(of, select(of), settings), settings)
     assert len(found) == len(notes)
@@ -440,7 +429,7 @@ def test_bench_audit_of_nothing() -> None:
 
 def test_bench_audit_of_the_base_targets() -> None:
     """The pattern has the modules alone that the base lets Bench train."""
-    of = read(AUDIT)
+    of = read(THREE_MODULES)
     settings = BenchSettings(base={"lora": {"target_modules": ["b", "c"]}})
     made = bench_audit(of, plan_training(of, select(of), settings), settings)
     assert made["per_layer_suggestions"]["rank_pattern"] == {"b": 5, "c": 8}

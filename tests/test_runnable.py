@@ -12,7 +12,7 @@ from benchd import AdapterConfig, BenchSettings, bench_config, read_adapter_conf
 from benchd.bench import decision_id, noted, settings_used
 from benchd.runnable import base_used
 from benchd.sidecar import provenance_of
-from corpus import USABLE, Sample, checked, document, encoded, entry
+from corpus import THREE_GAINS, THREE_MODULES, USABLE, Sample, checked, document, encoded, entry
 
 BASE: dict[str, Any] = {
     "model": {"name": "m"},
@@ -21,24 +21,14 @@ BASE: dict[str, Any] = {
     "lora": {"dropout": 0.0},
     "runtime": {"device": "cpu"},
 }
-GAIN = [
-    {"module": "base_model.model.a", "r": 8, "scaling": 2.0},
-    {"module": "base_model.model.b", "r": 16, "scaling": 2.0},
-    {"module": "base_model.model.c", "r": 16, "scaling": 2.0},
-]
-AUDIT = document(
-    flagged=[entry("base_model.model.a", k_values=[4]), entry("base_model.model.b", k_values=[5])],
-    candidates=[entry("base_model.model.c")],
-    per_module_gain=GAIN,
-)
-NOTHING_SELECTED = document(per_module_gain=GAIN)
+NOTHING_SELECTED = document(per_module_gain=THREE_GAINS)
 PEFT_FILE = {"r": 16, "rank_pattern": {"a": 8}, "lora_dropout": 0.1}
 ADAPTER = read_adapter_config(json.dumps({**PEFT_FILE, "base_model_name_or_path": "from/adapter"}).encode())
 RSLORA = read_adapter_config(json.dumps({**PEFT_FILE, "use_rslora": True}).encode())
 
 
 def config(
-    audit: dict[str, Any] = AUDIT, adapter: AdapterConfig | None = None, *, without: str = "", **changes: Any
+    audit: dict[str, Any] = THREE_MODULES, adapter: AdapterConfig | None = None, *, without: str = "", **changes: Any
 ) -> dict[str, Any]:
     """The checked config with tables for Bench; `lora__r=1` puts a key into a table, `without` takes one out."""
     base = {name: dict(table) for name, table in BASE.items()}
@@ -55,7 +45,7 @@ def config(
     return value
 
 
-def notes(audit: dict[str, Any] = AUDIT, adapter: AdapterConfig | None = ADAPTER, **changes: Any) -> list[str]:
+def notes(audit: dict[str, Any] = THREE_MODULES, adapter: AdapterConfig | None = ADAPTER, **changes: Any) -> list[str]:
     """Return the notes of a config, with the adapter's own file beside the audit so that no note asks for it."""
     found: list[str] = config(audit, adapter, **changes)["selection"]["notes"]
     return found
@@ -66,7 +56,7 @@ def notes(audit: dict[str, Any] = AUDIT, adapter: AdapterConfig | None = ADAPTER
 
 def test_without_a_base() -> None:
     """Without a base a config has no tables for Bench, whatever else is set."""
-    read = read_audit(encoded(AUDIT), adapter=ADAPTER)
+    read = read_audit(encoded(THREE_MODULES), adapter=ADAPTER)
     plain = bench_config(read, select(read))
     assert bench_config(read, select(read), BenchSettings(focus=True, adapter_config=True)) == plain
     assert not {"model", "lora", "compression"} & set(json.loads(plain))
@@ -88,7 +78,7 @@ def test_filled() -> None:
 
 def test_numbers() -> None:
     """Every float in the tables is one for YAML, too, at any depth."""
-    read = read_audit(encoded(AUDIT))
+    read = read_audit(encoded(THREE_MODULES))
     base = {**BASE, "task": {**BASE["task"], "deep": [{"a": [1e-07, 1e22]}]}}
     data = bench_config(read, select(read), BenchSettings(base=base))
     assert b'"learning_rate": 5.0e-05' in data
@@ -121,7 +111,7 @@ def test_real_audits(sample: Sample, focus: bool) -> None:
 def test_other_keys() -> None:
     """Keys other than Bench's tables follow the tables unchanged."""
     others: dict[str, Any] = {"seed": 7, "message": ["x"], "env": {"A": "1e3", "rate": 1e-07}, "hypothesis": None}
-    read = read_audit(encoded(AUDIT))
+    read = read_audit(encoded(THREE_MODULES))
     data = bench_config(read, select(read), BenchSettings(base={**BASE, **others}))
     value = checked(data)
     assert yaml.safe_load(data.decode()) == value
@@ -191,7 +181,7 @@ def test_contradictions(changes: dict[str, Any], note: str) -> None:
 def test_left_out_layers() -> None:
     """Target modules are endings; of many layers that they leave out some are named."""
     names = [f"base_model.model.layers.{number}.q_proj" for number in range(5)]
-    audit = document(flagged=[entry(name, k_values=[4]) for name in names], per_module_gain=GAIN)
+    audit = document(flagged=[entry(name, k_values=[4]) for name in names], per_module_gain=THREE_GAINS)
     assert notes(audit, lora__target_modules=["q_proj"]) == []
     [note] = notes(audit, lora__target_modules=["proj", "layers.4.q_proj"])
     assert note.endswith(" leaves out selected layers: layers.0.q_proj, layers.1.q_proj, layers.2.q_proj and 1 more")
@@ -246,7 +236,7 @@ def test_focus_on_nothing(own: dict[str, Any], targets: list[str]) -> None:
 def test_focus_on_an_ending() -> None:
     """A selected module whose name is what another's ends in is alone, too."""
     both = [entry("base_model.model.a.q", k_values=[4]), entry("base_model.model.b.a.q")]
-    value = config(document(flagged=both[:1], candidates=both, per_module_gain=GAIN), focus=True)
+    value = config(document(flagged=both[:1], candidates=both, per_module_gain=THREE_GAINS), focus=True)
     assert value["lora"]["target_modules"] == r"a\.q"
 
 
@@ -304,7 +294,7 @@ def test_rslora_without_scaling() -> None:
 
 def test_settings_used() -> None:
     """The base is recorded by a digest, `focus` with it, and `adapter_config` where the base leaves something to it."""
-    read = read_audit(encoded(AUDIT))
+    read = read_audit(encoded(THREE_MODULES))
     used = settings_used(select(read), BenchSettings(base=BASE))
     assert set(used) == {"bench.uniform_rank", "bench.base", "bench.focus"}
     assert set(base_used(BenchSettings(base={"train": {}}))) == {"bench.base", "bench.focus", "bench.adapter_config"}
@@ -323,13 +313,13 @@ def test_each_input_is_another_decision() -> None:
         (BenchSettings(base=BASE, focus=True), None),
         (BenchSettings(base={**BASE, "runtime": {}}), None),
     ]
-    audits = [(read_audit(encoded(AUDIT), adapter=adapter), settings) for settings, adapter in inputs]
+    audits = [(read_audit(encoded(THREE_MODULES), adapter=adapter), settings) for settings, adapter in inputs]
     assert len({decision_id(read, select(read), settings) for read, settings in audits}) == len(inputs)
 
 
 def test_noted() -> None:
     """The records of a decision have the notes that its config has."""
-    read = read_audit(encoded({**AUDIT, "issues": ["x"]}), adapter=ADAPTER)
+    read = read_audit(encoded({**THREE_MODULES, "issues": ["x"]}), adapter=ADAPTER)
     selection = select(read)
     settings = BenchSettings(base={**BASE, "lora": {"dropout": 0.0, "probe_r": 4}})
     told = noted(read, selection, settings).notes

@@ -18,7 +18,7 @@ def yaml_text(value: dict[str, Any]) -> str:
     import yaml  # noqa: PLC0415 - one option of one command needs it
 
     class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # the faster one, if present
-        pass
+        """A subclass, so that the representer is not added to PyYAML's own class."""
 
     Dumper.add_representer(str, _represent)
     # Lines are never broken, so that people can search for names and sentences.
