@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import io
@@ -22,6 +23,8 @@ _COMMANDS: Final = {
     "export": "Print what an audit selects, as PEFT, Axolotl or Bench takes it.",
     "config": "Show the settings in force, or check a file.",
 }
+#: Commands that only read files and print. An OSError that they do not handle comes from the output.
+_PRINTING: Final = frozenset({"explain", "export", "config"})
 
 
 class _Commands(click.Group):
@@ -39,6 +42,18 @@ class _Commands(click.Group):
         gc.enable()
         assert isinstance(command, click.Command)  # noqa: S101 - for the type checker; every module has one
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command. If its output can't be written it ends with one line and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            closed = error.errno == errno.EPIPE  # as `| head` does; click ends quietly then
+            if closed or error.filename is not None or ctx.invoked_subcommand not in _PRINTING:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest at its end
+            click.echo(f"benchd: can't write the output: {error.strerror}", err=True)
+            sys.exit(1)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
