@@ -145,26 +145,36 @@ def choose(
         else:
             priority = "MEDIUM" if score >= medium_priority else "LOW" if score >= low_priority else "SKIP"
         if priority in {"HIGH", "MEDIUM"}:
-            gain, row = first(gains(audit), "module", name), first(layer_rows(audit), "name", name)
-            own = a_rank(gain.get("r")) or a_rank(row.get("r"))
+            own, scaling = own_of(audit, name)
             reached = module_of(name) not in out_of_reach(audit)
             source, found = next(evidence(audit, *layer, own), (None, None)) if reached else (None, None)
             spread = a_rank(rationale.get("spread")) or 0
             rank = min(max(found, spread), own or 65536) or None if found is not None else None
-            scaling = a_number(gain.get("scaling"))
-            scaling = a_number(row.get("adapter_scale")) if scaling is None else scaling
             alpha = a_number(scaling * rank) if rank and scaling and scaling > 0 else None
         return Chosen(name, module_of(name), priority, rank, source, alpha)
 
     return Choice(strategy, [described(layer) for layer in layers])
 
 
+def own_of(audit: dict[str, Any], name: str) -> tuple[int | None, float | None]:
+    """The rank and scaling of a module; if it has several names in the audit, of that with the smallest rank."""
+    told = [row.get("module") for row in gains(audit)], [row.get("name") for row in layer_rows(audit)]
+    # A name that stands twice is where it stands last.
+    names = [same for texts in told for same in [*dict.fromkeys(map(a_name, reversed(texts)))][::-1] if same]
+    found = []
+    for same in [same for same in names if module_of(same) == module_of(name)] or [name]:
+        gain, row = first(gains(audit), "module", same), first(layer_rows(audit), "name", same)
+        scaling = a_number(gain.get("scaling"))
+        scaling = a_number(row.get("adapter_scale")) if scaling is None else scaling
+        found.append((a_rank(gain.get("r")) or a_rank(row.get("r")) or None, scaling))
+    return min(found, key=lambda rank_and_scaling: rank_and_scaling[0] or 65536)
+
+
 def layers_of(entries: Any) -> list[tuple[str, dict[str, Any]]]:
     """(name, rationale) of each usable entry; of two about the same module the first."""
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     for entry in objects_in(entries):
-        name = entry.get("layer_name")
-        if isinstance(name, str) and 0 < len(name) <= 254 and name.isprintable():
+        if name := a_name(entry.get("layer_name")):
             found.setdefault(module_of(name), (name, an_object(entry.get("flagging_rationale"))))
     return list(found.values())
 
@@ -185,9 +195,7 @@ def out_of_reach(audit: dict[str, Any]) -> set[str]:
     pd = an_object(audit.get("policy_disagreement_analysis"))
     names = {name for key in LISTS for name, _ in layers_of(pd.get(key))}
     told = [*names, *(row.get("module") for row in gains(audit)), *(row.get("name") for row in layer_rows(audit))]
-    modules = {
-        module_of(name) for name in told if isinstance(name, str) and 0 < len(name) <= 254 and name.isprintable()
-    }
+    modules = {module_of(name) for text in told if (name := a_name(text))}
     below = {name for name in modules if "base_layer" in name.split(".")[1:]}
     fused = {name for name in modules if name.split(".")[-1] == "experts"}
     return below | fused | {name.partition(".base_layer")[0] for name in below} & modules
@@ -283,6 +291,11 @@ def an_object(value: Any) -> dict[str, Any]:
 def objects_in(value: Any) -> list[dict[str, Any]]:
     """The entries of a list; one that is no object is an empty one."""
     return [an_object(entry) for entry in value] if isinstance(value, list) else []
+
+
+def a_name(value: Any) -> str | None:
+    """`value` if it can name a module, else None."""
+    return value if isinstance(value, str) and 0 < len(value) <= 254 and value.isprintable() else None
 
 
 def a_number(value: Any) -> float | None:

@@ -200,6 +200,13 @@ def test_repeated_layers(data: bytes) -> None:
     assert audit.name_notes == ("two names in the audit are one module, for which the first counts: a",)
 
 
+def test_a_module_of_two_names() -> None:
+    """Either name tells of the module, whichever is asked for first."""
+    row = {"name": "a", "r": 8, "adapter_scale": 5}
+    audit = encoded(document(candidates=[entry("base_model.model.a")], layers=[row]))
+    assert read_audit(audit).module("base_model.model.a") == read_audit(audit).module("a") == Module(8, 5.0)
+
+
 def test_one_repeated_layer() -> None:
     """One repeated layer is told in the singular."""
     audit = read_audit(encoded(document(candidates=[entry("a"), entry("a")])))

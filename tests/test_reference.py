@@ -89,3 +89,27 @@ def test_the_reference_refuses() -> None:
     """The plain reading finds no audit where there is none."""
     some = [b"", b"[]", b"{}", b"Error: x\n", b'{"per_module_gain": [', b'{"policy_disagreement_analysis": 3}', b"\xff"]
     assert [reference.read(data) for data in some] == [None] * len(some)
+
+
+@st.composite
+def audits_of_many_names(draw: st.DrawFn) -> dict[str, Any]:
+    """An audit that has up to four names for each of two modules, and the rank or scaling under any of them."""
+    names = st.sampled_from(
+        [before + name for name in "ab" for before in ("", "base_model.model.", "module.", "_orig_mod.")]
+    )
+    ranks, scalings = st.none() | st.integers(0, 9), st.none() | st.sampled_from([0.0, 0.5, 2.0])
+    gains = st.fixed_dictionaries({"module": names, "r": ranks, "scaling": scalings})
+    rows = st.fixed_dictionaries({"name": names, "r": ranks, "adapter_scale": scalings})
+    return document(
+        candidates=[
+            entry(name, priority_score=3, k_values=[8]) for name in draw(st.lists(names, min_size=1, max_size=4))
+        ],
+        per_module_gain=draw(st.lists(gains, max_size=4)),
+        layers=draw(st.lists(rows, max_size=4)),
+    )
+
+
+@given(audits_of_many_names())
+def test_many_names(audit: dict[str, Any]) -> None:
+    """Whatever names an audit has for a module, its rank is at most the smallest that the audit tells of it."""
+    the_same(encoded(audit), audit)

@@ -287,7 +287,7 @@ class Audit:
 
         They come from `per_module_gain`, else from the layer row. If the adapter's file counts, it gives the scaling.
         """
-        told = self._smallest_of(name) if self._merged else self._told_of(name)
+        told = self._smallest_of(name) if self._named_twice else self._told_of(name)
         if told is None or self.adapter is None:
             return told
         applied = self._applied.get(modules_of([name]).names[0])
@@ -313,11 +313,17 @@ class Audit:
         told = [found for same in self._names_of.get(module, [name]) if (found := self._told_of(same))]
         return min(told, key=lambda found: found.rank or MAX_RANK, default=None)
 
+    @property
+    def _named_twice(self) -> set[str]:
+        """Return the modules that have several names in the audit."""
+        _ = self._by_module  # finds them
+        return self._merged
+
     @_Once
     def _names_of(self) -> dict[str, list[str]]:
         """Every name that the audit's rows have for a module, by the name that PEFT has for it."""
         names: dict[str, list[str]] = {}
-        told = usable([*self._gains, *self._rows])
+        told = usable([*reversed(self._gains), *reversed(self._rows)])  # both dicts have the last entry first
         for module, name in zip(modules_of(told).names, told, strict=True):
             names.setdefault(module, []).append(name)
         return names
