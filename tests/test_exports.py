@@ -327,7 +327,7 @@ def test_parameters() -> None:
 
 
 def test_nothing_selected() -> None:
-    """Where no module has a rank of its own a note says why, and so what the training is."""
+    """If no layer gets a rank, a note says why."""
     training = planned(document(analysis={"analysis_performed": False}, per_module_gain=THREE_GAINS))
     [note] = training.notes
     assert note.startswith("no module has a rank of its own here: uniform only: Gradience performed no ")

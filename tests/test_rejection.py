@@ -58,7 +58,7 @@ def test_what_no_writer_will_mend() -> None:
 
 
 def test_not_an_audit_is_not_a_rejection() -> None:
-    """What is no audit is an `AuditError` for callers, but none of the codes of rejections."""
+    """`NotAnAudit` is an `AuditError` for callers, but its code is none of a rejection."""
     error = NotAnAudit()
     assert isinstance(error, AuditError)
     assert error.code not in CODES

@@ -271,7 +271,7 @@ def test_no_adapter_to_ask(adapter: AdapterConfig | None) -> None:
 
 
 def test_rslora() -> None:
-    """Beside an adapter with `use_rslora` every alpha is for its scaling, alpha / sqrt(rank); so in the patterns."""
+    """The alphas of an adapter with `use_rslora` give its scaling, alpha / sqrt(rank), to a training without it."""
     value = config(adapter=RSLORA)
     assert value["lora"]["alpha"] == 2.0 * 4 * 16  # the scaling 32 / sqrt(16), at rank 16
     alphas = value["compression_strategies"][1]["alpha_pattern"]

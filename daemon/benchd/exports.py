@@ -167,8 +167,10 @@ def _unaudited(audit: Audit, weights: Mapping[str, Weights]) -> _Extra:
     """
     adapter = audit.adapter
     if weights:
-        missed = [name for name in weights if name not in set(audit.adapted)]
-        names = [name for name in missed if name not in unaddressable([*audit.adapted, *missed])]
+        adapted = set(audit.adapted)
+        missed = [name for name in weights if name not in adapted]
+        unreachable = unaddressable([*audit.adapted, *missed])
+        names = [name for name in missed if name not in unreachable]
         applied = adapter.applied(names) if adapter else {}
         scalings = {module.scaling for module in audit.modules.values()}
         usual = scalings.pop() if len(scalings) == 1 else None
@@ -367,7 +369,8 @@ def _trained_by_bench(audit: Audit, training: Training, settings: BenchSettings)
     names = set(audit.names)
     asked = (settings.base.get("lora") or {}).get("target_modules")
     if isinstance(asked, list) and not settings.focus:
-        names = {name for name in names if not set(asked).isdisjoint(endings(name))}
+        targets = set(asked)
+        names = {name for name in names if not targets.isdisjoint(endings(name))}
     return {name: rank for name, rank in training.ranks.items() if name in names}
 
 
