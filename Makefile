@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SAMPLE ?= sample
 BIN := $(VENV)/bin
-PURE := daemon/benchd/document.py,daemon/benchd/reading.py,daemon/benchd/audit.py,daemon/benchd/rejection.py,daemon/benchd/selection.py,daemon/benchd/sidecar.py,daemon/benchd/base.py,daemon/benchd/base_file.py,daemon/benchd/adapter.py,daemon/benchd/naming.py,daemon/benchd/matching.py,daemon/benchd/evidence.py,daemon/benchd/exports.py,daemon/benchd/patterns.py,daemon/benchd/runnable.py,daemon/benchd/bench.py,daemon/benchd/deciding.py
+PURE := daemon/benchd/values.py,daemon/benchd/audit/*,daemon/benchd/selection/*,daemon/benchd/bench/*,daemon/benchd/settings/*
 # Commands of users and tests must never ask, and never say what a developer does not need to read.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -56,10 +56,11 @@ $(VENV)-interop/.installed: pyproject.toml
 test-interop: $(VENV)-interop/.installed ## the answers, held to the real Gradience, Bench and PEFT (minutes)
 	$(VENV)-interop/bin/python -m pytest -W default tests/interop $(PYTEST_ARGS)
 
-check: $(VENV)/.installed-dev ## ruff, formatting, types
+check: $(VENV)/.installed-dev ## ruff, formatting, types, the arrows between packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 BENCHMARKS := latency burst backlog growth large startup idle peers syscalls parts
 RESULTS := benchmarks/results.json

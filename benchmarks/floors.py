@@ -44,7 +44,7 @@ def decoder():
     """Decodes an audit into benchd's own types; what stands before the JSON is skipped."""
     import msgspec
 
-    from benchd.document import Document
+    from benchd.audit.shapes import Document
 
     decode = msgspec.json.Decoder(Document).decode
     return lambda content: decode(memoryview(content)[0 if content[:1] == b"{" else content.find(b"\n{\n") + 1 :])

@@ -14,13 +14,13 @@ import measuring
 from findings import Row, Table
 
 from benchd import Audit, BenchSettings, SelectionSettings, read_audit, select
-from benchd.answering import Answering
-from benchd.bench import write_config
-from benchd.deciding import decide
-from benchd.folder import Folder
+from benchd.answering.batch import Answering
+from benchd.bench.config import write_config
+from benchd.bench.deciding import decide
+from benchd.folder.folder import Folder
 from benchd.inbox import Work
-from benchd.settings import FolderSettings
-from benchd.trail import Trail, TrailFile
+from benchd.settings.reading import FolderSettings
+from benchd.trail.trail import Trail, TrailFile
 
 _BATCH = 128
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from jsonschema import Draft202012Validator
 
 from benchd import AuditError, BenchSettings, SelectionSettings, bench_config, read_audit, select
-from benchd.naming import PEFT_PREFIX
-from benchd.sidecar import unbroken
+from benchd.audit.naming import PEFT_PREFIX
+from benchd.bench.seal import unbroken
 
 AUDITS = Path(__file__).parent / "audits"
 

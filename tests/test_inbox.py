@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchd.folder import Folder
+from benchd.folder.folder import Folder
 from benchd.inbox import CREATED_DELAY, Inbox, Trigger, Work
-from benchd.settings import FolderSettings
+from benchd.settings.reading import FolderSettings
 from daemon import until
 
 

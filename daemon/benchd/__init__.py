@@ -13,12 +13,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchd.adapter import AdapterConfig, read_adapter_config
-    from benchd.audit import Audit, Layer, read_audit
-    from benchd.bench import bench_config
-    from benchd.rejection import AuditError, NotAnAudit
-    from benchd.selection import SELECTION_VERSION, Rung, SelectedLayer, Selection, select
-    from benchd.settings import BenchSettings, SelectionSettings
+    from benchd.audit.adapter import AdapterConfig, read_adapter_config
+    from benchd.audit.audit import Audit, Layer, read_audit
+    from benchd.audit.refusals import AuditError, NotAnAudit
+    from benchd.bench.config import bench_config
+    from benchd.selection.ladder import select
+    from benchd.selection.selection import SELECTION_VERSION, Rung, SelectedLayer, Selection
+    from benchd.settings.reading import BenchSettings, SelectionSettings
 
 __all__ = [
     "SELECTION_VERSION",
@@ -43,21 +44,21 @@ __version__ = "0.1.0"
 
 #: Where each public name comes from. Imported when it is asked for: the commands start faster without the rest.
 _HOMES = {
-    "SELECTION_VERSION": "selection",
-    "AdapterConfig": "adapter",
-    "Audit": "audit",
-    "AuditError": "rejection",
-    "BenchSettings": "settings",
-    "Layer": "audit",
-    "NotAnAudit": "rejection",
-    "Rung": "selection",
-    "SelectedLayer": "selection",
-    "Selection": "selection",
-    "SelectionSettings": "settings",
-    "bench_config": "bench",
-    "read_adapter_config": "adapter",
-    "read_audit": "audit",
-    "select": "selection",
+    "SELECTION_VERSION": "selection.selection",
+    "AdapterConfig": "audit.adapter",
+    "Audit": "audit.audit",
+    "AuditError": "audit.refusals",
+    "BenchSettings": "settings.reading",
+    "Layer": "audit.audit",
+    "NotAnAudit": "audit.refusals",
+    "Rung": "selection.selection",
+    "SelectedLayer": "selection.selection",
+    "Selection": "selection.selection",
+    "SelectionSettings": "settings.reading",
+    "bench_config": "bench.config",
+    "read_adapter_config": "audit.adapter",
+    "read_audit": "audit.audit",
+    "select": "selection.ladder",
 }
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final, Literal
 from weakref import WeakSet
 
 if TYPE_CHECKING:
-    from benchd.folder import Folder
-    from benchd.rejection import AuditError
+    from benchd.audit.refusals import AuditError
+    from benchd.folder.folder import Folder
 
 __all__ = ["Inbox", "Trigger", "Work"]
 

@@ -27,10 +27,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from benchd import AuditError, bench_config, flushing, read_audit
+from benchd import AuditError, bench_config, read_audit
 from benchd import select as selected
-from benchd.bench import error_report
-from benchd.sidecar import CONFIG_SUFFIX, ERROR_SUFFIX, is_sidecar, provenance_of, unbroken
+from benchd.bench.config import error_report
+from benchd.bench.seal import provenance_of, unbroken
+from benchd.folder import flushing
+from benchd.folder.names import CONFIG_SUFFIX, ERROR_SUFFIX, is_sidecar
 from daemon import AUDITS, Daemon, audit, config_of, report_of, temporary_files, until
 
 TESTS: Final = Path(__file__).resolve().parent.parent
@@ -573,7 +575,7 @@ def _be_host(name: str) -> None:
     else:
         platform.node = lambda: name
     assert platform.node() == name
-    assert "benchd.files" not in sys.modules, "it has the host's name already"
+    assert "benchd.folder.files" not in sys.modules, "it has the host's name already"
 
 
 def _shift_clock(seconds: float) -> None:

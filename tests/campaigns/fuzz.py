@@ -33,8 +33,8 @@ import yaml
 
 import reference
 from benchd import AuditError, BenchSettings, NotAnAudit, SelectionSettings, bench_config, read_audit, select
-from benchd.bench import error_report
-from benchd.sidecar import unbroken
+from benchd.bench.config import error_report
+from benchd.bench.seal import unbroken
 from corpus import INDEX, checked
 
 MAX_LEN: Final = 6144
@@ -497,7 +497,7 @@ _GUIDED: Final = """
 import sys
 import atheris
 with atheris.instrument_imports(include=["benchd"]):
-    import benchd, benchd.bench, benchd.sidecar
+    import benchd, benchd.bench.config, benchd.bench.seal
 from campaigns.fuzz import guided
 guided(atheris, sys.argv)
 """

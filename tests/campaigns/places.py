@@ -25,8 +25,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
-from benchd.lock import LOCK_NAME
-from benchd.sidecar import is_sidecar, unbroken
+from benchd.bench.seal import unbroken
+from benchd.folder.names import is_sidecar
+from benchd.watching.lock import LOCK_NAME
 from campaigns.drops import owner
 from daemon import Daemon, answers, audit, until
 

@@ -14,7 +14,7 @@ from gradience.bench.config_schema import validate_config
 from safetensors.torch import load_file
 
 from benchd import BenchSettings, bench_config, read_audit, select
-from benchd.settings import parse_settings
+from benchd.settings.reading import parse_settings
 from corpus import USABLE, Sample, content
 from stand_ins import make_data, make_model, mend_bench
 

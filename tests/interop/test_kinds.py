@@ -15,8 +15,8 @@ from torch import nn
 
 import kinds
 from benchd import Audit, BenchSettings, Selection, bench_config, read_adapter_config, read_audit, select
-from benchd.adapter_weights import read_weights
-from benchd.exports import Training, lora_config, plan_training
+from benchd.bench.exports import Training, lora_config, plan_training
+from benchd.folder.adapter_weights import read_weights
 
 
 class Case(NamedTuple):

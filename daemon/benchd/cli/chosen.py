@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 import click
 
-from benchd.adapter import ADAPTER_CONFIG, MAX_ADAPTER_CONFIG, AdapterConfig, read_adapter_config, unusable
-from benchd.adapter_beside import adapter_beside
-from benchd.audit import Audit, read_audit
+from benchd.audit.adapter import ADAPTER_CONFIG, MAX_ADAPTER_CONFIG, AdapterConfig, read_adapter_config, unusable
+from benchd.audit.audit import Audit, read_audit
+from benchd.audit.refusals import AuditError, NotAnAudit
 from benchd.cli.loading import fail, load_settings
-from benchd.files import Vanished, look, open_directory, read_regular
-from benchd.rejection import AuditError, NotAnAudit
-from benchd.selection import Selection, select
-from benchd.settings import FolderSettings, folder_for
+from benchd.folder.adapter_beside import adapter_beside
+from benchd.folder.files import Vanished, look, open_directory, read_regular
+from benchd.selection.ladder import select
+from benchd.selection.selection import Selection
+from benchd.settings.reading import FolderSettings, folder_for
 
 __all__ = ["Chosen", "choose"]
 
@@ -88,6 +89,6 @@ def _read(path: str, max_bytes: int, named: str | None, command: str) -> Audit:
     audit = read_audit(content, name=name, adapter=adapter)
     if adapter is None or not adapter.is_costly():
         return audit
-    from benchd.isolated import matchable  # noqa: PLC0415 - few adapters have patterns that need it
+    from benchd.answering.sandbox import matchable  # noqa: PLC0415 - few adapters have patterns that need it
 
     return read_audit(content, name=name, adapter=matchable(audit))

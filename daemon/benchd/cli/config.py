@@ -9,9 +9,9 @@ from typing import Any, Final
 import click
 import msgspec
 
-from benchd.base import leaves
 from benchd.cli.loading import config_option, fail, load_settings, read_settings
-from benchd.settings import FolderSettings, Settings, SettingsError
+from benchd.settings.base import leaves
+from benchd.settings.reading import FolderSettings, Settings, SettingsError
 
 __all__ = ["command"]
 

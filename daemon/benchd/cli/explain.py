@@ -12,12 +12,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from benchd.audit import Audit
-from benchd.bench import bench_config, noted
+from benchd.audit.audit import Audit
+from benchd.bench.config import bench_config, noted
 from benchd.cli.chosen import Chosen, choose
 from benchd.cli.loading import config_option
-from benchd.selection import SelectedLayer, Selection
-from benchd.settings import SelectionSettings
+from benchd.selection.selection import SelectedLayer, Selection
+from benchd.settings.reading import SelectionSettings
 
 __all__ = ["command"]
 

@@ -10,13 +10,13 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from benchd.adapter import ADAPTER_CONFIG, Weights
-from benchd.adapter_weights import read_weights
-from benchd.bench import bench_config, noted
+from benchd.audit.adapter import ADAPTER_CONFIG, Weights
+from benchd.bench.config import bench_config, noted
+from benchd.bench.exports import Training, axolotl, bench_audit, bench_audit_notes, plan_training
 from benchd.cli.chosen import Chosen, choose
 from benchd.cli.loading import config_option, fail
 from benchd.cli.yaml_text import yaml_text
-from benchd.exports import Training, axolotl, bench_audit, bench_audit_notes, plan_training
+from benchd.folder.adapter_weights import read_weights
 
 __all__ = ["command"]
 

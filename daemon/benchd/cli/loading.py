@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 import msgspec
 
-from benchd.settings import Settings, SettingsError, folder_for, lacking, parse_settings
+from benchd.settings.reading import Settings, SettingsError, folder_for, lacking, parse_settings
 
 __all__ = ["config_option", "fail", "find_settings", "load_settings", "read_settings", "with_folders"]
 
@@ -49,7 +49,7 @@ def read_settings(path: str) -> Settings:
 
 def _read_base_file(path: str) -> bytes:
     """Return the file's content, at most one byte more than allowed. Never waits for a pipe. Raises OSError."""
-    from benchd.base_file import MAX_BASE_FILE  # noqa: PLC0415 - most settings name no file
+    from benchd.settings.base_file import MAX_BASE_FILE  # noqa: PLC0415 - most settings name no file
 
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -15,16 +15,15 @@ from typing import Any, Final
 import click
 import msgspec
 
-from benchd.answering import Answering, Outcome, Result
-from benchd.cli.console import console_line, printable
+from benchd.answering.batch import Answering, Outcome, Result
+from benchd.answering.processes import answer_all, count_workers
 from benchd.cli.loading import config_option, fail, load_settings
-from benchd.folder import Folder, Tally
+from benchd.folder.folder import Folder, Tally
+from benchd.folder.names import is_sidecar
 from benchd.inbox import Work
-from benchd.parallel import answer_all
-from benchd.settings import Settings, folder_for
-from benchd.sidecar import is_sidecar
-from benchd.trail import Trail
-from benchd.workers import count_workers
+from benchd.settings.reading import Settings, folder_for
+from benchd.trail.console import console_line, printable
+from benchd.trail.trail import Trail
 
 __all__ = ["command"]
 

@@ -8,13 +8,13 @@ from typing import NoReturn
 
 import click
 
-from benchd.cli.console import console_line
 from benchd.cli.loading import config_option, fail, find_settings, with_folders
-from benchd.lock import Occupied
-from benchd.notify import notify
-from benchd.service import Service, block_signals
-from benchd.settings import Settings, SettingsError
-from benchd.trail import Trail
+from benchd.service.process import Service, block_signals
+from benchd.service.systemd import notify
+from benchd.settings.reading import Settings, SettingsError
+from benchd.trail.console import console_line
+from benchd.trail.trail import Trail
+from benchd.watching.lock import Occupied
 
 __all__ = ["command"]
 

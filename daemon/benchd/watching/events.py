@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from benchd.folder import Folder
+from benchd.folder.folder import Folder
 from benchd.inbox import Trigger
 
 __all__ = ["Listener", "Source"]

@@ -25,9 +25,9 @@ from typing import Final
 from watchdog.observers import inotify_c
 from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
 
-from benchd.folder import Folder
+from benchd.folder.folder import Folder
+from benchd.folder.names import CONFIG_SUFFIX, ERROR_SUFFIX
 from benchd.inbox import Trigger
-from benchd.sidecar import CONFIG_SUFFIX, ERROR_SUFFIX
 from benchd.watching.events import Listener
 
 __all__ = ["InotifyReader", "InotifySource"]

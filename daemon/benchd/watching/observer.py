@@ -10,7 +10,7 @@ from watchdog.events import FileSystemEventHandler as Handler
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserverVFS
 
-from benchd.folder import Folder
+from benchd.folder.folder import Folder
 from benchd.inbox import Trigger
 from benchd.watching.events import Listener
 

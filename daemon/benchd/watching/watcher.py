@@ -12,12 +12,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from benchd.files import explained
-from benchd.folder import Folder, Tally
+from benchd.folder.files import explained
+from benchd.folder.folder import Folder, Tally
 from benchd.inbox import Inbox, Trigger
-from benchd.lock import FolderLock, Occupied
-from benchd.trail import Trail
+from benchd.trail.trail import Trail
 from benchd.watching.events import Source
+from benchd.watching.lock import FolderLock, Occupied
 from benchd.watching.sources import polling_source, source_for
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Answer audits of folders: read, decide, record, publish."""

@@ -1,0 +1,1 @@
+"""Bytes -> Audit: what the file says, and why a file can't be used. Pure."""

@@ -1,0 +1,400 @@
+"""Turn the answer into the forms that trainers take: PEFT, Axolotl, Bench. Pure.
+
+A training at the answer's ranks gives each selected layer the rank of the selection. Every other module gets the
+uniform rank, or the rank that it has if that is smaller. Every module keeps its scaling.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from benchd.audit.adapter import ADAPTER_CONFIG, AdapterConfig, Weights
+from benchd.audit.audit import Audit, Module
+from benchd.audit.matching import endings, plain_ending
+from benchd.audit.naming import unaddressable, usable
+from benchd.bench.config import uniform_rank
+from benchd.bench.patterns import pattern_keys
+from benchd.bench.tables import focused
+from benchd.selection.ladder import reach_note
+from benchd.selection.selection import Selection
+from benchd.settings.reading import BenchSettings
+from benchd.values import listed, whole
+
+__all__ = ["Change", "Training", "axolotl", "bench_audit", "bench_audit_notes", "lora_config", "plan_training"]
+
+#: PEFT's field -> Axolotl's key.
+_AXOLOTL: Final = {
+    "r": "lora_r",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "target_modules": "lora_target_modules",
+    "target_parameters": "lora_target_parameters",
+    "rank_pattern": "lora_rank_pattern",
+    "alpha_pattern": "lora_alpha_pattern",
+    "fan_in_fan_out": "lora_fan_in_fan_out",
+    "modules_to_save": "lora_modules_to_save",
+    "use_dora": "peft_use_dora",
+    "use_rslora": "peft_use_rslora",
+    "layer_replication": "peft_layer_replication",
+    "init_lora_weights": "peft_init_lora_weights",
+    "trainable_token_indices": "peft_trainable_token_indices",
+}
+
+#: The note for an audit without the adapter's own file.
+_UNKNOWN: Final = (
+    f"without the adapter's {ADAPTER_CONFIG} (--adapter DIR) each alpha assumes a scaling of alpha / rank, and the "
+    "output lacks what the adapter may have of task_type, use_rslora, use_dora, bias, modules_to_save, "
+    "fan_in_fan_out, target_parameters and adapted embeddings"
+)
+
+
+class Change(NamedTuple):
+    """How the adapter's size changes: sums before and after, None where unknown; how many modules shrink and grow."""
+
+    ranks: tuple[int, int]
+    parameters: tuple[int, int] | None
+    shrink: int
+    grow: int
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        text = f"ranks {self.ranks[0]:,} → {self.ranks[1]:,}"
+        if self.parameters is not None:
+            text += f", parameters {self.parameters[0]:,} → {self.parameters[1]:,}"
+        return f"{text}; {_modules(self.shrink, 'shrink')}, {self.grow} {'grows' if self.grow == 1 else 'grow'}"
+
+
+class Training(NamedTuple):
+    """A training at the answer's ranks.
+
+    `arguments` are those of `peft.LoraConfig`, `ranks` has the rank of each trained module by PEFT's name for it.
+    `change` is None where the audit tells no module's own rank. `notes` are for every form, `peft_notes` for those from
+    which PEFT makes an adapter.
+    """
+
+    arguments: dict[str, Any]
+    ranks: dict[str, int]
+    change: Change | None
+    notes: tuple[str, ...]
+    peft_notes: tuple[str, ...]
+
+
+def lora_config(audit: Audit, selection: Selection, settings: BenchSettings | None = None) -> dict[str, Any]:
+    """Return what `peft.LoraConfig(**…)` takes to train the adapter anew at the ranks of this answer.
+
+    `lora_alpha` is left out where the audit doesn't tell any scaling, `target_modules` where it names no module. With
+    the adapter's own file (`read_audit(…, adapter=…)`) the result also has the fields of `AdapterConfig.carried`.
+    """
+    return plan_training(audit, selection, settings or BenchSettings()).arguments
+
+
+def plan_training(
+    audit: Audit,
+    selection: Selection,
+    settings: BenchSettings,
+    *,
+    weights: Mapping[str, Weights] | None = None,
+    may_use_rslora: bool = True,
+) -> Training:
+    """Return the training at the ranks of this answer.
+
+    `weights` are the modules of the saved adapter, where the caller knows them. Unless `may_use_rslora` every alpha is
+    for a training without `use_rslora`, at the same scaling.
+    """
+    carried = audit.adapter.carried() if audit.adapter else {}
+    if not may_use_rslora:
+        carried.pop("use_rslora", None)
+    uniform, notes = uniform_rank(audit, settings)
+    focus = focused(audit, selection, settings)
+    own = dict(audit.modules)
+    selected = {layer.module: layer.rank for layer in selection.layers if layer.rank}
+    ranks = _ranks(own, selected, focus or audit.names, uniform)
+    saved = _own_weights(audit, weights or {})
+    extra = _Extra({}, known=False) if focus else _unaudited(audit, saved)
+    own.update(extra.modules)
+    every = {**ranks, **{name: min(uniform, module.rank or uniform) for name, module in extra.modules.items()}}
+    if extra.known:
+        ranks = every
+    default = _default(audit, {name: rank for name, rank in ranks.items() if name not in selected}, uniform, carried)
+    arguments = _arguments(audit, selected, own, every, default, use_rslora=bool(carried.get("use_rslora")))
+    targets = [*(focus or audit.names), *extra.modules]
+    if targets:
+        arguments["target_modules"] = targets
+    counts = {**{name: module.parameters for name, module in saved.items()}, **audit.parameters()}
+    return Training(
+        {"peft_type": "LORA", **arguments, **carried},
+        ranks,
+        _change(own, ranks, counts),
+        (*notes, *_rank_notes(audit, selection, own, ranks, uniform)),
+        (*_adapter_notes(audit, carried, extra), *_argument_notes(audit, arguments, carried)),
+    )
+
+
+class _Extra(NamedTuple):
+    """Modules of the adapter that the audit does not name; `known` from its weights, else from its targets."""
+
+    modules: Mapping[str, Module]
+    known: bool
+
+
+def _ranks(
+    own: Mapping[str, Module], selected: Mapping[str, int], names: Iterable[str], uniform: int
+) -> dict[str, int]:
+    """The rank of each of `names`: the selected ones first, each at most its own."""
+    trained = set(names)
+    ranks = {name: rank for name, rank in selected.items() if name in trained}
+    for name in names:
+        ranks.setdefault(name, min(uniform, _rank_of(own, name) or uniform))
+    return ranks
+
+
+def _rank_of(modules: Mapping[str, Module], name: str) -> int | None:
+    module = modules.get(name)
+    return module.rank if module else None
+
+
+def _own_weights(audit: Audit, weights: Mapping[str, Weights]) -> Mapping[str, Weights]:
+    """`weights` if they can be the audited adapter's: modules that both name have the same rank there and here."""
+    ranks = [(module.rank, weights[name].rank) for name, module in audit.modules.items() if name in weights]
+    return weights if ranks and all(told in {None, saved} for told, saved in ranks) else {}
+
+
+def _unaudited(audit: Audit, weights: Mapping[str, Weights]) -> _Extra:
+    """Embeddings, and whatever else Gradience passes over.
+
+    The weights name these modules. Without them the targets in the adapter's file do, by the ends of their names.
+    """
+    adapter = audit.adapter
+    if weights:
+        adapted = set(audit.adapted)
+        missed = [name for name in weights if name not in adapted]
+        unreachable = unaddressable([*audit.adapted, *missed])
+        names = [name for name in missed if name not in unreachable]
+        applied = adapter.applied(names) if adapter else {}
+        scalings = {module.scaling for module in audit.modules.values()}
+        usual = scalings.pop() if len(scalings) == 1 else None
+        return _Extra(
+            {
+                name: Module(
+                    weights[name].rank,
+                    adapter.scaling(applied[name].alpha, weights[name].rank) if adapter else usual,
+                )
+                for name in names
+            },
+            known=True,
+        )
+    asked = adapter.fields.get("target_modules") if adapter else None
+    if adapter is None or not isinstance(asked, list) or not audit.adapted or adapter.fields.get("layers_to_transform"):
+        return _Extra({}, known=False)
+    audited = {ending for module in audit.adapted for ending in endings(module)}
+    excluded = adapter.fields.get("exclude_modules") or ()
+    names = sorted(usable([n for n in asked if isinstance(n, str) and n not in audited and n not in excluded]))
+    return _Extra({name: _by_ending(adapter, name) for name in names}, known=False)
+
+
+def _by_ending(adapter: AdapterConfig, name: str) -> Module:
+    """What the file tells of a module of which only the end of the name is known; of several ranks the smallest."""
+    pattern = {key: rank for key, rank in adapter.rank_pattern.items() if plain_ending(key, name)}
+    alphas = [alpha for key, alpha in adapter.alpha_pattern.items() if plain_ending(key, name)]
+    rank = min([whole(rank) or 0 for rank in pattern.values()], default=adapter.rank) or None
+    return Module(rank, adapter.scaling(alphas[0] if alphas else adapter.alpha, rank))
+
+
+def _default(audit: Audit, others: Mapping[str, int], uniform: int, carried: Mapping[str, Any]) -> int:
+    """The `r` of modules without a pattern: what most that are not selected have. Fused experts can have no other."""
+    own = audit.adapter.rank if audit.adapter else None
+    if carried.get("target_parameters") and own:
+        return min(uniform, own)
+    counts = Counter(others.values())
+    return max(counts, key=lambda rank: (counts[rank], rank == uniform, rank), default=uniform)
+
+
+def _arguments(
+    audit: Audit,
+    selected: Collection[str],
+    modules: Mapping[str, Module],
+    ranks: Mapping[str, int],
+    default: int,
+    *,
+    use_rslora: bool,
+) -> dict[str, Any]:
+    alphas = {
+        name: alpha
+        for name, rank in ranks.items()
+        if name in modules and (alpha := modules[name].alpha_at(rank, use_rslora=use_rslora)) is not None
+    }
+    arguments: dict[str, Any] = {"r": default}
+    usual = _usual_alpha(audit, ranks, alphas, default, use_rslora=use_rslora)
+    if usual is not None:
+        arguments["lora_alpha"] = usual
+    ranked = [name for name, rank in ranks.items() if name in selected or rank != default]
+    scaled = [name for name, alpha in alphas.items() if name in selected or alpha != usual]
+    keys = pattern_keys(list(dict.fromkeys([*ranked, *scaled])), dict.fromkeys([*audit.adapted, *ranks]))
+    arguments["rank_pattern"] = {keys[name]: ranks[name] for name in ranked}
+    arguments["alpha_pattern"] = {keys[name]: alphas[name] for name in scaled}
+    return arguments
+
+
+def _usual_alpha(
+    audit: Audit, ranks: Mapping[str, int], alphas: Mapping[str, float], default: int, *, use_rslora: bool
+) -> float | None:
+    """Return the most frequent alpha of the modules with the default rank; if none has it, of all modules."""
+    adapter = audit.adapter
+    if adapter is not None and adapter.target_parameters and adapter.rank:
+        # Fused experts can't have another alpha.
+        expert = Module(adapter.rank, adapter.scaling(adapter.alpha, adapter.rank))
+        return expert.alpha_at(default, use_rslora=use_rslora)
+    usual = [alpha for name, alpha in alphas.items() if ranks[name] == default] or list(alphas.values())
+    return Counter(usual).most_common(1)[0][0] if usual else None
+
+
+# --- notes ----------------------------------------------------------------------------------------------------
+
+
+def _rank_notes(
+    audit: Audit, selection: Selection, own: Mapping[str, Module], ranks: Mapping[str, int], uniform: int
+) -> list[str]:
+    notes = []
+    if audit.no_analysis is not None:  # the selection has no look at the names then
+        reach = reach_note(audit)
+        notes.extend([*audit.name_notes, *([reach] if reach else [])])
+    if not any(layer.rank for layer in selection.layers):
+        notes.append(f"no module has a rank of its own here: {selection.reason}")
+    smaller = sum(rank < uniform and rank == _rank_of(own, name) for name, rank in ranks.items())
+    if smaller:
+        notes.append(f"{_modules(smaller, 'keep')} a rank below the uniform rank {uniform}, as in the adapter")
+    return notes
+
+
+def _adapter_notes(audit: Audit, carried: Mapping[str, Any], extra: _Extra) -> list[str]:
+    adapter = audit.adapter
+    if adapter is None:
+        problem = audit.adapter_problem
+        return [f"{ADAPTER_CONFIG} is not used: {problem}"] if problem else [_UNKNOWN]
+    notes = []
+    if adapter.use_rslora:
+        how = "use_rslora is carried over, with alphas for it"
+        if not carried.get("use_rslora"):
+            how = "each alpha gives its scaling without use_rslora"
+        notes.append(f"the adapter uses rsLoRA: {how}")
+    left = adapter.left_behind()
+    if left:
+        notes.append(f"in {ADAPTER_CONFIG} and not carried over: {listed(left, 10)}")
+    if extra.modules:
+        notes.append(
+            f"adapted, but not audited by Gradience; at the uniform rank or their own: {listed(extra.modules)}"
+        )
+    elif isinstance(adapter.fields.get("target_modules"), str):
+        notes.append("the adapter's target_modules are one pattern; embeddings that it hits are left out")
+    return notes
+
+
+def _argument_notes(audit: Audit, arguments: Mapping[str, Any], carried: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if "lora_alpha" not in arguments:
+        notes.append("the audit doesn't tell the adapter's scaling; set lora_alpha yourself")
+    own = audit.adapter.rank if audit.adapter else None
+    if carried.get("target_parameters") and own and arguments["r"] < own:
+        notes.append(f"fused experts (target_parameters) shrink, too: r {own} → {arguments['r']}")
+    return notes
+
+
+# --- what becomes of the size ---------------------------------------------------------------------------------
+
+
+def _change(modules: Mapping[str, Module], ranks: Mapping[str, int], parameters: Mapping[str, int]) -> Change | None:
+    pairs = {name: (own, rank) for name, rank in ranks.items() if (own := _rank_of(modules, name))}
+    if not pairs:
+        return None
+    counted = None
+    if pairs.keys() <= parameters.keys():
+        after = sum(parameters[name] // own * rank for name, (own, rank) in pairs.items())
+        counted = (sum(parameters[name] for name in pairs), after)
+    return Change(
+        ranks=(sum(own for own, _ in pairs.values()), sum(rank for _, rank in pairs.values())),
+        parameters=counted,
+        shrink=sum(rank < own for own, rank in pairs.values()),
+        grow=sum(rank > own for own, rank in pairs.values()),
+    )
+
+
+def _modules(count: int, verb: str) -> str:
+    return f"1 module {verb}s" if count == 1 else f"{count} modules {verb}"
+
+
+# --- other trainers -------------------------------------------------------------------------------------------
+
+
+def axolotl(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the arguments of `peft.LoraConfig` with Axolotl's keys, and notes about those that have no key there.
+
+    Raises ValueError for an alpha that is not a whole number: Axolotl refuses it.
+    """
+    alphas = {"lora_alpha": arguments.get("lora_alpha"), **arguments["alpha_pattern"]}
+    broken = [f"{name}: {alpha:g}" for name, alpha in alphas.items() if isinstance(alpha, float)]
+    if broken:
+        raise ValueError(
+            f"Axolotl takes only whole alphas, and scaling x rank is none for {listed(broken)}; "
+            "train with PEFT, which takes any (--peft, --adapter-config)"
+        )
+    options = {_AXOLOTL[key]: value for key, value in arguments.items() if key in _AXOLOTL}
+    left = [key for key in arguments if key not in _AXOLOTL and key not in {"peft_type", "task_type"}]
+    notes = (f"Axolotl has no key for {listed(left, 10)}",) if left else ()
+    return {"adapter": "lora", **options}, notes
+
+
+def bench_audit(audit: Audit, training: Training, settings: BenchSettings) -> dict[str, Any]:
+    """Return the probe audit from which `gradience-bench --resume` takes the ranks of its per-layer variant.
+
+    It lists every module that Bench trains, as Bench gives the others the smallest rank of the pattern. It has none of
+    the audit's global suggestions: from these Bench makes uniform variants, for which it may drop the per-layer one
+    (field-notes, section 4). By the means Bench decides on further uniform variants. Raises ValueError without any
+    module: an empty pattern ends Bench.
+    """
+    ranks = _trained_by_bench(audit, training, settings)
+    if not ranks:
+        raise ValueError("there is no module whose rank Bench could take")
+    keys = pattern_keys(list(ranks), audit.adapted)
+    means = audit.means
+    return {
+        **({"probe_rank": audit.largest_rank} if audit.largest_rank else {}),
+        **({"summary": means} if means else {}),
+        "per_layer_suggestions": {"rank_pattern": {keys[name]: rank for name, rank in ranks.items()}},
+    }
+
+
+def _trained_by_bench(audit: Audit, training: Training, settings: BenchSettings) -> dict[str, int]:
+    """The modules whose ranks the config's `lora.target_modules` let Bench train."""
+    names = set(audit.names)
+    asked = (settings.base.get("lora") or {}).get("target_modules")
+    if isinstance(asked, list) and not settings.focus:
+        targets = set(asked)
+        names = {name for name in names if not targets.isdisjoint(endings(name))}
+    return {name: rank for name, rank in training.ranks.items() if name in names}
+
+
+def bench_audit_notes(audit: Audit, training: Training, settings: BenchSettings) -> list[str]:
+    """Return what Bench will not do as the audit says, under its rules for ranks (field-notes, section 4)."""
+    lora, compression = settings.base.get("lora") or {}, settings.base.get("compression") or {}
+    probe = lora.get("probe_r") or audit.largest_rank
+    ranks = list(_trained_by_bench(audit, training, settings).values())
+    if not ranks or not probe:
+        return []
+    notes = []
+    allowed = compression.get("allowed_ranks") or sorted({*ranks, probe})
+    lowered = [max([each for each in allowed if each <= min(rank, probe)], default=min(allowed)) for rank in ranks]
+    changed = sorted({rank for rank, other in zip(ranks, lowered, strict=True) if rank != other})
+    if changed:
+        notes.append(
+            f"Bench lowers ranks to lora.probe_r ({probe}) and then to compression.allowed_ranks: "
+            f"it changes {', '.join(map(str, changed))}"
+        )
+    mean = sum(lowered) / len(lowered)
+    if min(allowed, key=lambda rank: abs(rank - mean)) >= probe:
+        notes.append(
+            f"Bench drops its per-layer variant: the mean rank {mean:.3g} is nearest to lora.probe_r ({probe}); "
+            f"set probe_r = {2 * probe} in [bench.base.lora]"
+        )
+    return notes

@@ -1,0 +1,139 @@
+"""The tables that Bench runs by: `[bench.base]`, and what the audit knows where that leaves a key open. Pure.
+
+Keys of the base always win. Where they contradict what the audit tells, or where Bench will lack something after
+all, a note says so (spec, section 4, "Runnable"; field-notes, section 4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from typing import Any, Final, NamedTuple
+
+from benchd.audit.adapter import ADAPTER_CONFIG
+from benchd.audit.audit import Audit
+from benchd.bench.patterns import target_modules
+from benchd.selection.selection import Selection
+from benchd.settings.base import Base, base_digest, merged, missing, tells
+from benchd.settings.reading import BenchSettings
+
+__all__ = ["Runnable", "base_used", "focused", "runnable"]
+
+#: What Bench reads without a default, and an audit normally tells.
+_TOLD: Final = ("lora.probe_r", "lora.alpha", "lora.target_modules", "compression.allowed_ranks")
+
+
+class Runnable(NamedTuple):
+    """Bench's tables, in Bench's order, and what a reader should know of them."""
+
+    tables: Base
+    notes: tuple[str, ...]
+
+
+def base_used(settings: BenchSettings) -> dict[str, Any]:
+    """The settings about Bench's tables that shape every answer, by dotted key; none without a base."""
+    if not settings.base:
+        return {}
+    used: dict[str, Any] = {"bench.base": base_digest(settings.base), "bench.focus": settings.focus}
+    if missing(settings.base):
+        used["bench.adapter_config"] = settings.adapter_config
+    return used
+
+
+def _targets(audit: Audit, selection: Selection, settings: BenchSettings) -> list[str] | str:
+    """`target_modules`: the selected modules with `bench.focus`, else the base's, else all that the audit names."""
+    focus = focused(audit, selection, settings)
+    if focus:
+        return target_modules(focus, audit.adapted)
+    asked: list[str] | str | None = settings.base.get("lora", {}).get("target_modules")
+    return asked or list(audit.names)
+
+
+def focused(audit: Audit, selection: Selection, settings: BenchSettings) -> list[str]:
+    """Return the selected modules that can be a target, with `bench.focus`; none without it."""
+    if not settings.focus or not selection.layers:
+        return []
+    return [layer.module for layer in selection.layers if layer.module not in audit.out_of_reach]
+
+
+def runnable(
+    audit: Audit,
+    selection: Selection,
+    ranks: Collection[int],
+    settings: BenchSettings,
+) -> Runnable:
+    """Return Bench's tables for this answer, whose strategies have `ranks`. The base must not be empty."""
+    told = _told(audit, selection, ranks, settings)
+    tables = merged(told, settings.base)
+    is_focused = bool(focused(audit, selection, settings))
+    if is_focused:
+        tables["lora"]["target_modules"] = told["lora"]["target_modules"]
+    notes = [*_contradictions(settings.base, told)]
+    if settings.focus and not is_focused:
+        notes.append("bench.focus: no selected layer can be a target, so lora.target_modules are not narrowed")
+    elif is_focused and tells(settings.base, "lora.target_modules"):
+        notes.append("bench.focus: lora.target_modules are the selected layers', not those of bench.base")
+    elif not is_focused:
+        notes.extend(_left_out(selection, tables))
+    notes.extend(_lacking(tables, settings))
+    return Runnable(tables, tuple(notes))
+
+
+def _told(
+    audit: Audit,
+    selection: Selection,
+    ranks: Collection[int],
+    settings: BenchSettings,
+) -> Base:
+    """What the audit and the adapter's own file tell, by Bench's keys; without what they don't."""
+    own = audit.largest
+    probe = settings.base.get("lora", {}).get("probe_r") or (own.rank if own else None)
+    adapter = audit.adapter if settings.adapter_config else None
+    told: Base = {
+        "model": {"name": adapter.base_model if adapter else None},
+        "lora": {
+            "probe_r": own.rank if own else None,
+            "alpha": own.alpha_at(probe) if own and probe else None,
+            "dropout": adapter.dropout if adapter else None,
+            "target_modules": _targets(audit, selection, settings) or None,
+        },
+        "compression": {"allowed_ranks": sorted({*ranks, probe}) if probe else None},
+    }
+    known = {name: {key: value for key, value in table.items() if value is not None} for name, table in told.items()}
+    return {name: table for name, table in known.items() if table}
+
+
+def _contradictions(base: Base, told: Base) -> Iterator[str]:
+    lora, known = base.get("lora", {}), told.get("lora", {})
+    asked, rank = lora.get("probe_r"), known.get("probe_r")
+    if asked is not None and rank is not None and asked != rank:
+        yield f"lora.probe_r is {asked} (bench.base), the adapter's largest rank is {rank}"
+    alpha, keeps = lora.get("alpha"), known.get("alpha")
+    if alpha is not None and keeps is not None and not math.isclose(alpha, keeps, rel_tol=1e-6):
+        yield f"lora.alpha is {alpha:g} (bench.base); {keeps:g} would keep the adapter's scaling"
+    allowed = base.get("compression", {}).get("allowed_ranks")
+    lacks = set(told.get("compression", {}).get("allowed_ranks", ())) - set(allowed or ()) if allowed else ()
+    if lacks:
+        named = ", ".join(map(str, sorted(lacks)))
+        yield f"compression.allowed_ranks of bench.base lacks {named}; Bench rounds down to ranks in the list"
+
+
+def _left_out(selection: Selection, tables: Base) -> Iterator[str]:
+    """Selected layers that Bench will not train. What a pattern in place of the list hits, PEFT alone knows."""
+    wanted = tables.get("lora", {}).get("target_modules")
+    if not isinstance(wanted, list):
+        return
+    endings = tuple(f".{name}" for name in wanted)
+    left = [layer.module for layer in selection.layers if not f".{layer.module}".endswith(endings)]
+    if left:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        yield f"lora.target_modules of bench.base leaves out selected layers: {', '.join(left[:3])}{more}"
+
+
+def _lacking(tables: Base, settings: BenchSettings) -> Iterator[str]:
+    lacking = [*missing(tables), *(key for key in _TOLD if not tells(tables, key))]
+    if lacking:
+        places = "bench.base nor the audit"
+        if settings.adapter_config:
+            places = f"bench.base, the audit nor an {ADAPTER_CONFIG} of it"
+        yield f"Bench can't run this config: neither {places} has {', '.join(lacking)}"

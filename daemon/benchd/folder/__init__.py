@@ -1,0 +1,1 @@
+"""A watched folder's files: names, standing, scans, safe reads and whole writes."""

@@ -1,0 +1,1 @@
+"""Audit -> Selection: the ladder, priorities and ranks. Pure."""

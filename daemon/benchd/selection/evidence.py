@@ -1,0 +1,118 @@
+"""Find the evidence for a layer's rank: the first in the audit, in a fixed order (spec, section 3). Pure.
+
+Bench validates the rank that it gets, so a rank must not be too low. It is the largest rank that any policy asks for.
+That is at least the layer's spread (the largest rank minus the smallest).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Literal, NamedTuple
+
+from benchd.audit.audit import Audit
+from benchd.audit.shapes import Rationale
+from benchd.values import MAX_RANK, whole
+
+__all__ = ["Evidence", "RankSource", "find_evidence"]
+
+RankSource = Literal["k_values", "layer_rows", "rationale", "suggestions", "policies"]
+
+#: Maximum relative error of Gradience's floats, and of numbers that a person has rounded.
+_COMPUTED: Final = 1e-9
+_ROUNDED: Final = 0.01
+
+
+class Evidence(NamedTuple):
+    """A rank (0 for a dead layer), its source, and whether the largest `k` may be lower than the rank."""
+
+    rank: int
+    source: RankSource
+    is_upper_bound: bool = False
+
+
+def find_evidence(audit: Audit, name: str, rationale: Rationale, own: int | None) -> Evidence | None:
+    """Return the evidence for the rank of the layer `name`; None if the audit has none.
+
+    The rank is at least the layer's spread and at most `own`, the rank of the module's adapter (None: unknown).
+    """
+    most = own or MAX_RANK
+    found = _first(audit, name, rationale, most)
+    if found is None:
+        return None
+    rank = min(max(found.rank, whole(rationale.spread) or 0), most)
+    return found if rank == found.rank else found._replace(rank=rank)
+
+
+def _first(audit: Audit, name: str, rationale: Rationale, most: int) -> Evidence | None:
+    if rationale.k_values:
+        largest = _largest(rationale.k_values)
+        if largest is not None:
+            return Evidence(largest, "k_values")
+    row = audit.row_ranks(name)
+    if row and _has_all_policies(row, rationale):
+        return Evidence(max(row), "layer_rows")
+    derived = _derived(audit, name, rationale, most)
+    if derived is not None:
+        return derived
+    suggested = audit.suggested_rank(name)
+    if suggested is not None:
+        return Evidence(suggested, "suggestions")
+    if row:
+        return Evidence(max(row), "layer_rows")
+    policies = audit.policy_ranks(name)
+    return Evidence(max(policies), "policies") if policies else None
+
+
+def _largest(values: list[float | None]) -> int | None:
+    """Return the largest rank among `values`; None if there is none. Fast where all values are ranks."""
+    largest = None if None in values else whole(max(values))  # type: ignore[type-var]
+    if largest is None:
+        largest = max([k for value in values if (k := whole(value)) is not None], default=None)
+    return largest
+
+
+def _has_all_policies(row: list[int], rationale: Rationale) -> bool:
+    """Return whether a row has all policies that the analysis compared: then its ranks differ by the spread.
+
+    The rows of Bench's own audits have the energy policy only.
+    """
+    if rationale.spread is None:
+        return True
+    return max(row) - min(row) >= rationale.spread
+
+
+def _derived(audit: Audit, name: str, rationale: Rationale, most: int) -> Evidence | None:
+    """Return the largest `k`, derived from Gradience's own formulas (field-notes, section 2).
+
+        spread_threshold = max(base, factor * largest k)
+        priority_score   = spread / spread_threshold * uniform_mult
+
+    Where the threshold is the base, the largest k is at most base / factor. It is also the sum of the smallest `k` and
+    the spread, so at most the sum of any policy's `k` and the spread.
+    """
+    base, factor = audit.spread_constants
+    threshold = rationale.spread_threshold or _threshold(rationale)
+    if threshold is None or factor <= 0 or base < 0 or threshold < base * (1 - _ROUNDED):
+        return None  # no threshold, or one that Gradience would not compute
+    k = whole(round(min(threshold / factor, 2.0 * MAX_RANK)))
+    if k is None:
+        return None
+    if threshold > base * (1 + _COMPUTED) and k * factor > base:
+        return Evidence(k, "rationale")
+    bound = whole(math.floor(min(base / factor, MAX_RANK) + _COMPUTED))
+    if not bound:
+        return None
+    known = audit.policy_ranks(name) or audit.row_ranks(name)
+    spread = whole(rationale.spread) or 0
+    least = max([spread, *known])
+    bound = min([bound, most, *(k + spread for k in known)])
+    return Evidence(max(bound, least), "rationale", is_upper_bound=bound > least)
+
+
+def _threshold(rationale: Rationale) -> float | None:
+    """Return the threshold that the priority score was computed with; None where the score doesn't reveal it."""
+    spread, mult, score = rationale.spread, rationale.uniform_mult, rationale.priority_score
+    if not spread or not mult or not score or spread < 0 or mult < 0 or score < 0:
+        return None
+    threshold = spread * mult / score
+    return threshold if math.isfinite(threshold) else None

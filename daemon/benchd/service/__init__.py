@@ -1,0 +1,1 @@
+"""The daemon's process: start, reload, stop, threads, systemd."""

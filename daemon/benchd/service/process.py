@@ -1,0 +1,361 @@
+"""The life of the daemon: start, ready, reload, stop. Owns the process: its signals, its threads, its exit.
+
+Everything else is owned elsewhere; this module only connects the rooms, waits for signals, and tells systemd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from benchd import __version__
+from benchd.answering.batch import Answering
+from benchd.folder.folder import Folder
+from benchd.inbox import Inbox
+from benchd.service.systemd import notify, reloading, watchdog_seconds
+from benchd.service.workers import Counts, Workers
+from benchd.settings.base import base_digest
+from benchd.settings.reading import FolderSettings, Settings, SettingsError
+from benchd.trail.trail import Render, Trail
+from benchd.watching import Watcher, open_reader, wants_polling
+from benchd.watching.lock import Occupied
+
+__all__ = ["Service", "block_signals", "changed_settings"]
+
+#: malloc.h: options of mallopt(3), and what they are set to.
+_HEAP: Final = (
+    (-8, 1),  # M_ARENA_MAX: one heap
+    (-3, 2**20),  # M_MMAP_THRESHOLD: what is larger has a mapping of its own, and leaves no hole that the next misses
+    (-1, 4 * 2**20),  # M_TRIM_THRESHOLD: so much is kept at the end, not given back and asked for again all the time
+)
+
+_STOPPING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+_SIGNALS: Final = _STOPPING | {signal.SIGHUP}
+
+#: A folder that takes longer than this to open (a file server that is slow to answer) does not keep the others waiting.
+_READY_SECONDS: Final = 30.0
+
+#: What is in flight gets this long to end after a signal.
+_GRACE_SECONDS: Final = 0.8
+
+#: And this long before a changed folder is watched with its new settings.
+_HANDOVER_SECONDS: Final = 10.0
+
+
+def block_signals() -> None:
+    """Keep the signals of the service for its main thread. Call before any thread starts."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def changed_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that are not the default, by dotted key, and the watched folders."""
+    changed: dict[str, Any] = {"watch": [folder.path for folder in settings.watch]}
+    for section in ("watching", "selection", "bench", "trail"):
+        values = getattr(settings, section)
+        changed.update(_differences(section, values, type(values)()))
+    for index, folder in enumerate(settings.watch):
+        general = FolderSettings(path=folder.path, selection=settings.selection, bench=settings.bench)
+        changed.update(_differences(f"watch[{index}]", folder, general))
+    return changed
+
+
+def _differences(where: str, values: msgspec.Struct, general: msgspec.Struct) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in msgspec.structs.asdict(values).items():
+        other = getattr(general, key)
+        if isinstance(value, msgspec.Struct):
+            found.update(_differences(f"{where}.{key}", value, other))
+        elif value != other:
+            found[f"{where}.{key}"] = value
+    return found
+
+
+class Service:
+    """One daemon over any number of folders.
+
+    `reread` gives the settings anew, or raises `SettingsError`; it is called on SIGHUP, on the main thread.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        trail: Trail,
+        *,
+        reread: Callable[[], Settings] | None = None,
+        console: Render | None = None,
+    ) -> None:
+        self._settings = settings
+        self._trail = trail
+        self._reread = reread or (lambda: settings)
+        self._console = console
+        self._started = time.monotonic()
+        self._failure: str | None = None
+        self._complaint = ""
+        self._inbox = Inbox(on_refused=self._rescan)
+        self._counts = Counts()
+        self._health = _Health(self._inbox, self._counts)
+        try:
+            self._reader = open_reader(self._attend)
+        except OSError as error:
+            self._reader = None
+            reason = f"no inotify: {error.strerror}; raise it: sysctl fs.inotify.max_user_instances"
+            trail.watch_degraded("", reason, instead="polling")
+        self._workers = self._make_workers()
+        self._watchers = {folder.path: self._make_watcher(folder) for folder in settings.watch}
+
+    def _make_workers(self) -> Workers:
+        settings = self._settings
+        polls = any(map(wants_polling, settings.watch))
+        return Workers(
+            self._inbox,
+            Answering(self._trail, settle=settings.watching.settle),
+            self._trail,
+            self._counts,
+            count=settings.watching.workers,
+            waits=polls or any(folder.bench.durable for folder in settings.watch),
+            wake=None if polls or self._reader is None else self._reader.wake,
+        )
+
+    def _make_watcher(self, settings: FolderSettings) -> Watcher:
+        folder = Folder(
+            settings,
+            max_bytes=self._settings.watching.max_bytes,
+            nested=_nested(settings.path, self._settings),
+        )
+        return Watcher(
+            folder,
+            self._inbox,
+            self._trail,
+            reader=self._reader,
+            rescan_interval=self._settings.watching.rescan_interval,
+        )
+
+    def claim(self) -> None:
+        """Take all folders. Raises `Occupied` if another benchd has one; then none is taken."""
+        watchers = list(self._watchers.values())
+        for index, watcher in enumerate(watchers):
+            try:
+                watcher.claim()
+            except Occupied:
+                for claimed in watchers[:index]:
+                    claimed.unclaim()
+                raise
+
+    # --- the main thread -----------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Watch and answer until a signal comes. Returns the exit code: 0, or 1 after a failure of our own."""
+        _share_one_heap()
+        _tell_of_library_logs(self._trail)
+        threading.excepthook = self._thread_died
+        sys.unraisablehook = self._unraisable
+        self._trail.started(version=__version__, pid=os.getpid(), settings=changed_settings(self._settings))
+        if self._reader is not None:
+            self._reader.start()
+        self._workers.start()
+        for watcher in self._watchers.values():
+            watcher.start()
+        self._await_watched(list(self._watchers.values()))
+        roots = [path for path, watcher in self._watchers.items() if watcher.present]
+        self._trail.ready(roots=roots, duration_ms=(time.monotonic() - self._started) * 1000)
+        gc.freeze()  # all that is there now is there for good: no collection need look at it again
+        notify(READY="1", STATUS=self._status())
+        while (received := self._await_signal()) == signal.SIGHUP:
+            self._reload()
+        self._stop(signal.Signals(received).name)
+        return 1 if self._failure else 0
+
+    @staticmethod
+    def _await_watched(watchers: list[Watcher]) -> None:
+        """Wait until each folder is watched or known to be missing; not for ever, and not against a signal to stop."""
+        deadline = time.monotonic() + _READY_SECONDS
+        for watcher in watchers:
+            while not watcher.watched.wait(0.05):
+                if time.monotonic() > deadline or signal.sigpending() & _STOPPING:
+                    return
+
+    def _await_signal(self) -> int:
+        """The next signal. Meanwhile systemd's watchdog, if there is one, hears from us while all is well."""
+        interval = watchdog_seconds()
+        if interval is None or not hasattr(signal, "sigtimedwait"):
+            return signal.sigwait(_SIGNALS)
+        while True:
+            received = signal.sigtimedwait(_SIGNALS, interval / 3)
+            if received is not None:
+                return received.si_signo
+            trouble = self._health.trouble(self._workers, list(self._watchers.values()), limit=interval)
+            if trouble is None:
+                notify(WATCHDOG="1", STATUS=self._status())
+            else:
+                notify(STATUS=f"{trouble}; no longer telling the watchdog that all is well")
+
+    def _status(self) -> str:
+        """What matters, in one line."""
+        missing = [path for path, watcher in self._watchers.items() if not watcher.present]
+        ready, delayed = self._inbox.counts()
+        parts = [
+            f"{len(self._watchers)} folder{'' if len(self._watchers) == 1 else 's'}",
+            *(f"waiting for {path}" for path in missing),
+            f"{self._counts.answered} answered",
+            f"{self._counts.rejected} rejected",
+            f"{ready + delayed} waiting",
+        ]
+        if self._counts.last_answer:
+            parts.append(f"last: {self._counts.last_answer}")
+        if self._complaint:
+            parts.append(self._complaint)
+        return ", ".join(parts)
+
+    def _reload(self) -> None:
+        reloading()
+        try:
+            settings = self._reread()
+        except SettingsError as error:
+            self._complaint = f"reload failed: {error.problems[0]}"
+            self._trail.reload_failed(error.problems)
+        else:
+            self._complaint = ""
+            self._apply(settings)
+            self._trail.reloaded(settings=changed_settings(settings))
+        notify(READY="1", STATUS=self._status())
+
+    def _apply(self, settings: Settings) -> None:
+        """Put new settings in force. No drop is lost: what happens meanwhile, the new watchers' first scan finds."""
+        before, self._settings = self._settings, settings
+        self._trail.reopen(settings.trail, console=self._console)
+        kept = {
+            path: watcher
+            for path, watcher in self._watchers.items()
+            if before.watching == settings.watching
+            and _nested(path, before) == _nested(path, settings)
+            and any(_same(watcher.folder.settings, folder) for folder in settings.watch)
+        }
+        retired = [watcher for path, watcher in self._watchers.items() if path not in kept]
+        workers, self._workers = self._workers, self._make_workers()
+        for watcher in retired:
+            watcher.stop()
+        workers.retire()
+        self._workers.start()
+        for watcher in retired:
+            watcher.thread.join(_HANDOVER_SECONDS)
+            # An answer by the old settings must not come after one by the new.
+            self._inbox.drop_folder(watcher.folder)
+            self._inbox.await_idle(watcher.folder, _HANDOVER_SECONDS)
+        self._watchers = {folder.path: kept.get(folder.path) or self._make_watcher(folder) for folder in settings.watch}
+        fresh = [watcher for path, watcher in self._watchers.items() if path not in kept]
+        for watcher in fresh:
+            watcher.start()
+        self._await_watched(fresh)
+
+    def _stop(self, cause: str) -> None:
+        notify(STOPPING="1")
+        self._trail.stopping(signal=self._failure or cause)
+        deadline = time.monotonic() + _GRACE_SECONDS
+        self._inbox.close()
+        for watcher in self._watchers.values():
+            watcher.stop()
+        self._workers.join(_GRACE_SECONDS)
+        for watcher in self._watchers.values():
+            watcher.thread.join(max(0.05, deadline - time.monotonic()))
+        if self._reader is not None:
+            self._reader.stop()
+            self._reader.join(max(0.05, deadline - time.monotonic()))  # it may be answering
+        counts = self._counts
+        self._trail.stopped(answered=counts.answered, rejected=counts.rejected, waiting=len(self._inbox))
+
+    # --- other threads -------------------------------------------------------------------------------------
+
+    def _attend(self) -> float | None:
+        """What the reader of events does between reading: it lends the present workers a hand while it lives."""
+        if self._reader is None or self._reader.failure is not None:
+            self._inbox.unattend()
+            return None
+        return self._workers.attend()
+
+    def _rescan(self, folder: Folder) -> None:
+        """The inbox had to drop something of `folder`: only a full scan finds it again."""
+        folder.forget_scans()
+        watcher = self._watchers.get(folder.path)
+        if watcher is not None and watcher.folder is folder:
+            watcher.request_scan("inbox full")
+
+    def _thread_died(self, arguments: threading.ExceptHookArgs) -> None:
+        """A thread of ours or of a library ended by an exception: record it, and end the process so that all see it."""
+        name = arguments.thread.name if arguments.thread else "?"
+        self._failure = f"thread {name} died of {arguments.exc_type.__name__}: {arguments.exc_value}"
+        self._trail.thread_failed(name, self._failure, recovery="benchd stops, to be started again")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _unraisable(self, arguments: sys.UnraisableHookArgs) -> None:
+        """An exception where Python can't raise one, as in a finalizer: recorded, for nobody else would hear of it."""
+        error = f"{arguments.exc_type.__name__}: {arguments.exc_value} in {arguments.object!r}"
+        self._trail.thread_failed(threading.current_thread().name, error, recovery="none is needed: it goes on")
+
+
+def _same(one: FolderSettings, other: FolderSettings) -> bool:
+    """Return whether both give the same answers. The order of a base's keys counts, and `==` ignores it."""
+    return one == other and base_digest(one.bench.base) == base_digest(other.bench.base)
+
+
+def _nested(path: str, settings: Settings) -> frozenset[str]:
+    """The watched folders inside `path`, relative to it: each belongs to its own watcher alone."""
+    prefix = os.path.join(path, "")
+    return frozenset(other.path.removeprefix(prefix) for other in settings.watch if other.path.startswith(prefix))
+
+
+def _tell_of_library_logs(trail: Trail) -> None:
+    """Have what libraries log as a warning, or worse, in the trail: on standard error it would be a line of text."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            trail.watch_degraded("", f"{record.name}: {record.getMessage()}")
+
+    logging.getLogger().addHandler(Handler(logging.WARNING))
+
+
+def _share_one_heap() -> None:
+    """Have all threads take their memory from one place, where the C library is glibc.
+
+    It gives each new thread a heap of its own, up to eight a core, and each keeps what one large file took there once.
+    Python's own lock lets one thread allocate at a time anyway.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        for option, value in _HEAP:
+            ctypes.CDLL(None).mallopt(option, value)
+
+
+class _Health:
+    """Whether the threads live and work moves. Looked at by the main thread alone."""
+
+    def __init__(self, inbox: Inbox, counts: Counts) -> None:
+        self._inbox = inbox
+        self._counts = counts
+        self._moved = (0, time.monotonic())
+
+    def trouble(self, workers: Workers, watchers: list[Watcher], *, limit: float) -> str | None:
+        """What is wrong, or None. Work that does not move for `limit` seconds is stuck."""
+        now = time.monotonic()
+        threads = workers.threads + [watcher.thread for watcher in watchers]
+        dead = [thread.name for thread in threads if not thread.is_alive()]
+        if dead:
+            return f"thread {dead[0]} is dead"
+        stuck = [index for index, since in workers.busy_since.items() if since is not None and now - since > limit]
+        if stuck:
+            return f"worker {stuck[0]} is stuck"
+        ready, _ = self._inbox.counts()
+        if not ready or self._counts.total != self._moved[0]:
+            self._moved = (self._counts.total, now)
+        elif now - self._moved[1] > limit:
+            return f"{ready} audits wait and none is answered"
+        return None

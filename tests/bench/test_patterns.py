@@ -1,0 +1,120 @@
+"""Keys for PEFT's patterns, and target modules: each hits the modules that it is for and no other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchd import read_audit
+from benchd.bench.patterns import pattern_keys, target_modules
+from corpus import USABLE, Sample
+
+
+def by_new(keys: Sequence[str], name: str) -> str:
+    """PEFT 0.15 and later: the key for the module `name` (`peft.utils.other.get_pattern_key`)."""
+    return next((key for key in keys if re.match(rf"(.*\.)?({key})$", name)), name)
+
+
+def by_old(keys: Sequence[str], name: str) -> str:
+    """PEFT before that (`LoraModel._create_and_replace`)."""
+    return next((key for key in keys if re.match(rf".*\.{key}$", name)), name)
+
+
+def by_targets(targets: list[str] | str, name: str) -> bool:
+    """Whether `target_modules` hits the module `name` (`check_target_module_exists`)."""
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return name in targets or any(name.endswith(f".{target}") for target in targets)
+
+
+both = pytest.mark.parametrize("chosen_by", [by_new, by_old])
+
+#: Few parts and joints, so that one name often ends in another, or differs from it by a dot alone.
+NAMES = st.lists(
+    st.lists(
+        st.sampled_from(["a", "b", "1", "0", "10", "a_b", "(", "*", "a|b", "$", "\\"]), min_size=1, max_size=4
+    ).map(".".join),
+    min_size=1,
+    max_size=8,
+    unique=True,
+)
+
+
+@both
+@given(names=NAMES, count=st.integers(1, 8))
+def test_each_key_hits_its_own(chosen_by: Callable[[Sequence[str], str], str], names: list[str], count: int) -> None:
+    """Of all modules, PEFT finds the key of a module for this module alone, and for the others none."""
+    chosen = names[:count]
+    keys = pattern_keys(chosen, names)
+    of = {key: name for name, key in keys.items()}
+    assert list(keys) == chosen
+    for name in names:
+        assert of.get(chosen_by(list(of), name)) == (name if name in chosen else None)
+
+
+@given(names=NAMES, count=st.integers(1, 8))
+def test_targets_hit_their_own(names: list[str], count: int) -> None:
+    """Of all modules, PEFT adapts the chosen ones."""
+    targets = target_modules(names[:count], names)
+    assert [name for name in names if by_targets(targets, name)] == names[:count]
+
+
+@pytest.mark.parametrize("sample", USABLE, ids=lambda sample: sample.file)
+def test_real_names(sample: Sample) -> None:
+    """The modules of every real audit are their own keys, so that people can read them."""
+    names = read_audit(sample.content).names
+    assert pattern_keys(names, names) == {name: name for name in names}
+    assert target_modules(names[:2], names) == list(names[:2])
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "key"),
+    [
+        ("layers.1.q", "layers.11.q", "layers.1.q"),
+        ("layers.1.q", "model.layers.1.q", r"$|^layers\.1\.q"),
+        ("q", "model.q", "$|^q"),
+        ("fc.1", "fc_1", r"$|^fc\.1"),
+        ("w.1.0", "w.100", r"$|^w\.1\.0"),
+        ("w.1.0", "w.10", "w.1.0"),
+        ("w.1.0", "w.1a0", r"$|^w\.1\.0"),
+        ("w.1.0", "v.1a0", "w.1.0"),
+        ("w.11.0", "w.1.10", "w.11.0"),
+        ("a.b(c)", "d", r"$|^a\.b\(c\)"),
+    ],
+)
+def test_exact_only_where_it_must_be(name: str, other: str, key: str) -> None:
+    """A name stands as it is, unless it would hit another module too."""
+    assert pattern_keys([name], [name, other]) == {name: key}
+
+
+def test_names_of_one_length() -> None:
+    """Names that are as long, with dots in other places or none, are told apart."""
+    names = ["w.1.0", "w.200", "w.300", "wa200", "wa1.0"]
+    keys = pattern_keys(names[:2], names)
+    assert keys == {"w.1.0": r"$|^w\.1\.0", "w.200": r"$|^w\.200"}
+
+
+def test_targets_by_pattern() -> None:
+    """Targets are a pattern only where a list would hit more."""
+    assert target_modules(["a.q"], ["a.q", "b.a.q"]) == r"a\.q"
+    assert target_modules(["a.q", "b.a.q"], ["a.q", "b.a.q"]) == ["a.q", "b.a.q"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a" * length for length in range(1, 250)] + ["a" * 100 + f".{number}" for number in range(500)],
+        [f"a{number}.b{number}" for number in range(2000)],
+        ["x." + "a" * place + "." + "a" * (200 - place) for place in range(1, 200)] * 3
+        + [f"x.{number:0201}" for number in range(2000)],
+    ],
+    ids=["long pieces, all alike", "many pieces", "dots in many places"],
+)
+def test_crafted_names_cost_little(names: list[str]) -> None:
+    """Every key is exact, without a look at each pair of the pieces of names, or of names."""
+    keys = pattern_keys(names, names)
+    assert all(key.startswith("$|^") for key in keys.values())

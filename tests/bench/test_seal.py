@@ -1,0 +1,171 @@
+"""Names, numbers for two readers, and the seal that shows edits."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from benchd import SELECTION_VERSION, bench_config, read_audit, select
+from benchd.audit.refusals import refusal
+from benchd.bench.seal import number, provenance_of, seal, unbroken
+from benchd.folder.names import config_name, error_name, is_sidecar
+from corpus import DESIGN_FLAGGED, content
+
+CONFIG = bench_config(audit := read_audit(content(DESIGN_FLAGGED)), select(audit))
+
+
+@pytest.mark.parametrize(
+    ("audit", "stem"), [("a.json", "a"), ("a.b.json", "a.b"), ("a.txt", "a.txt"), (".json", ""), ("a.JSON", "a.JSON")]
+)
+def test_names(audit: str, stem: str) -> None:
+    """Sidecars have the audit's name with another ending, and are known by it."""
+    assert config_name(audit) == f"{stem}.bench.json"
+    assert error_name(audit) == f"{stem}.bench-error.json"
+    assert is_sidecar(config_name(audit))
+    assert is_sidecar(error_name(audit))
+    assert not is_sidecar(audit)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (5e-05, "5.0e-05"), (1e300, "1.0e+300"), (1.97e279, "1.97e+279"), (-1e-7, "-1.0e-07"), (5e-324, "5.0e-324"),
+        (2.0, "2.0"), (0.1, "0.1"), (-0.0, "-0.0"), (1e16, "1.0e+16"), (123456789012345.0, "123456789012345.0"),
+    ],
+)  # fmt: skip
+def test_number(value: float, text: str) -> None:
+    """A float is written so that YAML 1.1 and JSON read the same number."""
+    assert msgspec.json.encode(number(value)) == text.encode()
+    assert yaml.safe_load(text) == json.loads(text) == value
+    assert type(yaml.safe_load(text)) is float
+
+
+def test_provenance_of_a_large_config() -> None:
+    """Of a large sidecar only its end is looked at; one that has no provenance there is not ours."""
+    provenance = {"audit": "a.json", "audit_sha256": "0" * 64, "audit_bytes": 1, "settings": {"x": 1}}
+    large = seal({"filler": ["x" * 100] * 1000, "provenance": provenance})
+    found = provenance_of(large)
+    assert found is not None
+    assert (found.audit, found.settings) == ("a.json", {"x": 1})
+    elsewhere = b'{"provenance": ' + json.dumps(provenance).encode() + b', "x": [' + b"1," * 40_000 + b"1]}"
+    assert provenance_of(elsewhere) is None
+
+
+@pytest.mark.parametrize("value", [None, 0, 8, -3])
+def test_number_leaves_the_rest(value: int | None) -> None:
+    """Integers and null are what they are."""
+    assert number(value) is value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u2028", "\u2029", "\x85", "\x7f", "\x80\x9f", "\ufeff", "\ufffe\uffff", "\xa0", "😀", "ü", '"quoted"', "\\",
+        "a: b", "# c", "<<", "=", "null", "\t\n\r\0\x1b", "- x", "{}", "%", "\U0010fffe", "\ud7ff\ue000", "1e3", "",
+    ],
+    ids=ascii,
+)  # fmt: skip
+def test_two_readers(text: str) -> None:
+    """Whatever a text holds, as a value or as a key, JSON and YAML read it alike."""
+    data = seal({"value": text, "keys": {text: [text]}, "provenance": {"audit": text}})
+    read = json.loads(data)
+    assert read["value"] == read["provenance"]["audit"] == text
+    assert yaml.safe_load(data.decode()) == read
+    assert data.endswith(b"}\n")
+
+
+def test_escaped() -> None:
+    """Characters that YAML does not allow, or folds away, never stand there as they are."""
+    text = "\x7f\x80\x85\x9f\u2028\u2029\ufeff\ufffe\uffff"
+    assert not set(text) & set(seal({text: text, "provenance": {"audit": text}}).decode())
+
+
+def test_not_escaped_more_than_needed() -> None:
+    """What both readers take stands there as it is."""
+    assert "😀 ü" in seal({"provenance": {"audit": "😀 ü"}}).decode()
+
+
+@pytest.mark.parametrize("change", [0x01, 0x20, 0x80])
+def test_every_changed_byte_breaks_the_seal(change: int) -> None:
+    """No byte of a sealed file can change without a trace."""
+    assert unbroken(CONFIG)
+    for place in range(len(CONFIG)):
+        edited = bytearray(CONFIG)
+        edited[place] ^= change
+        assert not unbroken(bytes(edited)), place
+
+
+def test_every_missing_or_added_byte_breaks_the_seal() -> None:
+    """No byte can go, and none can come, not even a blank at the end."""
+    for place in range(len(CONFIG)):
+        assert not unbroken(CONFIG[:place] + CONFIG[place + 1 :]), place
+        assert not unbroken(CONFIG[:place] + b" " + CONFIG[place:]), place
+    assert not unbroken(CONFIG + b"\n")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"not JSON", b'"config_sha256": "' + b"0" * 64 + b'"}}', CONFIG * 2, CONFIG[:-300], b" " + CONFIG],
+)
+def test_not_sealed(content: bytes) -> None:
+    """What benchd did not seal is not unbroken."""
+    assert not unbroken(content)
+
+
+def test_the_seal_stands_last() -> None:
+    """A text that looks like the seal's place does not mislead it, and the document given is left as it was."""
+    trap = '"config_sha256": "'
+    document: dict[str, Any] = {"x": trap, "config_sha256": "", "provenance": {"audit": trap}}
+    data = seal(document)
+    assert unbroken(data)
+    assert list(json.loads(data)["provenance"]) == ["audit", "config_sha256"]
+    assert json.loads(data)["config_sha256"] == ""
+    assert document == {"x": trap, "config_sha256": "", "provenance": {"audit": trap}}
+
+
+def test_provenance() -> None:
+    """A config says which audit it answers, by which settings and selection version."""
+    provenance = provenance_of(CONFIG)
+    assert provenance is not None
+    assert (provenance.audit, provenance.audit_sha256, provenance.audit_bytes) == (
+        "audit.json",
+        audit.sha256,
+        len(content(DESIGN_FLAGGED)),
+    )
+    assert (provenance.selection_version, provenance.settings, provenance.code) == (
+        SELECTION_VERSION,
+        {"bench.uniform_rank": 8},
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"[]", b"{}", b'{"provenance": {}}', b'{"provenance": {"audit": 3}}', b"\xff", b'{"provenance": "\xff"}',
+        b'{"x": ' + b"[" * 100_000, b'{"provenance": {"audit": "a", "audit_sha256": 5, "audit_bytes": 1}}',
+    ],
+    ids=lambda content: repr(content[:30]),
+)  # fmt: skip
+def test_no_provenance(content: bytes) -> None:
+    """What is no sidecar of benchd's says nothing of itself, whatever it holds."""
+    assert provenance_of(content) is None
+
+
+def test_provenance_does_not_look_at_the_seal() -> None:
+    """An edited config still says whose it is."""
+    assert provenance_of(CONFIG.replace(b'"rank": 8', b'"rank": 9')) == provenance_of(CONFIG)
+
+
+def test_refusals_are_no_secret() -> None:
+    """The code of an error report is part of its provenance."""
+    from benchd.bench.config import error_report
+
+    report = error_report("a.json", refusal("empty"), sha256=None, size=None)
+    provenance = provenance_of(report)
+    assert provenance is not None
+    assert (provenance.code, provenance.audit_sha256, provenance.audit_bytes) == ("empty", None, None)

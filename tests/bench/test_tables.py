@@ -1,0 +1,329 @@
+"""Bench's tables in a config: what the audit fills, what wins, what is noted; `bench.focus`; export for PEFT."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from benchd import AdapterConfig, BenchSettings, bench_config, read_adapter_config, read_audit, select
+from benchd.bench.config import decision_id, noted, settings_used
+from benchd.bench.seal import provenance_of
+from benchd.bench.tables import base_used
+from corpus import THREE_GAINS, THREE_MODULES, USABLE, Sample, checked, document, encoded, entry
+
+BASE: dict[str, Any] = {
+    "model": {"name": "m"},
+    "task": {"dataset": "glue", "subset": "sst2"},
+    "train": {"seed": 42, "learning_rate": 5e-05},
+    "lora": {"dropout": 0.0},
+    "runtime": {"device": "cpu"},
+}
+NOTHING_SELECTED = document(per_module_gain=THREE_GAINS)
+PEFT_FILE = {"r": 16, "rank_pattern": {"a": 8}, "lora_dropout": 0.1}
+ADAPTER = read_adapter_config(json.dumps({**PEFT_FILE, "base_model_name_or_path": "from/adapter"}).encode())
+RSLORA = read_adapter_config(json.dumps({**PEFT_FILE, "use_rslora": True}).encode())
+
+
+def config(
+    audit: dict[str, Any] = THREE_MODULES, adapter: AdapterConfig | None = None, *, without: str = "", **changes: Any
+) -> dict[str, Any]:
+    """The checked config with tables for Bench; `lora__r=1` puts a key into a table, `without` takes one out."""
+    base = {name: dict(table) for name, table in BASE.items()}
+    for key in without.split():
+        table, _, name = key.partition(".")
+        del base[table][name]
+    for key in [key for key in changes if "__" in key]:
+        table, _, name = key.partition("__")
+        base.setdefault(table, {})[name] = changes.pop(key)
+    read = read_audit(encoded(audit), adapter=adapter)
+    data = bench_config(read, select(read), BenchSettings(base=base, **changes))
+    value = checked(data)
+    assert yaml.safe_load(data.decode()) == value
+    return value
+
+
+def notes(audit: dict[str, Any] = THREE_MODULES, adapter: AdapterConfig | None = ADAPTER, **changes: Any) -> list[str]:
+    """Return the notes of a config, with the adapter's own file beside the audit so that no note asks for it."""
+    found: list[str] = config(audit, adapter, **changes)["selection"]["notes"]
+    return found
+
+
+# --- what is in it --------------------------------------------------------------------------------------------
+
+
+def test_without_a_base() -> None:
+    """Without a base a config has no tables for Bench, whatever else is set."""
+    read = read_audit(encoded(THREE_MODULES), adapter=ADAPTER)
+    plain = bench_config(read, select(read))
+    assert bench_config(read, select(read), BenchSettings(focus=True, adapter_config=True)) == plain
+    assert not {"model", "lora", "compression"} & set(json.loads(plain))
+
+
+def test_filled() -> None:
+    """The base's tables come first, at the top level; what it leaves open is the audit's."""
+    value = config()
+    assert list(value) == [
+        "schema_version", "model", "task", "train", "lora", "compression", "runtime", "compression_strategies",
+        "selection", "provenance",
+    ]  # fmt: skip
+    assert value["model"] == {"name": "m"}
+    assert value["train"] == {"seed": 42, "learning_rate": 5e-05}
+    assert value["lora"] == {"probe_r": 16, "alpha": 32, "target_modules": ["a", "b", "c"], "dropout": 0.0}
+    assert value["compression"] == {"allowed_ranks": [4, 5, 8, 16]}
+    assert notes() == []
+
+
+def test_numbers() -> None:
+    """Every float in the tables is one for YAML, too, at any depth."""
+    read = read_audit(encoded(THREE_MODULES))
+    base = {**BASE, "task": {**BASE["task"], "deep": [{"a": [1e-07, 1e22]}]}}
+    data = bench_config(read, select(read), BenchSettings(base=base))
+    assert b'"learning_rate": 5.0e-05' in data
+    assert yaml.safe_load(data)["task"]["deep"] == [{"a": [1e-07, 1e22]}]
+
+
+@pytest.mark.parametrize("sample", USABLE, ids=lambda sample: sample.file)
+@pytest.mark.parametrize("focus", [False, True])
+def test_real_audits(sample: Sample, focus: bool) -> None:
+    """Every real audit that tells of its adapter fills all that Bench needs."""
+    read = read_audit(sample.content)
+    selection = select(read)
+    value = checked(bench_config(read, selection, BenchSettings(base=BASE, focus=focus)))
+    lacking = [note for note in value["selection"]["notes"] if note.startswith("Bench can't run")]
+    if not read.modules:
+        assert lacking
+        return
+    assert not lacking
+    largest = max(module.rank or 0 for module in read.modules.values())
+    assert value["lora"]["probe_r"] == largest
+    uniform = min(8, largest)
+    ranks = {layer.rank for layer in selection.layers if layer.rank} | {uniform, largest}
+    ranks |= {module.rank for module in read.modules.values() if module.rank and module.rank < uniform}
+    assert value["compression"]["allowed_ranks"] == sorted(ranks)
+    focused = focus and bool(selection.layers)
+    wanted = [layer.module for layer in selection.layers] if focused else list(read.names)
+    assert value["lora"]["target_modules"] == wanted
+
+
+def test_other_keys() -> None:
+    """Keys other than Bench's tables follow the tables unchanged."""
+    others: dict[str, Any] = {"seed": 7, "message": ["x"], "env": {"A": "1e3", "rate": 1e-07}, "hypothesis": None}
+    read = read_audit(encoded(THREE_MODULES))
+    data = bench_config(read, select(read), BenchSettings(base={**BASE, **others}))
+    value = checked(data)
+    assert yaml.safe_load(data.decode()) == value
+    assert list(value)[6:-3] == ["runtime", *others]
+    assert {key: value[key] for key in others} == others
+    provenance = provenance_of(data)
+    assert provenance is not None
+    assert provenance.audit_sha256 == read.sha256
+
+
+def test_null() -> None:
+    """A value from the audit replaces a null. A null that nothing fills stays, and counts as missing."""
+    open_keys: dict[str, Any] = {
+        f"lora__{key}": None for key in ("probe_r", "alpha", "target_modules")
+    } | {"compression__allowed_ranks": None, "train__max_steps": None}  # fmt: skip
+    value = config(**open_keys)
+    assert value["lora"] == config()["lora"]
+    assert value["compression"] == config()["compression"]
+    assert value["train"]["max_steps"] is None
+    assert notes(**open_keys) == []
+    value = config(document(), model__name=None, **open_keys)
+    assert value["lora"] == {"probe_r": None, "alpha": None, "target_modules": None, "dropout": 0.0}
+    [note] = value["selection"]["notes"]
+    assert note.endswith(" model.name, lora.probe_r, lora.alpha, lora.target_modules, compression.allowed_ranks")
+    assert notes(focus=True, **open_keys) == []
+
+
+# --- the base wins --------------------------------------------------------------------------------------------
+
+
+def test_the_base_wins() -> None:
+    """Each key of the base stands, whatever the audit tells."""
+    value = config(
+        lora__probe_r=16, lora__alpha=32, lora__target_modules=".*", compression__allowed_ranks=[16, 8, 5, 4, 2]
+    )
+    assert value["lora"] == {"probe_r": 16, "alpha": 32, "target_modules": ".*", "dropout": 0.0}
+    assert value["compression"] == {"allowed_ranks": [16, 8, 5, 4, 2]}
+
+
+def test_another_probe_rank() -> None:
+    """Another probe rank than the adapter's is noted; alpha keeps the adapter's scaling at it."""
+    value = config(lora__probe_r=32)
+    assert (value["lora"]["probe_r"], value["lora"]["alpha"]) == (32, 64)
+    assert value["compression"]["allowed_ranks"] == [4, 5, 8, 32]
+    assert notes(lora__probe_r=32) == ["lora.probe_r is 32 (bench.base), the adapter's largest rank is 16"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"lora__alpha": 16}, "lora.alpha is 16 (bench.base); 32 would keep the adapter's scaling"),
+        (
+            {"compression__allowed_ranks": [4, 8]},
+            "compression.allowed_ranks of bench.base lacks 5, 16; Bench rounds down to ranks in the list",
+        ),
+        (
+            {"lora__target_modules": ["b", "c"]},
+            "lora.target_modules of bench.base leaves out selected layers: a",
+        ),
+    ],
+)
+def test_contradictions(changes: dict[str, Any], note: str) -> None:
+    """Where base and audit contradict each other, a note says how."""
+    assert notes(**changes) == [note]
+
+
+def test_left_out_layers() -> None:
+    """Target modules are endings; of many layers that they leave out some are named."""
+    names = [f"base_model.model.layers.{number}.q_proj" for number in range(5)]
+    audit = document(flagged=[entry(name, k_values=[4]) for name in names], per_module_gain=THREE_GAINS)
+    assert notes(audit, lora__target_modules=["q_proj"]) == []
+    [note] = notes(audit, lora__target_modules=["proj", "layers.4.q_proj"])
+    assert note.endswith(" leaves out selected layers: layers.0.q_proj, layers.1.q_proj, layers.2.q_proj and 1 more")
+
+
+def test_lacking() -> None:
+    """What neither base nor audit tells is noted as what keeps Bench from running."""
+    said = "Bench can't run this config: neither bench.base nor the audit has "
+    told_nothing = document(flagged=[entry("a")])
+    assert notes(told_nothing)[-1] == f"{said}lora.probe_r, lora.alpha, compression.allowed_ranks"
+    assert notes(document())[-1] == (
+        f"{said}lora.probe_r, lora.alpha, lora.target_modules, compression.allowed_ranks"
+    )  # fmt: skip
+    assert notes(document(), lora__probe_r=4, lora__alpha=8, lora__target_modules=["q"]) == []
+    assert notes(without="model.name train.seed")[-1] == f"{said}model.name, train.seed"
+
+
+def test_a_table_that_nobody_fills() -> None:
+    """A table of which nothing is known is left out."""
+    assert "compression" not in config(document())
+
+
+# --- focus ----------------------------------------------------------------------------------------------------
+
+
+def test_focus() -> None:
+    """With focus the target modules are exactly the selected layers', in the order of the selection."""
+    value = config(adapter=ADAPTER, focus=True)
+    assert value["lora"]["target_modules"] == ["a", "b"]
+    assert value["selection"]["notes"] == []
+
+
+def test_focus_and_the_base() -> None:
+    """Focus wins over the base's own target modules, and says so."""
+    value = config(adapter=ADAPTER, focus=True, lora__target_modules=["c"])
+    assert value["lora"]["target_modules"] == ["a", "b"]
+    assert value["selection"]["notes"] == [
+        "bench.focus: lora.target_modules are the selected layers', not those of bench.base"
+    ]
+
+
+@pytest.mark.parametrize(("own", "targets"), [({}, ["a", "b", "c"]), ({"lora__target_modules": ["c"]}, ["c"])])
+def test_focus_on_nothing(own: dict[str, Any], targets: list[str]) -> None:
+    """Where no layer is selected there is nothing to focus on: it is as without focus, and a note says so."""
+    value = config(NOTHING_SELECTED, focus=True, **own)
+    assert value["lora"]["target_modules"] == targets
+    assert value["selection"]["notes"] == [
+        "bench.focus: no selected layer can be a target, so lora.target_modules are not narrowed"
+    ]
+
+
+def test_focus_on_an_ending() -> None:
+    """A selected module whose name is what another's ends in is alone, too."""
+    both = [entry("base_model.model.a.q", k_values=[4]), entry("base_model.model.b.a.q")]
+    value = config(document(flagged=both[:1], candidates=both, per_module_gain=THREE_GAINS), focus=True)
+    assert value["lora"]["target_modules"] == r"a\.q"
+
+
+# --- the adapter's own file -----------------------------------------------------------------------------------
+
+
+def test_left_to_the_adapter() -> None:
+    """What the base leaves to it comes from the adapter's own file."""
+    value = config(adapter=ADAPTER, adapter_config=True, without="model.name lora.dropout")
+    assert value["model"] == {"name": "from/adapter"}
+    assert value["lora"]["dropout"] == 0.1
+    assert value["selection"]["notes"] == []
+    assert value["provenance"]["adapter_config"] == ADAPTER.token
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_base_before_the_adapter(asked: bool) -> None:
+    """The adapter's own file does not change a key of the base, nor anything if `bench.adapter_config` is off."""
+    value = config(adapter=ADAPTER, adapter_config=asked)
+    assert (value["model"]["name"], value["lora"]["dropout"]) == ("m", 0.0)
+    assert value["provenance"]["settings"].get("bench.adapter_config") is None
+
+
+@pytest.mark.parametrize("adapter", [None, read_adapter_config(b"{}"), read_adapter_config(b"[]")])
+def test_no_adapter_to_ask(adapter: AdapterConfig | None) -> None:
+    """Without a file that tells it, a note says what the config lacks."""
+    found = notes(adapter=adapter, adapter_config=True, without="model.name lora.dropout")
+    assert found[-1] == (
+        "Bench can't run this config: neither bench.base, the audit nor an adapter_config.json of it has "
+        "model.name, lora.dropout"
+    )
+
+
+def test_rslora() -> None:
+    """The alphas of an adapter with `use_rslora` give its scaling, alpha / sqrt(rank), to a training without it."""
+    value = config(adapter=RSLORA)
+    assert value["lora"]["alpha"] == 2.0 * 4 * 16  # the scaling 32 / sqrt(16), at rank 16
+    alphas = value["compression_strategies"][1]["alpha_pattern"]
+    assert alphas == {"a": pytest.approx(2.0 * 8**0.5 * 4), "b": 2.0 * 4 * 5}
+    assert value["provenance"]["adapter_config"] == RSLORA.token
+    assert "use_rslora" in value["selection"]["notes"][-1]
+
+
+def test_rslora_without_scaling() -> None:
+    """Beside an adapter with `use_rslora`, a module without a known rank gets no alpha."""
+    flagged = document(flagged=[entry("a", k_values=[4])])
+    assert "alpha_pattern" not in config(flagged, RSLORA)["compression_strategies"][1]
+    unranked = document(flagged=[entry("a", k_values=[4])], per_module_gain=[{"module": "a", "scaling": 2.0}])
+    assert config(unranked)["compression_strategies"][1]["alpha_pattern"] == {"a": 8}
+    assert "alpha_pattern" not in config(unranked, RSLORA)["compression_strategies"][1]
+
+
+# --- what is recorded -----------------------------------------------------------------------------------------
+
+
+def test_settings_used() -> None:
+    """The base is recorded by a digest, `focus` with it, and `adapter_config` where the base leaves something to it."""
+    read = read_audit(encoded(THREE_MODULES))
+    used = settings_used(select(read), BenchSettings(base=BASE))
+    assert set(used) == {"bench.uniform_rank", "bench.base", "bench.focus"}
+    assert set(base_used(BenchSettings(base={"train": {}}))) == {"bench.base", "bench.focus", "bench.adapter_config"}
+    assert base_used(BenchSettings(focus=True, adapter_config=True)) == {}
+    assert config()["provenance"]["settings"] == used
+
+
+def test_each_input_is_another_decision() -> None:
+    """Another base, focus or adapter is another decision."""
+    inputs: list[tuple[BenchSettings, AdapterConfig | None]] = [
+        (BenchSettings(), None),
+        (BenchSettings(), RSLORA),
+        (BenchSettings(), ADAPTER),
+        (BenchSettings(base=BASE), None),
+        (BenchSettings(base=BASE), RSLORA),
+        (BenchSettings(base=BASE, focus=True), None),
+        (BenchSettings(base={**BASE, "runtime": {}}), None),
+    ]
+    audits = [(read_audit(encoded(THREE_MODULES), adapter=adapter), settings) for settings, adapter in inputs]
+    assert len({decision_id(read, select(read), settings) for read, settings in audits}) == len(inputs)
+
+
+def test_noted() -> None:
+    """The records of a decision have the notes that its config has."""
+    read = read_audit(encoded({**THREE_MODULES, "issues": ["x"]}), adapter=ADAPTER)
+    selection = select(read)
+    settings = BenchSettings(base={**BASE, "lora": {"dropout": 0.0, "probe_r": 4}})
+    told = noted(read, selection, settings).notes
+    assert list(told) == json.loads(bench_config(read, selection, settings))["selection"]["notes"]
+    assert told[: len(selection.notes)] == selection.notes
+    assert len(told) > len(selection.notes) == 1
+    assert noted(read, selection, BenchSettings()) is selection

@@ -1,0 +1,359 @@
+"""What shapes a config besides the audit: `[bench.base]`, and an `adapter_config.json` in the same folder.
+
+Each change of these is answered anew, by the next scan at the latest, and no other one is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from benchd.answering import batch as answering
+from benchd.answering.batch import Answering
+from benchd.bench.seal import unbroken
+from benchd.cli import main
+from benchd.folder.adapter_beside import adapter_beside
+from benchd.folder.folder import Folder, Tally
+from benchd.inbox import Work
+from benchd.settings.reading import BenchSettings, FolderSettings
+from benchd.trail.trail import Trail, TrailFile
+from corpus import AUDITS
+from daemon import Daemon, answers, config_of, read_json, report_of, until
+
+RSLORA = json.dumps({"peft_type": "LORA", "r": 64, "lora_alpha": 128, "use_rslora": True})
+PLAIN = json.dumps({"peft_type": "LORA", "r": 64, "lora_alpha": 128, "use_rslora": False})
+BASE = {
+    "model": {"name": "m"},
+    "task": {"dataset": "glue", "subset": "sst2"},
+    "train": {"seed": 42},
+    "lora": {"dropout": 0.0},
+}
+OPEN = {name: table for name, table in BASE.items() if name != "model"}
+
+
+class Shelf:
+    """A folder with audits, the file of the adapter beside them, and what answers."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.audit = self.add("audit.json")
+        self.adapter = home / "adapter_config.json"
+        self.trail = home / "trail.log"
+        self.set()
+
+    def set(self, **bench: Any) -> None:
+        """The folder anew, as after a restart with such settings."""
+        settings = FolderSettings(path=str(self.home), bench=BenchSettings(**bench))
+        self.folder = Folder(settings, max_bytes=10**6)
+
+    def add(self, name: str) -> Path:
+        """One more audit, last changed a while ago."""
+        path = self.home / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((AUDITS / "r64_rslora__default.json").read_bytes())
+        self.settle()
+        return path
+
+    def settle(self) -> None:
+        """Wait until what was written is clearly older than what will be."""
+        last = max(path.stat().st_ctime_ns for path in self.home.rglob("*.json"))
+        until(lambda: time.time_ns() - last > 60_000_000)
+
+    def scan(self) -> list[str]:
+        """Answer all that a scan finds to do, and say what that was, less the adapter's own file."""
+
+        def failed(_: str, error: OSError) -> None:
+            raise error
+
+        found = sorted(self.folder.scan(Tally(), entering=lambda *_: None, failed=failed))
+        desk = Answering(Trail(TrailFile(str(self.trail))), settle=0.0)
+        desk.answer([Work(self.folder, name, "scan") for name in found])
+        self.settle()
+        return [name for name in found if not name.endswith("adapter_config.json")]
+
+    def config(self) -> dict[str, Any]:
+        """The answer."""
+        assert unbroken(config_of(self.audit).read_bytes())
+        return read_json(config_of(self.audit))
+
+    def alpha(self) -> float:
+        """The alpha of one rank in the answer."""
+        strategy = self.config()["compression_strategies"][1]
+        [alpha, *_] = [strategy["alpha_pattern"][name] / rank for name, rank in strategy["rank_pattern"].items()]
+        return float(alpha)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path)
+
+
+class TestBase:
+    def test_another_base_is_another_answer(self, shelf: Shelf):
+        """A base that comes, changes, and goes re-answers each time, and nothing does in between."""
+        assert shelf.scan() == ["audit.json"]
+        for bench in ({"base": BASE}, {"base": {**BASE, "runtime": {}}}, {"base": BASE, "focus": True}, {}):
+            shelf.set(**bench)
+            assert shelf.scan() == ["audit.json"], bench
+            assert ("model" in shelf.config()) is ("base" in bench)
+            assert shelf.scan() == []
+            shelf.set(**bench)
+            assert shelf.scan() == []
+
+    @pytest.mark.parametrize("bench", [{"focus": True}, {"adapter_config": True}])
+    def test_settings_without_effect(self, shelf: Shelf, bench: dict[str, Any]):
+        """What changes nothing without a base re-answers nothing."""
+        assert shelf.scan() == ["audit.json"]
+        shelf.set(**bench)
+        assert shelf.scan() == []
+
+    def test_asking_in_vain(self, shelf: Shelf):
+        """A whole base has nothing to ask the adapter's file for."""
+        shelf.adapter.write_text(PLAIN)
+        shelf.set(base=BASE)
+        shelf.scan()
+        shelf.set(base=BASE, adapter_config=True)
+        assert shelf.scan() == []
+
+
+class TestAdapter:
+    def test_comes_changes_goes(self, shelf: Shelf):
+        """The adapter's file shapes the answer at the scan after each of its changes, and not without one."""
+        assert shelf.scan() == ["audit.json"]
+        assert shelf.alpha() == 2.0
+        shelf.adapter.write_text(RSLORA)
+        assert shelf.scan() == ["audit.json"]
+        assert shelf.alpha() == 16.0
+        assert shelf.scan() == []
+        shelf.adapter.write_text(PLAIN)
+        assert shelf.scan() == ["audit.json"]
+        assert shelf.alpha() == 2.0
+        shelf.adapter.write_text(RSLORA)
+        assert shelf.scan() == ["audit.json"]
+        shelf.adapter.unlink()
+        assert shelf.scan() == ["audit.json"]
+        assert shelf.alpha() == 2.0
+        assert shelf.scan() == []
+
+    @pytest.mark.parametrize("before", [None, RSLORA])
+    def test_changed_while_stopped(self, shelf: Shelf, before: str | None):
+        """A change that nobody saw is found by the first scan after a start."""
+        if before:
+            shelf.adapter.write_text(before)
+        shelf.scan()
+        shelf.adapter.unlink() if before else shelf.adapter.write_text(RSLORA)
+        shelf.set()
+        assert shelf.scan() == ["audit.json"]
+
+    def test_moved_in_with_an_old_date(self, shelf: Shelf):
+        """It may have been written long before: what counts is that it is there now."""
+        shelf.scan()
+        elsewhere = shelf.home / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "adapter_config.json").write_text(RSLORA)
+        os.utime(elsewhere / "adapter_config.json", (0, 0))
+        shelf.settle()
+        assert shelf.scan() == []
+        (elsewhere / "adapter_config.json").rename(shelf.adapter)
+        assert shelf.scan() == ["audit.json"]
+
+    def test_is_no_audit(self, shelf: Shelf):
+        """A plain file changes no rank and no alpha. It removes the note about its absence, and is not an audit."""
+        shelf.scan()
+        before = shelf.config()["compression_strategies"]
+        assert "adapter_config.json beside the audit" in shelf.config()["selection"]["notes"][-1]
+        shelf.adapter.write_text(PLAIN)
+        assert shelf.scan() == ["audit.json"]
+        assert shelf.config()["compression_strategies"] == before
+        assert shelf.config()["selection"]["notes"] == []
+        assert not config_of(shelf.adapter).exists()
+        assert not report_of(shelf.adapter).exists()
+
+    def test_its_own_folder_only(self, shelf: Shelf):
+        """It is about the audits in its own folder, not about those above or below."""
+        shelf.add("below/audit.json")
+        shelf.scan()
+        (shelf.home / "below" / "adapter_config.json").write_text(RSLORA)
+        assert shelf.scan() == ["below/audit.json"]
+
+    def test_asked_for(self, shelf: Shelf):
+        """What the base leaves to it is taken from it, and another base model is another answer."""
+        shelf.set(base=OPEN, adapter_config=True)
+        assert shelf.scan() == ["audit.json"]
+        assert "has model.name" in shelf.config()["selection"]["notes"][-1]
+        for name in ("one", "other"):
+            shelf.adapter.write_text(json.dumps({**json.loads(PLAIN), "base_model_name_or_path": name}))
+            assert shelf.scan() == ["audit.json"]
+            assert shelf.config()["model"] == {"name": name}
+            assert shelf.config()["selection"]["notes"] == []
+
+    def test_malformed(self, shelf: Shelf):
+        """One that can't be used is noted in the config and in the trail; once it can be, the note goes."""
+        shelf.adapter.write_text(RSLORA[:-5])
+        assert shelf.scan() == ["audit.json"]
+        [note] = shelf.config()["selection"]["notes"]
+        assert note.startswith("adapter_config.json is not used: it is not JSON")
+        lines = [json.loads(line) for line in shelf.trail.read_text(encoding="utf-8").splitlines()]
+        [record] = [line for line in lines if line["event"] == "audit.selected"]
+        assert record["notes"] == [note]
+        assert shelf.scan() == []
+        shelf.adapter.write_text(PLAIN)
+        assert shelf.scan() == ["audit.json"]
+        assert shelf.config()["selection"]["notes"] == []
+
+    def test_link(self, shelf: Shelf, tmp_path: Path):
+        """A link is not followed."""
+        (tmp_path / "secret").write_text(RSLORA)
+        shelf.adapter.symlink_to(tmp_path / "secret")
+        assert shelf.scan() == ["audit.json"]
+        assert "links are not followed" in shelf.config()["selection"]["notes"][0]
+        assert shelf.config()["provenance"]["adapter_config"] == "symlink"
+        assert shelf.alpha() == 2.0
+        assert shelf.scan() == []
+
+    def test_pipe(self, shelf: Shelf):
+        """A pipe is not waited for."""
+        os.mkfifo(shelf.adapter)
+        assert shelf.scan() == ["audit.json"]
+        assert "not a regular file" in shelf.config()["selection"]["notes"][0]
+
+    def test_too_large(self, shelf: Shelf):
+        """One of more than a megabyte is not read."""
+        shelf.adapter.write_bytes(RSLORA.encode() + b" " * 2**20)
+        assert shelf.scan() == ["audit.json"]
+        assert "more than 1048576 bytes" in shelf.config()["selection"]["notes"][0]
+        shelf.adapter.write_bytes(RSLORA.encode().ljust(2**20))
+        assert shelf.scan() == ["audit.json"]
+        assert shelf.alpha() == 16.0
+
+    def test_gone_while_it_is_read(self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch):
+        """One that goes between two looks is not there."""
+        shelf.adapter.write_text(RSLORA)
+        directory = shelf.folder.open()
+        try:
+            opened = os.open
+            monkeypatch.setattr(os, "open", lambda *a, **k: (shelf.adapter.unlink(missing_ok=True), opened(*a, **k))[1])
+            assert adapter_beside(directory) is None
+            monkeypatch.undo()
+            assert adapter_beside(directory) is None
+        finally:
+            os.close(directory)
+
+    def test_edited_config_is_kept(self, shelf: Shelf):
+        """A config that a person has edited stays, whatever comes beside it."""
+        shelf.scan()
+        config = config_of(shelf.audit)
+        config.write_text(config.read_text(encoding="utf-8").replace('"rank": 8', '"rank": 9'), encoding="utf-8")
+        shelf.adapter.write_text(RSLORA)
+        shelf.settle()
+        shelf.scan()
+        assert '"rank": 9' in config.read_text(encoding="utf-8")
+
+    def test_a_failed_look_is_made_up_for(self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch):
+        """A scan that could not finish leaves the change for the next one to find."""
+        shelf.scan()
+        shelf.adapter.write_text(RSLORA)
+        shelf.settle()
+        scandir = os.scandir
+
+        def refuse(*_: Any) -> Any:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        failures: list[OSError] = []
+        found = shelf.folder.scan(Tally(), entering=lambda *_: None, failed=lambda _, error: failures.append(error))
+        assert list(found) == []
+        assert len(failures) == 1
+        monkeypatch.setattr(os, "scandir", scandir)
+        assert shelf.scan() == ["audit.json"]
+
+
+def test_in_a_process_of_its_own(shelf: Shelf, monkeypatch: pytest.MonkeyPatch):
+    """An audit that is decided in another process gets the same bytes, from the same base and adapter."""
+    shelf.adapter.write_text(RSLORA)
+    shelf.set(base=OPEN, adapter_config=True, focus=True)
+    shelf.scan()
+    before = config_of(shelf.audit).read_bytes()
+    assert shelf.alpha() == 16.0
+    config_of(shelf.audit).unlink()
+    monkeypatch.setattr(answering, "_VERY_LARGE", 0)
+    assert shelf.scan() == ["audit.json"]
+    assert config_of(shelf.audit).read_bytes() == before
+
+
+class TestPatterns:
+    """Keys that are regular expressions are matched in a separate process, within a limit of CPU time."""
+
+    def test_honest(self, shelf: Shelf):
+        """A regular expression matches as in PEFT."""
+        shelf.adapter.write_text(json.dumps({**json.loads(PLAIN), "alpha_pattern": {r".*\.layers\.\d+\..*": 256}}))
+        assert shelf.scan() == ["audit.json"]
+        assert shelf.alpha() == 4.0
+        assert shelf.config()["selection"]["notes"] == []
+        assert shelf.scan() == []
+
+    def test_hostile(self, shelf: Shelf):
+        """If matching takes too long, the file does not count, and the audit is still answered."""
+        shelf.adapter.write_text(json.dumps({**json.loads(PLAIN), "alpha_pattern": {r"(([a-z_.0-9])+.)+\[": 256}}))
+        assert shelf.scan() == ["audit.json"]
+        assert shelf.alpha() == 2.0
+        [note] = shelf.config()["selection"]["notes"]
+        assert note == "adapter_config.json is not used: its patterns take too long to match"
+        assert shelf.scan() == []
+
+    @pytest.mark.parametrize("command", [["explain"], ["export", "--peft"]])
+    def test_commands(self, shelf: Shelf, command: list[str]):
+        """Commands stop matching after the same time."""
+        shelf.adapter.write_text(json.dumps({**json.loads(PLAIN), "alpha_pattern": {r"(([a-z_.0-9])+.)+\[": 256}}))
+        done = CliRunner().invoke(main, [*command, str(shelf.audit)], env={"BENCHD_CONFIG": ""})
+        assert done.exit_code == 0
+        assert "its patterns take too long to match" in done.output
+
+
+class TestUnderADaemon:
+    def test_adapter(self, start: Callable[..., Daemon]):
+        """Under a running daemon the file of the adapter re-answers its audits by the next scan."""
+        daemon = start(watching='rescan_interval = "200ms"')
+        audit = daemon.drop("audit.json", (AUDITS / "r64_rslora__default.json").read_bytes())
+        until(lambda: answers(audit))
+        for content in (RSLORA, PLAIN, RSLORA):
+            daemon.drop("adapter_config.json", content.encode())
+            expected = 16.0 if content == RSLORA else 2.0
+            until(lambda expected=expected: daemon_alpha(audit) == expected, what=f"a scaling of {expected}")
+        (daemon.folder / "adapter_config.json").unlink()
+        until(lambda: daemon_alpha(audit) == 2.0)
+        assert not daemon.records("audit.rejected")
+
+    def test_reload(self, start: Callable[..., Daemon]):
+        """A base that comes with SIGHUP re-answers what is there; one that lacks something changes nothing."""
+        daemon = start()
+        audit = daemon.drop("audit.json")
+        until(lambda: answers(audit))
+        before = daemon.config.read_text(encoding="utf-8")
+        daemon.config.write_text(f"{before}[bench.base]\nmodel = {{ name = 'm' }}\n", encoding="utf-8")
+        os.kill(daemon.pid, signal.SIGHUP)
+        [record] = until(lambda: daemon.records("service.reload_failed"))
+        assert "bench.base.train.seed: missing" in json.dumps(record)
+        assert "model" not in read_json(config_of(audit))
+        tables = "\n".join(f"{name} = {toml(table)}" for name, table in BASE.items())
+        daemon.config.write_text(f"{before}[bench.base]\n{tables}\n", encoding="utf-8")
+        os.kill(daemon.pid, signal.SIGHUP)
+        until(lambda: read_json(config_of(audit)).get("model") == {"name": "m"})
+
+
+def daemon_alpha(audit: Path) -> float:
+    strategy = read_json(config_of(audit))["compression_strategies"][1]
+    return float(next(strategy["alpha_pattern"][name] / rank for name, rank in strategy["rank_pattern"].items()))
+
+
+def toml(table: dict[str, Any]) -> str:
+    """One of the tables above, inline."""
+    return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + " }"
