@@ -1,7 +1,7 @@
-"""What waits to be answered: no duplicates in flight, due times, retries, back-pressure.
+"""What waits to be answered: one inbox for each loop; in it a queue, a capacity and turns for each folder.
 
-The only owner of that state. Everything in it can be lost at any time without losing an answer: the folder
-is the truth, and whatever the inbox has to drop it reports, so that the folder is scanned again.
+The inbox is the only owner of that state. It can lose everything without losing an answer: the folder is the truth.
+What it has to refuse it reports, so that the folder is scanned again.
 """
 
 from __future__ import annotations
@@ -11,386 +11,316 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import WeakSet
 
+from benchd.trail.records import Trigger
+
 if TYPE_CHECKING:
-    from benchd.audit.refusals import AuditError
     from benchd.folder.folder import Folder
 
-__all__ = ["Inbox", "Trigger", "Work"]
+__all__ = ["CREATED_DELAY", "Hint", "Inbox", "Ticket"]
 
-Trigger = Literal["closed", "moved", "created", "scan", "poll", "retry", "command"]
+#: What happened to a file. "created" says nothing about its content: `cp` creates a file before it writes, `ln` creates
+#: it whole. If nothing else happens, the file counts as moved in.
+Hint = Trigger | Literal["created"]
+
+#: Seconds that the writer of a file that was only created gets to close it.
+CREATED_DELAY: Final = 0.05
+
+#: These hints say that the content is whole.
+_WHOLE: Final = frozenset({"closed", "moved"})
+
+#: Of so many tickets of a folder that are taken, one comes from its backlog first.
+_BACKLOG_TURN: Final = 8
 
 _READY: Final = 0
 _DELAYED: Final = 1
-_IN_FLIGHT: Final = 2
-
-#: A file that was only created may be about to be written (`cp`) or be whole already (`ln`): its writer gets this
-#: long to close it before it is looked at.
-CREATED_DELAY: Final = 0.05
+_TAKEN: Final = 2
+_SET_ASIDE: Final = 3
 
 
-#: What tells of a drop as it happens.
-_EVENTS: Final = frozenset({"closed", "moved", "created"})
+class Ticket:
+    """One audit to answer. Written by its inbox, and by the thread that has taken it."""
 
-#: Every so manieth look is at the backlog first.
-_BACKLOG_TURN: Final = 8
+    __slots__ = ("closed", "due", "folder", "history", "queue", "relative", "state", "trigger", "wanted_again")
 
-
-class Work:
-    """One audit to answer, and what is known of its earlier attempts. Written by the inbox and its one taker."""
-
-    __slots__ = (
-        "attempts",
-        "closed",
-        "digest",
-        "due",
-        "failures",
-        "folder",
-        "large",
-        "relative",
-        "seen",
-        "settles_from",
-        "state",
-        "told",
-        "trigger",
-        "verdict",
-        "wanted_again",
-    )
-
-    def __init__(self, folder: Folder, relative: str, trigger: Trigger) -> None:
+    def __init__(self, folder: Folder, relative: str, hint: Hint, queue: _Queue | None = None) -> None:
         self.folder = folder
         self.relative = relative
-        self.trigger: Trigger = trigger
-        #: Its writer was seen to close it, or it was moved in whole.
-        self.closed = trigger in {"closed", "moved"}
-        self.attempts = 0
-        self.failures = 0
-        #: The (inode, size, mtime, ctime) of the last attempt, what was wrong with it, and since when (monotonic) it
-        #: has been that.
-        self.seen: tuple[int, int, int, int] | None = None
-        self.verdict: AuditError | None = None
-        self.digest: str | None = None
-        self.settles_from = 0.0
-        #: Its waiting has been recorded.
-        self.told = False
-        #: It belongs to the lane of large files.
-        self.large = False
-        self.due = 0.0
+        self.trigger: Trigger = "moved" if hint == "created" else hint
+        #: True if its writer closed it or moved it in whole.
+        self.closed = hint in _WHOLE
+        #: What earlier attempts saw; owned by the answering side.
+        self.history: Any = None
+        #: The best hint that came while it was taken.
+        self.wanted_again: Hint | None = None
+        self.queue = queue
         self.state = _READY
-        self.wanted_again: Trigger | None = None
+        self.due = 0.0
+
+    def renew(self, hint: Hint) -> None:
+        """Note that `hint` is the reason for the next attempt."""
+        self.trigger = "moved" if hint == "created" else hint
+        self.closed = hint in _WHOLE
+
+
+class _Queue:
+    """The tickets of one folder. Guarded by the inbox's lock."""
+
+    __slots__ = ("backlog", "folder", "fresh", "is_active", "tickets", "turns")
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.tickets: dict[str, Ticket] = {}
+        self.fresh: deque[Ticket] = deque()
+        self.backlog: deque[Ticket] = deque()
+        self.is_active = False
+        self.turns = 0
+
+    def pop(self, most: int, batch: list[Ticket]) -> None:
+        """Move up to `most` tickets into `batch`: fresh drops first, but in every eighth turn the backlog."""
+        end = len(batch) + most
+        while len(batch) < end and (self.fresh or self.backlog):
+            self.turns += 1
+            of_backlog = self.backlog and (not self.fresh or self.turns % _BACKLOG_TURN == 0)
+            ticket = (self.backlog if of_backlog else self.fresh).popleft()
+            if ticket.state == _READY:  # else an event has moved it from the backlog to the fresh ones
+                ticket.state = _TAKEN
+                batch.append(ticket)
 
 
 class Inbox:
-    """A queue of audits by (folder, path). Thread-safe.
+    """Tickets by folder and path: each audit waits once, and is taken by one thread at a time. Thread-safe.
 
-    Fresh drops go before the backlog of a scan; large files have a lane of their own, so that the others need not wait
-    for them. `capacity` bounds the memory: beyond it events are refused
-    (`on_refused` is told the folder) and scans wait.
+    `wake` is called after anything was put; it must not block. `capacity` bounds the tickets of each folder. Beyond it
+    hints are refused (`on_refused` gets the folder) and scans wait.
     """
 
-    def __init__(self, *, capacity: int = 50_000, on_refused: Callable[[Folder], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        wake: Callable[[], None] = lambda: None,
+        *,
+        capacity: int = 50_000,
+        on_refused: Callable[[Folder], None] = lambda _: None,
+    ) -> None:
+        self._wake = wake
         self._capacity = capacity
         self._on_refused = on_refused
-        self._changed = threading.Condition()
-        self._large_changed = threading.Condition(self._changed._lock)  # type: ignore[attr-defined]  # noqa: SLF001
-        self._room = threading.Condition(self._changed._lock)  # type: ignore[attr-defined]  # noqa: SLF001
-        self._work: dict[tuple[int, str], Work] = {}
-        self._fresh: deque[Work] = deque()
-        self._backlog: deque[Work] = deque()
-        self._large: deque[Work] = deque()
-        self._delayed: list[tuple[float, int, Work]] = []
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._queues: dict[int, _Queue] = {}
+        #: The queues with ready tickets, in the order of their turns.
+        self._active: deque[_Queue] = deque()
+        self._delayed: list[tuple[float, int, Ticket]] = []
         self._numbers = itertools.count()
-        self._turns = 0
-        self._waiting_takers = 0
-        #: The thread that takes what it has put (`attend`), and so need not wake another for it; and that.
-        self._attendant: int | None = None
-        self._attended: deque[Work] = deque()
-        #: Where the attendant takes everything, what wakes it; and whether it may be asleep.
-        self._wake_attendant: Callable[[], None] | None = None
-        self._attendant_idle = False
         self._closed = False
-        #: Folders that are not watched any more: what of theirs was in flight does not come back.
+        #: Folders that are no longer watched: their tickets don't come back.
         self._dropped: WeakSet[Folder] = WeakSet()
 
     def __len__(self) -> int:
-        return len(self._work)
+        with self._lock:
+            return sum(len(queue.tickets) for queue in self._queues.values())
 
-    def put(self, folder: Folder, relative: str, trigger: Trigger) -> bool:
-        """An event's hint. Never blocks; False if it was refused because the inbox is full or closed."""
-        with self._changed:
-            refused = self._closed or not self._put(folder, relative, trigger)
-        if refused and not self._closed:
+    def put(self, folder: Folder, hints: Iterable[tuple[str, Hint]]) -> bool:
+        """Note hints about files of `folder`, by relative path. Never block; return False if some were refused."""
+        with self._lock:
+            if self._closed or folder in self._dropped:
+                return False
+            queue = self._queue(folder)
+            accepted = True
+            for relative, hint in hints:
+                accepted &= self._note(queue, relative, hint)
+        if not accepted:
             self._on_refused(folder)
-        return not refused
+        self._wake()
+        return accepted
 
     def put_scanned(self, folder: Folder, relative: str) -> bool:
-        """A scan's find: waits for room. Whether it is news: False if it waits here already, or the inbox is closed."""
-        with self._changed:
-            while len(self._work) >= self._capacity // 2 and not self._closed:
+        """Note what a scan found; wait while the folder's queue is half full. Return whether it is new here."""
+        with self._lock:
+            while self._is_half_full(folder):
                 self._room.wait()
-            known = (id(folder), relative) in self._work
-            return not self._closed and self._put(folder, relative, "scan") and not known
-
-    def _put(self, folder: Folder, relative: str, trigger: Trigger) -> bool:
-        key = (id(folder), relative)
-        work = self._work.get(key)
-        if work is None:
-            if len(self._work) >= self._capacity:
+            if self._closed or folder in self._dropped:
                 return False
-            work = self._work[key] = Work(folder, relative, trigger)
-            if trigger == "created":
-                self._delay(work, CREATED_DELAY)
+            queue = self._queue(folder)
+            is_new = relative not in queue.tickets
+            self._note(queue, relative, "scan")
+        self._wake()
+        return is_new
+
+    def _is_half_full(self, folder: Folder) -> bool:
+        queue = self._queues.get(id(folder))
+        if queue is None or self._closed or folder in self._dropped:
+            return False
+        return len(queue.tickets) >= self._capacity // 2
+
+    def _queue(self, folder: Folder) -> _Queue:
+        queue = self._queues.get(id(folder))
+        if queue is None:
+            queue = self._queues[id(folder)] = _Queue(folder)
+        return queue
+
+    def _note(self, queue: _Queue, relative: str, hint: Hint) -> bool:
+        ticket = queue.tickets.get(relative)
+        if ticket is None:
+            if len(queue.tickets) >= self._capacity:
+                return False
+            ticket = queue.tickets[relative] = Ticket(queue.folder, relative, hint, queue)
+            if hint == "created":
+                self._delay(ticket, CREATED_DELAY)
             else:
-                self._make_ready(work)
-            return True
-        whole = trigger in {"closed", "moved"}
-        if work.state == _IN_FLIGHT:
-            # A scan too: it may have seen a change whose event is lost.
-            if not work.wanted_again or trigger not in {"created", "scan"}:
-                work.wanted_again = trigger
-        elif whole:
-            work.closed = True
-            if work.state == _DELAYED or work.trigger == "scan":
-                # From the backlog it moves up: what is left of it there is passed over.
-                work.trigger = trigger
-                self._make_ready(work)
-        elif work.state == _DELAYED and trigger == "poll":
-            work.trigger = trigger
-            self._make_ready(work)
+                self._make_ready(ticket, queue)
+        elif ticket.state in {_TAKEN, _SET_ASIDE}:
+            # A scan counts too: it may have seen a change whose event was lost. But any event counts for more.
+            if ticket.wanted_again is None or hint not in {"created", "scan"}:
+                ticket.wanted_again = hint
+        elif hint in _WHOLE:
+            if ticket.state == _DELAYED or ticket.trigger == "scan":  # out of the backlog it moves up
+                ticket.renew(hint)
+                self._make_ready(ticket, queue)
+            ticket.closed = True
+        elif hint == "poll" and ticket.state == _DELAYED:
+            ticket.trigger = hint
+            self._make_ready(ticket, queue)
         return True
 
-    def _make_ready(self, work: Work) -> None:
-        work.state = _READY
-        if work.large:
-            self._large.append(work)
-            self._large_changed.notify()
-            return
-        if work.trigger in _EVENTS and threading.get_ident() == self._attendant:
-            self._attended.append(work)
-            return
-        (self._backlog if work.trigger == "scan" else self._fresh).append(work)
-        self._tell_somebody()
+    def _make_ready(self, ticket: Ticket, queue: _Queue) -> None:
+        ticket.state = _READY
+        (queue.backlog if ticket.trigger == "scan" else queue.fresh).append(ticket)
+        if not queue.is_active:
+            queue.is_active = True
+            self._active.append(queue)
 
-    def _delay(self, work: Work, seconds: float) -> None:
-        work.state = _DELAYED
-        work.due = time.monotonic() + seconds
-        heapq.heappush(self._delayed, (work.due, next(self._numbers), work))
-        if self._delayed[0][2] is work and threading.get_ident() != self._attendant:
-            self._tell_somebody()
+    def _delay(self, ticket: Ticket, seconds: float) -> None:
+        ticket.state = _DELAYED
+        ticket.due = time.monotonic() + seconds
+        heapq.heappush(self._delayed, (ticket.due, next(self._numbers), ticket))
 
-    def _tell_somebody(self) -> None:
-        if self._wake_attendant is None:
-            if self._waiting_takers:
-                self._changed.notify()
-        elif self._attendant_idle:
-            self._attendant_idle = False
-            self._wake_attendant()
+    def take(self, most: int) -> tuple[list[Ticket], float | None]:
+        """Return up to `most` tickets that are due, and the seconds until more may be; None means until a hint comes.
 
-    def take(
-        self, most: int = 1, timeout: float | None = None, *, unless: threading.Event | None = None, large: bool = False
-    ) -> list[Work]:
-        """Up to `most` audits that are due, of those that are `large` or of the others; waits for the first.
-
-        Empty once the inbox is closed, after `timeout`, or when `unless` is set (and `wake` called).
-
-        Whatever is taken must be given back through `done`, `again` or `to_large`.
+        The folders take turns. Whatever is taken must come back through `give_back`.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
-            while not self._closed and not (unless and unless.is_set()):
-                mine = large or self._wake_attendant is None
-                if mine:
-                    self._wake_delayed()
-                    taken = self._pop(most, (self._large,) if large else self._in_turn())
-                    if taken:
-                        return taken
-                if deadline is not None and time.monotonic() >= deadline:
-                    return []
-                if large:
-                    # Whoever waits for the others wakes what is delayed, too.
-                    self._large_changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
-                    continue
-                self._waiting_takers += 1
-                try:
-                    self._changed.wait(self._until_next(deadline, delayed=mine))
-                finally:
-                    self._waiting_takers -= 1
-            return []
-
-    def attend(self, most: int, *, wake: Callable[[], None] | None = None) -> list[Work]:
-        """Up to `most` drops that this thread has put, without waiting; from now on others are not woken for them.
-
-        With `wake`, which wakes this thread, it is given what anybody has put, but for large files, and nobody else is.
-        It must come back after `until_next` seconds, when it is woken, or `unattend`.
-        """
-        with self._changed:
+        with self._lock:
+            batch: list[Ticket] = []
             if self._closed:
-                return []
-            self._attendant = threading.get_ident()
-            self._attendant_idle = False
-            if self._wake_attendant is not None and wake is None:
-                self._changed.notify_all()
-            self._wake_attendant = wake
-            self._wake_delayed()
-            return self._pop(most, (self._attended,) if wake is None else self._in_turn())
+                return batch, None
+            wait = self._wake_due()
+            share = max(1, most // len(self._active)) if self._active else 0
+            while self._active and len(batch) < most:
+                queue = self._active.popleft()
+                queue.pop(min(share, most - len(batch)), batch)
+                queue.is_active = bool(queue.fresh or queue.backlog)
+                if queue.is_active:
+                    self._active.append(queue)
+            return batch, 0.0 if self._active else wait
 
-    def unattend(self) -> None:
-        """Leave what waits to the others again."""
-        with self._changed:
-            if self._attendant is not None:
-                self._attendant = self._wake_attendant = None
-                self._fresh.extend(self._attended)
-                self._attended.clear()
-                self._changed.notify_all()
-
-    def until_next(self) -> float | None:
-        """Seconds until there is something to attend to, or something delayed is due; None if only events can tell."""
-        with self._changed:
-            if self._closed:
-                return None
-            if self._attended or (self._wake_attendant is not None and (self._fresh or self._backlog)):
-                return 0.0
-            self._attendant_idle = True
-            return self._until_next(None)
-
-    @staticmethod
-    def _pop(most: int, queues: tuple[deque[Work], ...]) -> list[Work]:
-        taken: list[Work] = []
-        for queue in queues:
-            while queue and len(taken) < most:
-                work = queue.popleft()
-                if work.state == _READY:
-                    work.state = _IN_FLIGHT
-                    taken.append(work)
-        return taken
-
-    def _in_turn(self) -> tuple[deque[Work], ...]:
-        """Fresh drops before the backlog; now and then the other way round: a stream of drops starves nobody."""
-        self._turns += 1
-        if self._turns % _BACKLOG_TURN:
-            return (self._fresh, self._attended, self._backlog)
-        return (self._backlog, self._fresh, self._attended)
-
-    def _wake_delayed(self) -> None:
-        now = time.monotonic()
-        while self._delayed and self._delayed[0][0] <= now:
-            item = heapq.heappop(self._delayed)
-            if self._is_delayed(item):
-                self._make_ready(item[2])
-
-    def _until_next(self, deadline: float | None, *, delayed: bool = True) -> float | None:
-        while self._delayed and not self._is_delayed(self._delayed[0]):
+    def _wake_due(self) -> float | None:
+        """Make ready what is due; return the seconds until the next one."""
+        while self._delayed:
+            due, _, ticket = self._delayed[0]
+            if ticket.state == _DELAYED and ticket.due == due:  # else an event was quicker
+                wait = due - time.monotonic()
+                if wait > 0:
+                    return wait
+                if ticket.queue is not None:
+                    self._make_ready(ticket, ticket.queue)
             heapq.heappop(self._delayed)
-        due = self._delayed[0][0] if self._delayed and delayed else None
-        moments = [moment for moment in (deadline, due) if moment is not None]
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
+        return None
 
-    @staticmethod
-    def _is_delayed(item: tuple[float, int, Work]) -> bool:
-        # An event may have made it ready, and another attempt delayed it again, since this was pushed.
-        due, _, work = item
-        return work.state == _DELAYED and work.due == due
+    def give_back(self, results: Iterable[tuple[Ticket, float | None]]) -> None:
+        """Return taken tickets, each with the seconds until the next attempt, or None if it is done.
 
-    def done(self, work: Work) -> None:
-        """`work` is dealt with, unless it changed meanwhile: then it is due again, as new."""
-        with self._changed:
-            key = (id(work.folder), work.relative)
-            trigger = work.wanted_again
-            del self._work[key]
-            if trigger is not None and not self._closed and work.folder not in self._dropped:
-                self._put(work.folder, work.relative, trigger)
+        A ticket that got a hint meanwhile is ready at once. A full queue keeps no retries: it reports a refusal.
+        """
+        refused: set[Folder] = set()
+        needs_wake = False
+        with self._lock:
+            for ticket, retry_in in results:
+                queue = ticket.queue
+                if queue is None:
+                    continue
+                hint, ticket.wanted_again = ticket.wanted_again, None
+                if self._closed or ticket.folder in self._dropped:
+                    del queue.tickets[ticket.relative]
+                elif retry_in is None:
+                    del queue.tickets[ticket.relative]
+                    if hint is not None:
+                        needs_wake = self._note(queue, ticket.relative, hint)
+                elif hint not in {None, "scan"}:  # a scan must not hurry what waits for its next attempt
+                    ticket.renew(hint)
+                    self._make_ready(ticket, queue)
+                    needs_wake = True
+                elif len(queue.tickets) >= self._capacity:
+                    del queue.tickets[ticket.relative]
+                    refused.add(ticket.folder)
+                else:
+                    ticket.trigger = "retry"
+                    self._delay(ticket, retry_in)
+                    needs_wake = True
+            self._room.notify_all()
+        for folder in refused:
+            self._on_refused(folder)
+        if needs_wake:
+            self._wake()
+
+    def set_aside(self, ticket: Ticket) -> None:
+        """Note that another lane answers a taken ticket, which may take long: `await_idle` does not wait for it."""
+        with self._lock:
+            ticket.state = _SET_ASIDE
             self._room.notify_all()
 
-    def again(self, work: Work, seconds: float, trigger: Trigger = "retry") -> None:
-        """Try `work` again in `seconds`; at once if an event told of a change. A full inbox leaves it to a scan."""
-        with self._changed:
-            if work.folder in self._dropped:
-                del self._work[id(work.folder), work.relative]
-                self._room.notify_all()
-                return
-            if work.wanted_again == "scan":
-                work.wanted_again = None  # it will be looked at again as it is; scans must not hurry what is delayed
-            if work.wanted_again is not None:
-                work.closed = work.wanted_again in {"closed", "moved"}
-                work.trigger, work.wanted_again = work.wanted_again, None
-                self._make_ready(work)
-                return
-            dropped = len(self._work) >= self._capacity
-            if dropped:
-                del self._work[id(work.folder), work.relative]
-                self._room.notify()
-            else:
-                work.trigger = trigger
-                self._delay(work, seconds)
-        if dropped:
-            self._on_refused(work.folder)
+    def wants(self, folder: Folder) -> bool:
+        """Return whether answers for `folder` are still wanted."""
+        return not self._closed and folder not in self._dropped
 
-    def to_large(self, work: Work) -> None:
-        """Give `work` back for whoever takes large files; what has changed meanwhile is looked at there."""
-        with self._changed:
-            if work.folder in self._dropped or self._closed:
-                del self._work[id(work.folder), work.relative]
-                self._room.notify_all()
-                return
-            if work.wanted_again is not None:
-                work.closed = work.closed or work.wanted_again in {"closed", "moved"}
-                work.trigger, work.wanted_again = work.wanted_again, None
-            work.large = True
-            self._make_ready(work)
-
-    def drop_folder(self, folder: Folder) -> None:
-        """Forget what waits for `folder`, which is not watched any more."""
-        with self._changed:
+    def drop(self, folder: Folder) -> None:
+        """Forget what waits for `folder`, which is no longer watched. Taken tickets may still be given back."""
+        with self._lock:
             self._dropped.add(folder)
-            for queue in (self._fresh, self._attended, self._backlog, self._large):
-                kept = [work for work in queue if work.folder is not folder]
-                queue.clear()
-                queue.extend(kept)
-            self._delayed = [item for item in self._delayed if item[2].folder is not folder]
-            heapq.heapify(self._delayed)
-            for key, work in list(self._work.items()):
-                if work.folder is folder and work.state != _IN_FLIGHT:
-                    del self._work[key]
+            queue = self._queues.pop(id(folder), None)
+            if queue is not None:
+                queue.fresh.clear()
+                queue.backlog.clear()
+                for ticket in list(queue.tickets.values()):
+                    if ticket.state in {_READY, _DELAYED}:
+                        ticket.state = _TAKEN  # its entry among the delayed ones is stale now
+                        del queue.tickets[ticket.relative]
+                if queue.tickets:
+                    self._queues[id(folder)] = queue  # `await_idle` waits until the last one is given back
             self._room.notify_all()
 
     def await_idle(self, folder: Folder, seconds: float) -> bool:
-        """Wait until there is nothing of `folder` here, waiting or in flight, at most `seconds`; whether that is so.
+        """Wait up to `seconds` until no ticket of `folder` waits or is taken; return whether that is so.
 
-        Large files are not waited for: they can take long, and an answer to one that has been answered meanwhile is
-        thrown away, because another config stands in its place than the one that it looked at.
+        Tickets set aside don't count: publishing checks that the config's place is as it was, so a late answer to
+        content that has been answered meanwhile is thrown away.
         """
-        with self._changed:
-            return self._room.wait_for(
-                lambda: not any(work.folder is folder and not work.large for work in self._work.values()),
-                timeout=seconds,
-            )
+
+        def is_idle() -> bool:
+            queue = self._queues.get(id(folder))
+            return queue is None or all(ticket.state == _SET_ASIDE for ticket in queue.tickets.values())
+
+        with self._lock:
+            return self._room.wait_for(is_idle, timeout=seconds)
 
     def counts(self) -> tuple[int, int]:
-        """How many audits are ready or in flight, and how many wait for a later moment."""
-        with self._changed:
-            delayed = sum(1 for work in self._work.values() if work.state == _DELAYED)
-            return len(self._work) - delayed, delayed
+        """Return how many audits are ready or taken, and how many wait for a later moment."""
+        with self._lock:
+            tickets = [ticket for queue in self._queues.values() for ticket in queue.tickets.values()]
+        delayed = sum(ticket.state == _DELAYED for ticket in tickets)
+        return len(tickets) - delayed, delayed
 
-    def wake(self) -> None:
-        """Make every taker look around, and who takes everything."""
-        with self._changed:
-            self._changed.notify_all()
-            self._large_changed.notify_all()
-            if self._wake_attendant is not None:
-                self._wake_attendant()
+    def close(self) -> None:
+        """Take no more tickets, and give none: waiting scans return at once."""
+        with self._lock:
+            self._closed = True
+            self._room.notify_all()
+        self._wake()
 
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closed
-
-    def close(self) -> None:
-        """No more work: takers and waiting scans return at once."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-            self._large_changed.notify_all()
-            self._room.notify_all()

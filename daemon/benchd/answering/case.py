@@ -1,106 +1,74 @@
-"""One audit as it lies there: its directory, opened once a batch, its `stat`, and what stands beside it."""
+"""One audit on its way to an answer, and the open directories of a batch."""
 
 from __future__ import annotations
 
-import errno
 import os
+from typing import Self
 
-from benchd.folder.adapter_beside import adapter_beside
-from benchd.folder.files import Vanished, group_to_give, read_sidecar, seems_there
-from benchd.folder.folder import Beside
-from benchd.folder.names import config_name, error_name
-from benchd.inbox import Work
+from benchd.audit.refusals import AuditError
+from benchd.bench.deciding import Decision
+from benchd.bench.seal import Provenance
+from benchd.folder.files import Temporary
+from benchd.folder.folder import Folder
+from benchd.folder.place import Entry, Place
+from benchd.inbox import Ticket
 
-__all__ = ["Case", "Place", "Places", "trigger_of"]
-
-
-class Place:
-    """An open directory, and what is known of it for one batch."""
-
-    __slots__ = ("adapter", "claimed", "descriptor", "device", "group", "shown")
-
-    def __init__(self, work: Work, below: str) -> None:
-        try:
-            self.descriptor = work.folder.open(below)
-        except (FileNotFoundError, NotADirectoryError):
-            raise Vanished from None
-        except OSError as error:
-            if error.errno == errno.ELOOP:  # a folder on the way was swapped for a link
-                raise Vanished from None
-            raise
-        try:
-            info = os.fstat(self.descriptor)
-            self.device, self.group = info.st_dev, group_to_give(info)
-            self.adapter = adapter_beside(self.descriptor)
-        except BaseException:
-            os.close(self.descriptor)
-            raise
-        #: The configs that are being written and not visible yet.
-        self.claimed: set[str] = set()
-        #: Its path for people and records, with a slash at its end.
-        self.shown = work.folder.shown(f"{below}/" if below else "")
+__all__ = ["Case", "Places"]
 
 
 class Places:
-    """The directories of one batch; each is opened once, and flushed once."""
+    """The directories of one batch. Each is opened once; the context closes them."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[int, str], Place] = {}
 
-    def of(self, work: Work, below: str) -> Place:
-        """The directory `below` the folder of `work`. Raises `Vanished`, OSError."""
-        key = (id(work.folder), below)
-        place = self._open.get(key)
-        if place is None:
-            place = self._open[key] = Place(work, below)
-        return place
+    def __enter__(self) -> Self:
+        return self
 
-    def next_round(self) -> None:
-        """Nothing is being written any more."""
-        for place in self._open.values():
-            place.claimed.clear()
-
-    def close(self) -> None:
-        """Give all of them back."""
+    def __exit__(self, *_: object) -> None:
         for place in self._open.values():
             os.close(place.descriptor)
 
+    def get(self, folder: Folder, below: str) -> Place:
+        """Return the directory `below` a folder. Raises `Vanished`, OSError."""
+        key = (id(folder), below)
+        place = self._open.get(key)
+        if place is None:
+            place = self._open[key] = Place.open(folder, below)
+        return place
+
+    def forget_claims(self) -> None:
+        """Note that all written configs are visible now."""
+        for place in self._open.values():
+            place.claimed.clear()
+
 
 class Case:
-    """One audit as it was looked at: where it is, its `stat`, and what stood beside it."""
+    """One audit on its way: what was found, and what the steps have made of it so far."""
 
-    __slots__ = ("beside", "config", "directory", "info", "name", "path", "place", "report", "took", "work")
+    __slots__ = (
+        "answer", "answered", "beside", "config", "content", "digest", "directory", "info", "is_durable", "name",
+        "path", "place", "report", "seconds", "temporary", "ticket",
+    )  # fmt: skip
 
-    def __init__(self, work: Work, place: Place, name: str, info: os.stat_result) -> None:
-        #: The seconds that its steps have taken so far.
-        self.took = 0.0
-        self.work = work
+    def __init__(self, ticket: Ticket, place: Place, entry: Entry) -> None:
+        self.ticket = ticket
         self.place = place
         self.directory = place.descriptor
-        self.name = name
-        self.info = info
-        self.path = place.shown + name
-        self.config = config_name(name)
-        self.report = error_name(name)
-        # Mostly there is neither. Who is wrongly told so finds out before anything is put in its place.
-        self.beside = Beside(
-            read_sidecar(self.directory, self.config) if seems_there(self.directory, self.config) else None,
-            read_sidecar(self.directory, self.report) if seems_there(self.directory, self.report) else None,
-            place.adapter,
-        )
-
-    @property
-    def trigger(self) -> str:
-        """What made one look at it."""
-        return trigger_of(self.work)
-
-    @property
-    def durable(self) -> bool:
-        """Whether its answer must be on the disk before it is visible."""
-        return self.work.folder.settings.bench.durable
-
-
-def trigger_of(work: Work) -> str:
-    """What made one look, as records have it."""
-    # A link appears whole, as what is moved in does; the trail knows no finer difference.
-    return "moved" if work.trigger == "created" else work.trigger
+        #: `info` is the audit's `stat` from just before it was read.
+        self.name, self.config, self.report, self.info, self.beside = entry
+        self.path = place.shown + entry.name
+        #: True if its sidecar must be on the disk before it becomes visible.
+        self.is_durable = ticket.folder.settings.bench.durable
+        #: None if the sandbox is to read the content, or nobody needs it any more.
+        self.content: bytes | None = None
+        #: The content's SHA-256, once it was read.
+        self.digest: str | None = None
+        #: What a sidecar says about itself, if the hash has to show whether it answers this content.
+        self.answered: Provenance | None = None
+        #: A `Provenance` says that the sidecar already holds the answer.
+        self.answer: Decision | AuditError | Provenance | None = None
+        #: The sidecar under its temporary name.
+        self.temporary: Temporary | None = None
+        #: Seconds that its steps took.
+        self.seconds = 0.0

@@ -11,13 +11,16 @@ import os
 import selectors
 import signal
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Final, Literal, NamedTuple, NoReturn
 
 import msgspec
 
-from benchd.answering.batch import Answering, Outcome, Result
-from benchd.inbox import Work
+from benchd.answering.batch import Answering
+from benchd.answering.outcome import Outcome, Result
+from benchd.inbox import Ticket
+from benchd.trail.records import ThreadFailed
 from benchd.trail.trail import Trail
 from benchd.values import utf8
 
@@ -56,13 +59,16 @@ def count_workers(setting: int | Literal["auto"]) -> int:
 
 
 def answer_all(
-    answering: Answering, works: list[Work], *, trail: Trail, processes: int, stopped: Callable[[], bool]
+    answering: Answering, works: list[Ticket], *, trail: Trail, processes: int, stopped: Callable[[], bool]
 ) -> Iterator[Result]:
     """The result of each of `works`, as they come, by at most so many `processes`; not of all once `stopped`."""
     missing = set(range(len(works)))
     processes = min(processes, len(works) // _WORTH_A_PROCESS)
     if processes > 1:
-        trail.share()
+        descriptor, turns = tempfile.mkstemp()
+        os.close(descriptor)
+        trail.share(turns)
+        os.unlink(turns)
         for told in _answer_forked(answering, works, trail, processes, stopped):
             missing.discard(told.number)
             yield Result(works[told.number], *told[1:])
@@ -74,7 +80,7 @@ def answer_all(
 
 
 def _answer_forked(
-    answering: Answering, works: list[Work], trail: Trail, processes: int, stopped: Callable[[], bool]
+    answering: Answering, works: list[Ticket], trail: Trail, processes: int, stopped: Callable[[], bool]
 ) -> Iterator[_Told]:
     children: list[int] = []
     with contextlib.ExitStack() as pipes, selectors.DefaultSelector() as selector:
@@ -135,13 +141,14 @@ def _work(task: Callable[[], None], trail: Trail) -> NoReturn:
         code = 0
     except Exception as error:  # noqa: BLE001 - whatever it is, it is said
         name = f"process {os.getpid()}"
-        trail.thread_failed(name, f"{type(error).__name__}: {error}", recovery="its audits are answered by its parent")
+        failure = f"{type(error).__name__}: {error}"
+        trail.write(ThreadFailed(thread=name, error=failure, recovery="its audits are answered by its parent"))
     finally:
         os._exit(code)  # nothing of the parent's is to be finished here
 
 
 def _answer_share(
-    answering: Answering, works: list[Work], share: int, shares: int, tell: int, stopped: Callable[[], bool]
+    answering: Answering, works: list[Ticket], share: int, shares: int, tell: int, stopped: Callable[[], bool]
 ) -> None:
     """Every so manieth batch, and what became of it."""
     numbers = {id(work): number for number, work in enumerate(works)}
@@ -149,7 +156,7 @@ def _answer_share(
         if stopped():
             break
         results = answering.answer(works[start : start + _BATCH])
-        told = _encode([_told(numbers[id(result.work)], result) for result in results])
+        told = _encode([_told(numbers[id(result.ticket)], result) for result in results])
         _write(tell, _LENGTH.pack(len(told)) + told)
 
 

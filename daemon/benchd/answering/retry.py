@@ -1,6 +1,6 @@
-"""How long a bad file that may be unfinished is waited for, before it is said to be bad (spec, section 2).
+"""When to try an audit again: what earlier attempts saw, growing waits, and how long to wait for a writer.
 
-What is known of each file's earlier looks stays with its `Work`.
+The rules for files that may be unfinished are those of the spec, section 2.
 """
 
 from __future__ import annotations
@@ -8,65 +8,131 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from benchd.audit.refusals import MAYBE_UNFINISHED, AuditError
-from benchd.inbox import Work
+from benchd.inbox import Ticket
 
-__all__ = ["FIRST_WAIT", "patience", "state_of"]
+__all__ = ["CHANGED", "FAILED", "SOON", "UNFINISHED", "Backoff", "History", "Patience", "history_of", "state_of"]
 
-#: Waits for a file that may be unfinished: the first, and the longest.
-FIRST_WAIT: Final = 0.05
-_LONGEST_WAIT: Final = 30.0
 
-#: A file without content, of which nobody can tell whether it has a writer, is given up after this.
+class Backoff(NamedTuple):
+    """Waits in seconds that double from `first` to `longest`."""
+
+    first: float
+    longest: float
+
+    def wait(self, attempt: int) -> float:
+        """Return the wait after attempt number `attempt`; the first is 1."""
+        return float(min(self.first * 2.0 ** min(attempt - 1, 30), self.longest))
+
+
+#: For a file that may be unfinished.
+UNFINISHED: Final = Backoff(0.05, 30.0)
+
+#: For a file that changes while it is being answered.
+CHANGED: Final = Backoff(0.0125, 1.0)
+
+#: After a failed write, or a failure of benchd itself.
+FAILED: Final = Backoff(1.0, 60.0)
+
+#: Seconds until the next attempt, if something else in the folder got in the way.
+SOON: Final = 0.05
+
+#: Seconds after which a file without content is given up, where the system doesn't say whether it has a writer.
 _ABANDONED: Final = 3600.0
 
-
-def patience(
-    work: Work,
-    error: AuditError,
-    digest: str | None,
-    info: os.stat_result,
-    *,
-    settle: float,
-    has_writer: Callable[[], bool | None],
-) -> float | None:
-    """Seconds until the file is to be looked at again, or None if the verdict `error` stands.
-
-    `info` is its `stat`, `has_writer` says whether some process has it open for writing, if that can be told.
-    """
-    if error.code not in MAYBE_UNFINISHED:
-        return None
-    now, state = time.monotonic(), state_of(info)
-    if work.seen is not None and work.seen != state:
-        # Another writer is at it: that the last one has closed it says nothing any more.
-        work.closed = work.trigger in {"closed", "moved"}
-    writer = None if work.closed else has_writer()
-    known_closed = work.closed or writer is False
-    if work.seen != state:
-        # The wall clock tells how long it has been unchanged, if it is the clock of who wrote it: on a file server
-        # it may not be, and nobody can tell whether there is a writer. Then the time from our first look counts.
-        age = max(0.0, time.time() - info.st_ctime) if known_closed else 0.0
-        work.seen, work.settles_from, work.attempts = state, now - age, 0
-        # A copy: an exception holds on to the frames that it went through, and so to the content.
-        work.verdict, work.digest = AuditError(error.code, error.message, error.hint), digest
-    work.attempts += 1
-    unchanged = now - work.settles_from
-    if unchanged >= settle and (known_closed or not _benefit_of_doubt(error, unchanged, writer=writer)):
-        return None
-    wait = min(FIRST_WAIT * 2.0 ** min(work.attempts - 1, 20), _LONGEST_WAIT)
-    return wait if unchanged >= settle else min(wait, max(settle - unchanged, 0.01))
+#: Inode, size, mtime and ctime (ns): if any differs, the content may differ.
+State = tuple[int, int, int, int]
 
 
-def state_of(info: os.stat_result) -> tuple[int, int, int, int]:
-    """What tells one content of a file from another: inode, size, mtime and ctime."""
+class History:
+    """What earlier attempts to answer a ticket saw."""
+
+    __slots__ = ("attempts", "digest", "failures", "is_recorded", "settles_from", "state", "verdict")
+
+    def __init__(self) -> None:
+        #: Attempts since the file's state changed.
+        self.attempts = 0
+        self.failures = 0
+        self.state: State | None = None
+        #: What was wrong with the content of that state, and its SHA-256.
+        self.verdict: AuditError | None = None
+        self.digest: str | None = None
+        #: Since when the file has been in that state (monotonic).
+        self.settles_from = 0.0
+        #: True once the trail has said that benchd waits for this file.
+        self.is_recorded = False
+
+    def next_failure(self) -> float:
+        """Count one more failure; return the seconds until the next attempt."""
+        self.failures += 1
+        return FAILED.wait(self.failures)
+
+    def next_change(self) -> float:
+        """Count one more change under our hands; return the seconds until the next attempt."""
+        self.attempts += 1
+        return CHANGED.wait(self.attempts)
+
+
+def history_of(ticket: Ticket) -> History:
+    """Return the history of `ticket`; make it at the first call."""
+    if ticket.history is None:
+        ticket.history = History()
+    assert isinstance(ticket.history, History)  # noqa: S101 - for the type checker; nobody else writes it
+    return ticket.history
+
+
+def state_of(info: os.stat_result) -> State:
+    """Return what distinguishes one content of a file from the next."""
     return (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
-def _benefit_of_doubt(error: AuditError, unchanged: float, *, writer: bool | None) -> bool:
-    """Whether a bad file that has settled may still have a writer that will make it good."""
+class Patience(NamedTuple):
+    """How long to wait for a bad file that a writer may still complete.
+
+    `settle` is the number of seconds that a bad file must have been unchanged. `has_writer` takes an open directory and
+    a name; it returns whether some process has the file open for writing, or None if the system doesn't say. `wall` and
+    `steady` are the clocks.
+    """
+
+    settle: float
+    has_writer: Callable[[int, str], bool | None]
+    wall: Callable[[], float] = time.time
+    steady: Callable[[], float] = time.monotonic
+
+    def wait(
+        self, ticket: Ticket, error: AuditError, digest: str | None, info: os.stat_result, directory: int, name: str
+    ) -> float | None:
+        """Return the seconds until the next attempt, or None if the verdict `error` is final.
+
+        `info` is the file's `stat` from before it was read.
+        """
+        if error.code not in MAYBE_UNFINISHED:
+            return None
+        history, now, state = history_of(ticket), self.steady(), state_of(info)
+        if history.state not in {None, state} and ticket.trigger not in {"closed", "moved"}:
+            ticket.closed = False  # another writer has opened it since it was closed
+        writer = None if ticket.closed else self.has_writer(directory, name)
+        is_closed = ticket.closed or writer is False
+        if history.state != state:
+            # The wall clock says how long the file has been unchanged, if it is the clock of its writer. On a file
+            # server it may not be, and there nobody can say whether there is a writer: count from the first attempt.
+            age = max(0.0, self.wall() - info.st_ctime) if is_closed else 0.0
+            history.state, history.settles_from, history.attempts = state, now - age, 0
+            # A copy, because an exception keeps the frames it went through alive, and so the content.
+            history.verdict, history.digest = AuditError(error.code, error.message, error.hint), digest
+        history.attempts += 1
+        unchanged = now - history.settles_from
+        if unchanged >= self.settle and (is_closed or not _may_have_writer(error, unchanged, writer=writer)):
+            return None
+        wait = UNFINISHED.wait(history.attempts)
+        return wait if unchanged >= self.settle else min(wait, max(self.settle - unchanged, 0.01))
+
+
+def _may_have_writer(error: AuditError, unchanged: float, *, writer: bool | None) -> bool:
+    """Return whether a writer may still complete a bad file that has settled."""
     if writer:
         return True
-    # Nobody can tell. What a redirect of gradience looks like for minutes is waited for.
+    # Unknown. An empty file and one of progress lines are what a redirect of `gradience audit` looks like for minutes.
     return error.code in {"empty", "audit_interrupted"} and unchanged < _ABANDONED

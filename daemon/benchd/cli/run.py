@@ -15,14 +15,17 @@ from typing import Any, Final
 import click
 import msgspec
 
-from benchd.answering.batch import Answering, Outcome, Result
+from benchd.answering.batch import Answering
+from benchd.answering.outcome import Outcome, Result
 from benchd.answering.processes import answer_all, count_workers
 from benchd.cli.loading import config_option, fail, load_settings
-from benchd.folder.folder import Folder, Tally
+from benchd.folder.folder import Folder
 from benchd.folder.names import is_sidecar
-from benchd.inbox import Work
+from benchd.folder.scan import Scan
+from benchd.inbox import Ticket
 from benchd.settings.reading import Settings, folder_for
 from benchd.trail.console import console_line, printable
+from benchd.trail.records import RunFinished
 from benchd.trail.trail import Trail
 
 __all__ = ["command"]
@@ -54,9 +57,9 @@ class _Summary:
         if result.outcome is Outcome.SELECTED and result.strategy:
             self.strategies[result.strategy] += 1
         if result.reason is not None:
-            self.kept.append((result.work.folder.shown(result.work.relative), result.reason))
+            self.kept.append((result.ticket.folder.shown(result.ticket.relative), result.reason))
         if result.error is not None:
-            path = result.work.folder.shown(result.work.relative)
+            path = result.ticket.folder.shown(result.ticket.relative)
             self.problems.append((path, result.error))
 
     @property
@@ -116,10 +119,10 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
             summary.add(result)
             advance()
             if dry_run and not as_json and result.strategy:
-                path = os.path.relpath(result.work.folder.shown(result.work.relative))
+                path = os.path.relpath(result.ticket.folder.shown(result.ticket.relative))
                 click.echo(f"{printable(path)}: {result.strategy}")
     if as_json:
-        trail.run_finished({"dry_run": dry_run, **summary.counts()})
+        trail.write(RunFinished(dry_run=dry_run, **summary.counts()))
     else:
         _print(summary, dry_run=dry_run)
     trail.close()
@@ -132,7 +135,7 @@ class _Finder:
     """Collects everything to answer, each audit once however often it is named."""
 
     def __init__(self, settings: Settings, summary: _Summary, *, force: bool, dry_run: bool) -> None:
-        self.work: dict[str, Work] = {}
+        self.work: dict[str, Ticket] = {}
         self.mistakes: list[str] = []
         self.sidecars: list[str] = []
         self._settings = settings
@@ -165,8 +168,8 @@ class _Finder:
         def failed(relative: str, error: OSError) -> None:
             self._summary.problems.append((folder.shown(relative), f"can't be read: {error.strerror}"))
 
-        tally = Tally()
-        scan = folder.scan(tally, entering=lambda *_: None, failed=failed, force=self._force, tidy=not self._dry_run)
+        scan = Scan(folder, failed=failed, force=self._force, tidy=not self._dry_run)
+        tally = scan.tally
         for relative in scan:
             self._add(folder, relative)
         self._summary.before += tally.answered - tally.rejected
@@ -176,7 +179,7 @@ class _Finder:
         self._summary.found += tally.found
 
     def _add(self, folder: Folder, relative: str) -> None:
-        self.work.setdefault(folder.shown(relative), Work(folder, relative, "command"))
+        self.work.setdefault(folder.shown(relative), Ticket(folder, relative, "command"))
 
 
 def _settled(results: Iterator[Result], answering: Answering, settle: float, stopped: list[int]) -> Iterator[Result]:
@@ -190,7 +193,7 @@ def _settled(results: Iterator[Result], answering: Answering, settle: float, sto
     deadline = time.monotonic() + settle + _PATIENCE_SECONDS
     while waiting and not stopped:
         time.sleep(min(max(result.retry_in or 0.0, 0.01) for result in waiting))
-        again = answering.answer([result.work for result in waiting])
+        again = answering.answer([result.ticket for result in waiting])
         over = time.monotonic() > deadline
         waiting = []
         for result in again:

@@ -21,13 +21,13 @@ from benchd.folder.system import this_system
 
 __all__ = [
     "TEMPORARY",
+    "Found",
     "Temporary",
     "Vanished",
-    "begin_to_flush",
+    "close_temporary",
     "discard",
     "exists",
     "explained",
-    "flush",
     "group_to_give",
     "has_writer",
     "look",
@@ -39,6 +39,7 @@ __all__ = [
     "read_sidecar",
     "remove_stale_temporary",
     "seems_there",
+    "stat_now",
     "write_temporary",
 ]
 
@@ -56,6 +57,10 @@ _in_use: set[str] = set()
 
 #: After this a temporary file of another system has no writer any more.
 _ABANDONED_SECONDS: Final = 3600.0
+
+
+#: The content and `stat` of a sidecar.
+Found = tuple[bytes, os.stat_result]
 
 
 class Vanished(Exception):
@@ -134,6 +139,14 @@ def look(directory: int, name: str) -> os.stat_result:
         raise Vanished from None
 
 
+def stat_now(directory: int, name: str) -> os.stat_result | None:
+    """Return the `stat` of `name`, which may be a link; None if it is absent. Raises OSError."""
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
 def open_regular(directory: int, name: str, info: os.stat_result, max_bytes: int) -> tuple[int, os.stat_result]:
     """A descriptor of the file `name`, of which `look` said `info`, and its `stat` now; the caller closes it.
 
@@ -200,7 +213,7 @@ def read_all(descriptor: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-def read_sidecar(directory: int, name: str) -> tuple[bytes, os.stat_result] | None:
+def read_sidecar(directory: int, name: str) -> Found | None:
     """A sidecar's content and `stat`; None if there is no such file; empty content if it can't be one of ours."""
     try:
         descriptor = os.open(name, _READ, dir_fd=directory)
@@ -288,27 +301,8 @@ def write_temporary(directory: int, content: bytes, *, durable: bool, group: int
     return Temporary(name)
 
 
-def begin_to_flush(temporary: Temporary) -> None:
-    """Have a temporary file's content on its way to the disk, without waiting; where that can't be, no harm is done.
-
-    Linux begins to write back what it is told is not needed any more. Of many files that are flushed one after another,
-    all but the first find their content on the disk then.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        os.posix_fadvise(temporary.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def flush(directory: int, temporary: Temporary, *, waited: bool = False) -> Temporary:
-    """Wait until a temporary file's content is on the disk, unless that is `waited` for already.
-
-    Raises OSError; the temporary file is then gone.
-    """
-    try:
-        if not waited:
-            os.fdatasync(temporary.descriptor)
-    except BaseException:
-        discard(directory, temporary)
-        raise
+def close_temporary(directory: int, temporary: Temporary) -> Temporary:
+    """Close a temporary file's descriptor. Raises OSError; the temporary file is then gone."""
     _close(directory, temporary)
     return temporary._replace(descriptor=-1)
 

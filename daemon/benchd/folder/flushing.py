@@ -1,64 +1,133 @@
-"""Many writes, few waits: how what was written to many files gets to the disk at once.
+"""How what was written to many files gets to the disk with few waits.
 
-`fdatasync` waits for one file, and each such wait is a flush of the drive, though an earlier one may have put
-everything on it. `syncfs` is one wait for all that was written to a file system, by whomever; so it is used only while
-that is not much. Somebody's checkpoint of many gigabytes must not hold up an answer of two kilobytes.
+`fdatasync` waits for one file, and each call flushes the drive, though an earlier one may have written everything.
+`syncfs` is one wait for all that was written to a file system, by any process; so it is used only while that is little.
+Someone else's checkpoint of many gigabytes must not hold up an answer of two kilobytes.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import re
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["flush_together"]
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
-#: File systems that keep what `syncfs` has waited for. Others may do so too, but a server need not be asked for it.
+__all__ = ["FileSystems", "Flusher"]
+
+#: File systems that keep what `syncfs` has waited for. Others may do so too; a file server is not asked for it.
 _LASTING: Final = frozenset({"ext3", "ext4", "f2fs", "xfs"})
 
-#: From this version of Linux on it says when something could not be written.
-_TELLS_OF_ERRORS: Final = (5, 8)
+#: From this version of Linux on `syncfs` reports what could not be written.
+_REPORTS_ERRORS: Final = (5, 8)
 
-#: So much may wait to be written for each single wait that is spared, and besides: what a slow disk writes in some
-#: 50 ms, and Linux by itself within seconds.
+#: Bytes that may wait to be written for each wait that `syncfs` saves, and in addition: what a slow disk writes in
+#: about 50 ms, and Linux by itself within seconds.
 _BYTES_A_WAIT: Final = 128 * 1024
 _BYTES_BESIDES: Final = 4 * 2**20
+
+#: Seconds. After a wait that took longer, the other waits of a batch overlap.
+_SLOW_WAIT: Final = 0.002
+
+#: Errors of `fsync` for a directory on file systems whose names are as durable as they get, and of a flush for a pipe
+#: or a file that has been closed, and so flushed, meanwhile.
+_NOTHING_TO_FLUSH: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 
 _WAITING: Final = re.compile(rb"^(?:Dirty|Writeback): +([0-9]+) kB$", re.MULTILINE)
 
 
-def flush_together(descriptor: int, device: int, waits: int) -> bool:
-    """Have all that was written to a file system on the disk, if that is sooner done than so many single waits.
+class FileSystems:
+    """What the system says about its file systems. A test passes another."""
 
-    `descriptor` is open in the file system on `device`. Returns whether it was done; if not, or if there was an error,
-    which may be that of another file, each file must be waited for.
+    def sync(self, descriptor: int, device: int, waits: int) -> bool:
+        """Flush the file system on `device`, if that is cheaper than `waits` flushes of single files.
+
+        `descriptor` is open in it. Return whether everything is on the disk. After an error, which may be that of
+        another file, each file must be flushed by itself.
+        """
+        if waits < 2 or not _is_lasting(device) or _bytes_to_write() > _BYTES_BESIDES + waits * _BYTES_A_WAIT:
+            return False
+        call = _syncfs()
+        return call is not None and call(descriptor) == 0
+
+    flush_file = staticmethod(os.fdatasync)
+    flush_directory = staticmethod(os.fsync)
+
+
+class Flusher:
+    """Flushes files and directories, which are given as (descriptor, device). Safe to share between threads.
+
+    `waits` is the number of waits that may overlap on a slow disk.
     """
-    if waits < 2 or not _is_lasting(device) or _bytes_to_write() > _BYTES_BESIDES + waits * _BYTES_A_WAIT:
-        return False
-    return syncfs(descriptor)
+
+    def __init__(self, waits: int = 4, systems: FileSystems | None = None) -> None:
+        self._waits = waits
+        self._systems = systems or FileSystems()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def flush(self, written: Collection[tuple[int, int]], *, directories: bool = False) -> dict[int, OSError]:
+        """Wait until the contents of files, or the names in `directories`, are on the disk.
+
+        Return the errors by descriptor.
+        """
+        call = self._systems.flush_directory if directories else self._systems.flush_file
+        rest = list(written)
+        if len(written) > 1:
+            waits = Counter(device for _, device in written)
+            ways = {device: descriptor for descriptor, device in written}
+            done = {device for device, count in waits.items() if self._systems.sync(ways[device], device, count)}
+            rest = [item for item in rest if item[1] not in done]
+        failed: dict[int, OSError] = {}
+        is_slow = False
+        for place, (descriptor, _) in enumerate(rest):
+            if is_slow and len(rest) - place > 1 and self._waits > 1:
+                pending = [item for item, _ in rest[place:]]
+                errors = self._overlapping(lambda item: _error_of(call, item), pending)
+                failed.update({item: error for item, error in zip(pending, errors, strict=True) if error})
+                break
+            before = time.monotonic()
+            error = _error_of(call, descriptor)
+            is_slow = time.monotonic() - before > _SLOW_WAIT
+            if error is not None:
+                failed[descriptor] = error
+        return failed
+
+    def _overlapping(self, call: Callable[[int], OSError | None], descriptors: list[int]) -> list[OSError | None]:
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only slow disks need it
+
+            self._pool = ThreadPoolExecutor(self._waits, "benchd-flush")
+        return list(self._pool.map(call, descriptors))
 
 
-def syncfs(descriptor: int) -> bool:
-    """What the system call of that name does, which Python does not have; whether all went well."""
-    call = _syncfs()
-    return call is not None and call(descriptor) == 0
+def _error_of(call: Callable[[int], None], descriptor: int) -> OSError | None:
+    try:
+        call(descriptor)
+    except OSError as error:
+        return None if error.errno in _NOTHING_TO_FLUSH else error
+    return None
 
 
 @cache
 def _syncfs() -> Callable[[int], int] | None:
+    """Return the system call, which Python does not have; None if it does not report errors."""
     version = re.match(r"([0-9]+)\.([0-9]+)", platform.release())
-    if version is None or (int(version[1]), int(version[2])) < _TELLS_OF_ERRORS:
+    if version is None or (int(version[1]), int(version[2])) < _REPORTS_ERRORS:
         return None
     return getattr(ctypes.CDLL(None), "syncfs", None)
 
 
 @cache
 def _is_lasting(device: int) -> bool:
-    """Whether the file system on a device is one of those; what is mounted there later is not asked."""
+    """Return whether the file system on a device is one of `_LASTING`; the answer for a device is kept."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
@@ -71,7 +140,7 @@ def _is_lasting(device: int) -> bool:
 
 
 def _bytes_to_write() -> float:
-    """How much of what was written, by anybody, is not on a disk yet; without bound where the system doesn't tell."""
+    """Return how many bytes, written by any process, are not on a disk yet; infinity if the system doesn't say."""
     try:
         with open("/proc/meminfo", "rb", buffering=0) as file:
             found = _WAITING.findall(file.read(16 * 1024))

@@ -2,30 +2,63 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from typing import Final
 
-__all__ = ["CONFIG_SUFFIX", "ERROR_SUFFIX", "config_name", "error_name", "is_sidecar"]
+from benchd.settings.reading import FolderSettings
+
+__all__ = ["CONFIG_SUFFIX", "ERROR_SUFFIX", "Names", "config_name", "error_name", "is_sidecar"]
 
 CONFIG_SUFFIX: Final = ".bench.json"
-
-
 ERROR_SUFFIX: Final = ".bench-error.json"
-
-
-def _stem(audit: str) -> str:
-    return audit.removesuffix(".json")
 
 
 def config_name(audit: str) -> str:
     """`NAME.json` -> `NAME.bench.json`."""
-    return _stem(audit) + CONFIG_SUFFIX
+    return audit.removesuffix(".json") + CONFIG_SUFFIX
 
 
 def error_name(audit: str) -> str:
     """`NAME.json` -> `NAME.bench-error.json`."""
-    return _stem(audit) + ERROR_SUFFIX
+    return audit.removesuffix(".json") + ERROR_SUFFIX
 
 
 def is_sidecar(name: str) -> bool:
-    """Whether `name` is one that benchd gives to its own files."""
+    """Return whether benchd gives such a name to its own files."""
     return name.endswith((CONFIG_SUFFIX, ERROR_SUFFIX))
+
+
+class Names:
+    """The rules of one folder. All paths are relative to it; `nested` are the folders in it that are watched too."""
+
+    def __init__(self, settings: FolderSettings, nested: frozenset[str] = frozenset()) -> None:
+        self._is_recursive = settings.recursive
+        self._nested = nested
+        self._wanted_names, self._wanted_paths = _compiled(settings.patterns)
+        self._ignored_names, self._ignored_paths = _compiled(settings.ignore)
+
+    def wants(self, path: str) -> bool:
+        """Return whether the file may be an audit: it matches the patterns, and is neither hidden nor a sidecar."""
+        name = path.rpartition("/")[2]
+        return not name.startswith(".") and not is_sidecar(name) and self.matches(name, path)
+
+    def matches(self, name: str, path: str) -> bool:
+        """Return whether the file `name` matches the patterns, and none of those that are ignored."""
+        if not (self._wanted_names.match(name) or self._wanted_paths.match(path)):
+            return False
+        return not (self._ignored_names.match(name) or self._ignored_paths.match(path))
+
+    def enters(self, path: str) -> bool:
+        """Return whether the directory is watched too: not if it is hidden, ignored, or a watched folder itself."""
+        name = path.rpartition("/")[2]
+        if not self._is_recursive or name.startswith(".") or path in self._nested:
+            return False
+        return not (self._ignored_names.match(name) or self._ignored_paths.match(path))
+
+
+def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return the shell patterns as one expression for names, and one for paths: those with a slash."""
+    names = [fnmatch.translate(pattern) for pattern in patterns if "/" not in pattern]
+    paths = [fnmatch.translate(pattern.strip("/")) for pattern in patterns if "/" in pattern]
+    return re.compile("|".join(names) or r"(?!)"), re.compile("|".join(paths) or r"(?!)")

@@ -20,16 +20,18 @@ from typing import Any, Final
 import msgspec
 
 from benchd import __version__
-from benchd.answering.batch import Answering
 from benchd.folder.folder import Folder
-from benchd.inbox import Inbox
+from benchd.service.health import Health
+from benchd.service.loop import Counts
 from benchd.service.systemd import notify, reloading, watchdog_seconds
-from benchd.service.workers import Counts, Workers
+from benchd.service.workers import Workers
 from benchd.settings.base import base_digest
 from benchd.settings.reading import FolderSettings, Settings, SettingsError
-from benchd.trail.trail import Render, Trail
-from benchd.watching import Watcher, open_reader, wants_polling
+from benchd.trail.lines import Render
+from benchd.trail.records import Degraded, Ready, Reloaded, ReloadFailed, Started, Stopped, Stopping, ThreadFailed
+from benchd.trail.trail import Trail
 from benchd.watching.lock import Occupied
+from benchd.watching.watcher import Watcher
 
 __all__ = ["Service", "block_signals", "changed_settings"]
 
@@ -102,44 +104,19 @@ class Service:
         self._started = time.monotonic()
         self._failure: str | None = None
         self._complaint = ""
-        self._inbox = Inbox(on_refused=self._rescan)
         self._counts = Counts()
-        self._health = _Health(self._inbox, self._counts)
-        try:
-            self._reader = open_reader(self._attend)
-        except OSError as error:
-            self._reader = None
-            reason = f"no inotify: {error.strerror}; raise it: sysctl fs.inotify.max_user_instances"
-            trail.watch_degraded("", reason, instead="polling")
+        self._health = Health(self._counts)
         self._workers = self._make_workers()
         self._watchers = {folder.path: self._make_watcher(folder) for folder in settings.watch}
 
     def _make_workers(self) -> Workers:
-        settings = self._settings
-        polls = any(map(wants_polling, settings.watch))
-        return Workers(
-            self._inbox,
-            Answering(self._trail, settle=settings.watching.settle),
-            self._trail,
-            self._counts,
-            count=settings.watching.workers,
-            waits=polls or any(folder.bench.durable for folder in settings.watch),
-            wake=None if polls or self._reader is None else self._reader.wake,
-        )
+        return Workers(self._settings.watching, self._trail, self._counts, on_refused=self._rescan)
 
     def _make_watcher(self, settings: FolderSettings) -> Watcher:
-        folder = Folder(
-            settings,
-            max_bytes=self._settings.watching.max_bytes,
-            nested=_nested(settings.path, self._settings),
-        )
-        return Watcher(
-            folder,
-            self._inbox,
-            self._trail,
-            reader=self._reader,
-            rescan_interval=self._settings.watching.rescan_interval,
-        )
+        watching = self._settings.watching
+        folder = Folder(settings, max_bytes=watching.max_bytes, nested=_nested(settings.path, self._settings))
+        loop, instances = self._workers.loop_for(settings)
+        return Watcher(folder, loop.inbox, self._trail, instances=instances, rescan_interval=watching.rescan_interval)
 
     def claim(self) -> None:
         """Take all folders. Raises `Occupied` if another benchd has one; then none is taken."""
@@ -160,15 +137,13 @@ class Service:
         _tell_of_library_logs(self._trail)
         threading.excepthook = self._thread_died
         sys.unraisablehook = self._unraisable
-        self._trail.started(version=__version__, pid=os.getpid(), settings=changed_settings(self._settings))
-        if self._reader is not None:
-            self._reader.start()
+        self._trail.write(Started(version=__version__, pid=os.getpid(), settings=changed_settings(self._settings)))
         self._workers.start()
         for watcher in self._watchers.values():
             watcher.start()
         self._await_watched(list(self._watchers.values()))
         roots = [path for path, watcher in self._watchers.items() if watcher.present]
-        self._trail.ready(roots=roots, duration_ms=(time.monotonic() - self._started) * 1000)
+        self._trail.write(Ready(roots=roots, duration_ms=round((time.monotonic() - self._started) * 1000, 3)))
         gc.freeze()  # all that is there now is there for good: no collection need look at it again
         notify(READY="1", STATUS=self._status())
         while (received := self._await_signal()) == signal.SIGHUP:
@@ -194,7 +169,9 @@ class Service:
             received = signal.sigtimedwait(_SIGNALS, interval / 3)
             if received is not None:
                 return received.si_signo
-            trouble = self._health.trouble(self._workers, list(self._watchers.values()), limit=interval)
+            trouble = self._health.trouble(
+                self._workers, [watcher.thread for watcher in self._watchers.values()], limit=interval
+            )
             if trouble is None:
                 notify(WATCHDOG="1", STATUS=self._status())
             else:
@@ -203,7 +180,7 @@ class Service:
     def _status(self) -> str:
         """What matters, in one line."""
         missing = [path for path, watcher in self._watchers.items() if not watcher.present]
-        ready, delayed = self._inbox.counts()
+        ready, delayed = self._workers.waiting()
         parts = [
             f"{len(self._watchers)} folder{'' if len(self._watchers) == 1 else 's'}",
             *(f"waiting for {path}" for path in missing),
@@ -223,11 +200,11 @@ class Service:
             settings = self._reread()
         except SettingsError as error:
             self._complaint = f"reload failed: {error.problems[0]}"
-            self._trail.reload_failed(error.problems)
+            self._trail.write(ReloadFailed(problems=error.problems))
         else:
             self._complaint = ""
             self._apply(settings)
-            self._trail.reloaded(settings=changed_settings(settings))
+            self._trail.write(Reloaded(settings=changed_settings(settings)))
         notify(READY="1", STATUS=self._status())
 
     def _apply(self, settings: Settings) -> None:
@@ -242,16 +219,18 @@ class Service:
             and any(_same(watcher.folder.settings, folder) for folder in settings.watch)
         }
         retired = [watcher for path, watcher in self._watchers.items() if path not in kept]
-        workers, self._workers = self._workers, self._make_workers()
         for watcher in retired:
             watcher.stop()
-        workers.retire()
-        self._workers.start()
         for watcher in retired:
             watcher.thread.join(_HANDOVER_SECONDS)
             # An answer by the old settings must not come after one by the new.
-            self._inbox.drop_folder(watcher.folder)
-            self._inbox.await_idle(watcher.folder, _HANDOVER_SECONDS)
+            watcher.inbox.drop(watcher.folder)
+            watcher.inbox.await_idle(watcher.folder, _HANDOVER_SECONDS)
+            self._workers.release(watcher.folder.settings)
+        if before.watching != settings.watching:
+            self._workers.stop()
+            self._workers = self._make_workers()
+            self._workers.start()
         self._watchers = {folder.path: kept.get(folder.path) or self._make_watcher(folder) for folder in settings.watch}
         fresh = [watcher for path, watcher in self._watchers.items() if path not in kept]
         for watcher in fresh:
@@ -260,28 +239,20 @@ class Service:
 
     def _stop(self, cause: str) -> None:
         notify(STOPPING="1")
-        self._trail.stopping(signal=self._failure or cause)
+        self._trail.write(Stopping(signal=self._failure or cause))
         deadline = time.monotonic() + _GRACE_SECONDS
-        self._inbox.close()
         for watcher in self._watchers.values():
             watcher.stop()
+        self._workers.stop()
         self._workers.join(_GRACE_SECONDS)
         for watcher in self._watchers.values():
             watcher.thread.join(max(0.05, deadline - time.monotonic()))
-        if self._reader is not None:
-            self._reader.stop()
-            self._reader.join(max(0.05, deadline - time.monotonic()))  # it may be answering
         counts = self._counts
-        self._trail.stopped(answered=counts.answered, rejected=counts.rejected, waiting=len(self._inbox))
+        self._trail.write(
+            Stopped(answered=counts.answered, rejected=counts.rejected, waiting=sum(self._workers.waiting()))
+        )
 
     # --- other threads -------------------------------------------------------------------------------------
-
-    def _attend(self) -> float | None:
-        """What the reader of events does between reading: it lends the present workers a hand while it lives."""
-        if self._reader is None or self._reader.failure is not None:
-            self._inbox.unattend()
-            return None
-        return self._workers.attend()
 
     def _rescan(self, folder: Folder) -> None:
         """The inbox had to drop something of `folder`: only a full scan finds it again."""
@@ -294,13 +265,14 @@ class Service:
         """A thread of ours or of a library ended by an exception: record it, and end the process so that all see it."""
         name = arguments.thread.name if arguments.thread else "?"
         self._failure = f"thread {name} died of {arguments.exc_type.__name__}: {arguments.exc_value}"
-        self._trail.thread_failed(name, self._failure, recovery="benchd stops, to be started again")
+        self._trail.write(ThreadFailed(thread=name, error=self._failure, recovery="benchd stops, to be started again"))
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _unraisable(self, arguments: sys.UnraisableHookArgs) -> None:
         """An exception where Python can't raise one, as in a finalizer: recorded, for nobody else would hear of it."""
         error = f"{arguments.exc_type.__name__}: {arguments.exc_value} in {arguments.object!r}"
-        self._trail.thread_failed(threading.current_thread().name, error, recovery="none is needed: it goes on")
+        name = threading.current_thread().name
+        self._trail.write(ThreadFailed(thread=name, error=error, recovery="none is needed: it goes on"))
 
 
 def _same(one: FolderSettings, other: FolderSettings) -> bool:
@@ -319,7 +291,7 @@ def _tell_of_library_logs(trail: Trail) -> None:
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            trail.watch_degraded("", f"{record.name}: {record.getMessage()}")
+            trail.write(Degraded(root="", reason=f"{record.name}: {record.getMessage()}"))
 
     logging.getLogger().addHandler(Handler(logging.WARNING))
 
@@ -333,29 +305,3 @@ def _share_one_heap() -> None:
     with contextlib.suppress(OSError, AttributeError):
         for option, value in _HEAP:
             ctypes.CDLL(None).mallopt(option, value)
-
-
-class _Health:
-    """Whether the threads live and work moves. Looked at by the main thread alone."""
-
-    def __init__(self, inbox: Inbox, counts: Counts) -> None:
-        self._inbox = inbox
-        self._counts = counts
-        self._moved = (0, time.monotonic())
-
-    def trouble(self, workers: Workers, watchers: list[Watcher], *, limit: float) -> str | None:
-        """What is wrong, or None. Work that does not move for `limit` seconds is stuck."""
-        now = time.monotonic()
-        threads = workers.threads + [watcher.thread for watcher in watchers]
-        dead = [thread.name for thread in threads if not thread.is_alive()]
-        if dead:
-            return f"thread {dead[0]} is dead"
-        stuck = [index for index, since in workers.busy_since.items() if since is not None and now - since > limit]
-        if stuck:
-            return f"worker {stuck[0]} is stuck"
-        ready, _ = self._inbox.counts()
-        if not ready or self._counts.total != self._moved[0]:
-            self._moved = (self._counts.total, now)
-        elif now - self._moved[1] > limit:
-            return f"{ready} audits wait and none is answered"
-        return None

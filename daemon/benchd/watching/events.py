@@ -1,29 +1,36 @@
-"""What a source of events tells its watcher."""
+"""What the parts of watching say to each other: sources of events, their listener, and the loop that reads them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from benchd.folder.folder import Folder
-from benchd.inbox import Trigger
+from benchd.inbox import Hint
 
-__all__ = ["Listener", "Source"]
+__all__ = ["Listener", "Loop", "Reader", "Source"]
 
 
 class Listener(Protocol):  # pragma: no cover - a shape
-    """Receives hints. Called from the source's own threads; must not block."""
+    """Receives hints. A source calls it from any thread; it must not block."""
 
-    def file(self, relative: str, trigger: Trigger) -> None:
-        """The file `relative` may be worth a look."""
+    def files(self, hints: Iterable[tuple[str, Hint]]) -> None:
+        """Note files that may be worth reading, by relative path."""
+
+    def explore(self, relative: str) -> None:
+        """Note a directory that appeared: it must be watched, and what it holds must be found."""
+
+    def recheck(self, watch: int, relative: str) -> None:
+        """Note a watched directory that was moved or deleted."""
 
     def lost_events(self, reason: str) -> None:
-        """Events were lost; only a scan tells what happened."""
+        """Note that events were lost: only a scan can say what happened."""
 
     def root_changed(self) -> None:
-        """The watched folder itself was moved, deleted, replaced or unmounted."""
+        """Note that the watched folder itself was moved, deleted, replaced or unmounted."""
 
     def problem(self, reason: str) -> None:
-        """Something can't be watched; the folder must be polled for what its events won't tell."""
+        """Note that something can't be watched: the folder must be scanned at its polling interval."""
 
 
 class Source(Protocol):  # pragma: no cover - a shape
@@ -35,14 +42,43 @@ class Source(Protocol):  # pragma: no cover - a shape
         """Begin to watch the folder itself. Raises OSError."""
 
     def enter(self, relative: str, descriptor: int) -> None:
-        """A scan is about to list this directory: watch it, if that isn't so already."""
+        """Watch a directory that a scan is about to list, unless it is watched already. Raises OSError."""
+
+    def recheck(self, watch: int, relative: str) -> None:
+        """Follow a watched directory that was moved or deleted."""
 
     def scanned(self) -> None:
-        """A scan of the whole folder has ended: whatever it did not enter is gone."""
+        """Forget the directories that the scan of the whole folder, which has ended, did not enter."""
 
     @property
     def alive(self) -> bool:
-        """Whether what reads the events still runs."""
+        """Whether its events are still read."""
 
     def stop(self) -> None:
-        """Watch no longer. Safe to call twice."""
+        """Stop watching. Safe to call twice."""
+
+
+class Reader(Protocol):  # pragma: no cover - a shape
+    """Something that a loop reads."""
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for."""
+
+    def read(self) -> None:
+        """Read what is there, and pass it on."""
+
+    def failed(self, error: Exception) -> None:
+        """Note that `read` has raised `error` and is not called any more."""
+
+    def close(self) -> None:
+        """Close the descriptor."""
+
+
+class Loop(Protocol):  # pragma: no cover - a shape
+    """The thread that reads events."""
+
+    def add(self, reader: Reader) -> None:
+        """Call `reader.read` on the loop's thread whenever there is something to read."""
+
+    def remove(self, reader: Reader) -> None:
+        """Call it no more, and close it on the loop's thread."""

@@ -1,325 +1,331 @@
-"""Linux: watchdog's inotify reader with a mask of our own.
+"""Linux: folders watched through inotify, by watchdog's bindings and with a mask of our own.
 
-watchdog's stock observer pairs the two halves of every move: half a second for whatever comes after a file
-that was moved away, and a queue that it scans twice for each one that came in (field-notes, section 6). Below it,
-`InotifyFD` is what is needed: a reader thread, a parser and the book-keeping of watch descriptors.
+watchdog's stock observer pairs the two halves of every move: half a second for each file that is moved away, and a
+queue that it searches twice for each one that is moved in (field-notes, section 6). benchd needs neither, so it uses
+the three functions below it.
 
-Watches are set on open descriptors (by way of `/proc/self/fd`), so that a path that is swapped for a link between
-check and use is never followed.
+Watches are set on open descriptors (through `/proc/self/fd`), so that a path that is swapped for a link between check
+and use is never followed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
-import logging
-import math
 import os
-import select
 import struct
 import threading
 from collections.abc import Callable
 from typing import Final
 
-from watchdog.observers import inotify_c
-from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
+from watchdog.observers.inotify_c import (
+    InotifyConstants,
+    WatchDescriptor,
+    inotify_add_watch,
+    inotify_init,
+    inotify_rm_watch,
+)
 
 from benchd.folder.folder import Folder
 from benchd.folder.names import CONFIG_SUFFIX, ERROR_SUFFIX
-from benchd.inbox import Trigger
-from benchd.watching.events import Listener
+from benchd.inbox import Hint
+from benchd.watching.events import Listener, Loop
 
-__all__ = ["InotifyReader", "InotifySource"]
+__all__ = ["Inotify", "InotifySource", "Instances"]
 
-_MASK: Final = Mask(
-    InotifyConstants.IN_CLOSE_WRITE
-    | InotifyConstants.IN_MOVED_TO
-    | InotifyConstants.IN_CREATE
-    | InotifyConstants.IN_DELETE_SELF
-    | InotifyConstants.IN_MOVE_SELF
-    | InotifyConstants.IN_ONLYDIR
-)
 _CREATE: Final = int(InotifyConstants.IN_CREATE)
 _CLOSE_WRITE: Final = int(InotifyConstants.IN_CLOSE_WRITE)
 _MOVED_TO: Final = int(InotifyConstants.IN_MOVED_TO)
+_DELETE_SELF: Final = int(InotifyConstants.IN_DELETE_SELF)
+_MOVE_SELF: Final = int(InotifyConstants.IN_MOVE_SELF)
+_UNMOUNT: Final = int(InotifyConstants.IN_UNMOUNT)
+_IGNORED: Final = int(InotifyConstants.IN_IGNORED)
 _IS_DIRECTORY: Final = int(InotifyConstants.IN_ISDIR)
 _OVERFLOW: Final = int(InotifyConstants.IN_Q_OVERFLOW)
-_SELF: Final = int(InotifyConstants.IN_DELETE_SELF | InotifyConstants.IN_MOVE_SELF | InotifyConstants.IN_UNMOUNT)
+_ONLY_DIRECTORIES: Final = int(InotifyConstants.IN_ONLYDIR)
+
+_MASK: Final = _CLOSE_WRITE | _MOVED_TO | _CREATE | _DELETE_SELF | _MOVE_SELF | _ONLY_DIRECTORIES
 _OUR_ENDINGS: Final = (CONFIG_SUFFIX.encode(), ERROR_SUFFIX.encode())
 
 #: `struct inotify_event` without its name (inotify(7)).
 _HEADER: Final = struct.Struct("iIII")
 _BUFFER_BYTES: Final = 64 * 1024
 
-# Overflows are recorded by us, with what is done about them.
-logging.getLogger(inotify_c.__name__).addFilter(lambda record: "overflow" not in record.msg)
+#: Users may have 128 instances by default. Beyond half of them, folders share theirs.
+_MAX_INSTANCES: Final = 64
 
 
-class InotifyReader(InotifyFD):
-    """One inotify instance and its reader thread, shared by all folders of a process.
+class Inotify:
+    """One inotify instance: a queue of events in the kernel. Its loop alone reads and closes it."""
 
-    At its beginning, whenever it has told of what it read or was woken, and when it has failed, it calls `after`, which
-    may use the thread for a moment. That returns after how many seconds it wants to be called again though nothing
-    happens; None if it need not.
-    """
+    def __init__(self, descriptor: int) -> None:
+        self.sources: set[InotifySource] = set()
+        self._descriptor = descriptor
+        self._watches: dict[int, InotifySource] = {}
 
-    def __init__(self, after: Callable[[], float | None] = lambda: None) -> None:
-        super().__init__()
-        self.name = "benchd-inotify"
-        self.daemon = True
-        self.failure: Exception | None = None
-        self._after = after
-        self._wait: float | None = None
-        self._called = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        assert self._poller is not None  # noqa: S101 - Linux has poll
-        self._poller.register(self._called, select.POLLIN)
+    @classmethod
+    def open(cls) -> Inotify:
+        """Return a new instance. Raises OSError."""
+        descriptor = inotify_init()
+        if descriptor == -1:
+            raise _error()
+        os.set_inheritable(descriptor, False)
+        os.set_blocking(descriptor, False)
+        return cls(descriptor)
 
-    def wake(self) -> None:
-        """Have the thread call `after` soon, though nothing happens."""
-        with self._lock:
-            if not self._closed:
-                os.eventfd_write(self._called, 1)
+    def fileno(self) -> int:
+        """Return the descriptor to wait for."""
+        return self._descriptor
 
-    def _close_resources(self) -> None:
-        super()._close_resources()
-        os.close(self._called)
+    def watch(self, path: bytes, source: InotifySource) -> int:
+        """Watch the directory `path` for `source`; return the watch, the old one if there is one. Raises OSError."""
+        watch = inotify_add_watch(self._descriptor, path, _MASK)
+        if watch == -1:
+            raise _error()
+        if self._watches.setdefault(watch, source) is not source:
+            raise OSError(errno.EEXIST, "another watched folder has the same directory")
+        return int(watch)
 
-    def run(self) -> None:
-        """Read events until stopped. A failure is kept, and told to every folder, so that it is never silent."""
+    def forget(self, watch: int) -> None:
+        """Remove a watch, if it is still there."""
+        if self._watches.pop(watch, None) is not None:
+            inotify_rm_watch(self._descriptor, WatchDescriptor(watch))
+
+    def gone(self, watch: int) -> None:
+        """Note that the kernel has removed a watch."""
+        self._watches.pop(watch, None)
+
+    def read(self) -> None:
+        """Read events once, and pass them to their sources. Never block."""
         try:
-            self._wait = self._after()
-            while self.should_keep_running():
-                for event in self.read_events():
-                    if event.mask & _IS_DIRECTORY:
-                        self._after()  # to adopt a directory can take long
-                    self.handle_event(event)
-                self._wait = self._after()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the folders must not go unwatched in silence
-            self.failure = error
-            with self._lock:
-                sources = {id(item): item for watch in self._watch_for_wd.values() for item in watch.callbacks.values()}
-            for source in sources.values():
-                if isinstance(source, InotifySource):
-                    source.reader_failed(error)
-            self._after()
-
-    def _check_inotify_fd(self) -> bool:
-        """Wait for events, if need be not for ever; whether there are some."""
-        # Rounded up: what is due a little later is not asked for twice.
-        wait = None if self._wait is None else math.ceil(self._wait * 1000)
-        assert self._poller is not None  # noqa: S101 - Linux has poll
-        ready = [descriptor for descriptor, _ in self._poller.poll(wait)]
-        if self._called in ready:
-            os.eventfd_read(self._called)
-        return self._inotify_fd in ready
-
-    def read_events(self, *, event_buffer_size: int = _BUFFER_BYTES) -> list[InotifyEvent]:
-        """Wait for events and read them, without those of files that are never audits, such as our own.
-
-        Every answer makes three of these; here they cost a glance.
-        """
-        buffer = self._read_event_buffer(event_buffer_size)
-        events: list[InotifyEvent] = []
-        created: dict[tuple[int, bytes], int] = {}
+            buffer = os.read(self._descriptor, _BUFFER_BYTES)
+        except BlockingIOError:
+            return
+        heard: dict[InotifySource, None] = {}
         position = 0
         while position < len(buffer):
-            wd, mask, cookie, length = _HEADER.unpack_from(buffer, position)
+            watch, mask, _, length = _HEADER.unpack_from(buffer, position)
             position += _HEADER.size + length
             name = buffer[position - length : position].rstrip(b"\0")
-            if name and (name.startswith(b".") or name.endswith(_OUR_ENDINGS)):
-                continue
-            event = InotifyEvent(wd, mask, cookie, name)
-            if mask == _CREATE:
-                created[wd, name] = len(events)
-            elif mask == _CLOSE_WRITE and created and (known := created.pop((wd, name), None)) is not None:
-                events[known] = event  # that it was created before it was closed is no news
-                continue
-            if wd != -1 or mask & _OVERFLOW:
-                events.append(event)
-        return events
+            if name.startswith(b".") or name.endswith(_OUR_ENDINGS):
+                continue  # never an audit; every answer makes three of these
+            source = self._watches.get(watch)
+            if source is not None:
+                source.note(watch, mask, name)
+                heard[source] = None
+            elif mask & _OVERFLOW:
+                for each in set(self._watches.values()):
+                    each.overflowed()
+        for source in heard:
+            source.tell()
 
-    def watch(self, path: bytes, source: InotifySource) -> WatchDescriptor:
-        """Watch the directory `path` for `source`; the same descriptor again if it is watched already. Raises OSError.
+    def failed(self, error: Exception) -> None:
+        """Tell all folders that their events are not read any more."""
+        for source in set(self._watches.values()):
+            source.failed(error)
 
-        `add_callback` does the same, but warns where a directory is watched already, and takes a lack of permission
-        for success.
-        """
+    def close(self) -> None:
+        """Close the descriptor. Safe to call twice."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class Instances:
+    """The inotify instances of one loop: one for each folder, so that a flood in one fills only its own queue."""
+
+    def __init__(self, loop: Loop, most: int = _MAX_INSTANCES) -> None:
+        self._loop = loop
+        self._most = most
+        self._open: list[Inotify] = []
+        self._lock = threading.Lock()
+
+    def join(self, source: InotifySource) -> Inotify:
+        """Return an instance for `source`: a new one, or the least used if there can be no more. Raises OSError."""
         with self._lock:
-            if self._closed:
-                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-            ctypes.set_errno(0)
-            watch = self._get_or_create_watch(path, _MASK)
-            if watch.wd == -1:
-                self._watch_for_wd.pop(watch.wd, None)
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            watch.callbacks[CallbackId(id(source))] = source
-            return watch.wd
+            instance = self._new() if len(self._open) < self._most else self._least_used()
+            instance.sources.add(source)
+            return instance
+
+    def _new(self) -> Inotify:
+        try:
+            instance = Inotify.open()
+        except OSError:
+            if not self._open:
+                raise
+            return self._least_used()
+        self._open.append(instance)
+        self._loop.add(instance)
+        return instance
+
+    def _least_used(self) -> Inotify:
+        return min(self._open, key=lambda instance: len(instance.sources))
+
+    def leave(self, source: InotifySource, instance: Inotify) -> None:
+        """Note that `source` does not need the instance any more. The last one closes it."""
+        with self._lock:
+            instance.sources.discard(source)
+            if not instance.sources and instance in self._open:
+                self._open.remove(instance)
+                self._loop.remove(instance)
 
 
 class InotifySource:
-    """Watches one folder, every directory of it. Implements `Source`, and watchdog's `WatchCallback`."""
+    """Watches every directory of one folder. Implements `Source`."""
 
     backend = "inotify"
 
-    def __init__(self, reader: InotifyReader, listener: Listener) -> None:
-        self._reader = reader
+    def __init__(self, instances: Instances, listener: Listener) -> None:
+        self._instances = instances
         self._listener = listener
+        self._instance: Inotify | None = None
         self._folder: Folder | None = None
+        self._error: Exception | None = None
+        #: The loop and the watcher's thread both write what follows.
         self._lock = threading.Lock()
-        #: Where each watched directory is, and the scan that last saw it there. Guarded by the lock: the reader
-        #: thread and the scanning thread both write.
-        self._directories: dict[WatchDescriptor, tuple[str, int]] = {}
+        #: The path of each watched directory, and the scan that saw it last.
+        self._places: dict[int, tuple[str, int]] = {}
         self._generation = 0
-        self._full = False
+        self._is_full = False
+        #: What the present read has found; only the loop touches it.
+        self._hints: dict[str, Hint] = {}
+
+    # --- on the watcher's thread ---------------------------------------------------------------------------
 
     def start(self, folder: Folder) -> None:
         """Watch the folder itself. Raises OSError."""
-        self._folder = folder
         descriptor = folder.open()
         try:
+            self._folder, self._instance = folder, self._instances.join(self)
             self._watch("", descriptor)
+        except OSError:
+            self.stop()
+            raise
         finally:
             os.close(descriptor)
 
     def enter(self, relative: str, descriptor: int) -> None:
-        """Watch one directory, whose open descriptor this is; says so once if there can be no more watches."""
+        """Watch one open directory. At the system's limit of watches, say so once. Raises OSError."""
         try:
             self._watch(relative, descriptor)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            if not self._full:
-                self._full = True
+            if not self._is_full:
+                self._is_full = True
                 self._listener.problem(
                     "the system's limit of watched directories is reached; raise it: sysctl fs.inotify.max_user_watches"
                 )
 
-    def _watch(self, relative: str, descriptor: int) -> None:
-        # The lock spans both, so that no event of the new watch is handled before its place is known.
-        with self._lock:
-            wd = self._reader.watch(b"/proc/self/fd/%d" % descriptor, self)
-            self._directories[wd] = (relative, self._generation)
+    def _watch(self, relative: str, descriptor: int) -> int:
+        instance = self._instance
+        if instance is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        with self._lock:  # so that no event of the new watch is handled before its path is known
+            watch = instance.watch(b"/proc/self/fd/%d" % descriptor, self)
+            self._places[watch] = (relative, self._generation)
+        return watch
+
+    def recheck(self, watch: int, relative: str) -> None:
+        """Follow a watched directory that was moved or deleted. If it is gone, forget it and everything below."""
+        folder, again = self._folder, -1
+        if folder is None:
+            return
+        try:
+            descriptor = folder.open(relative)
+        except OSError:
+            self._forget(lambda _, place: f"{place}/".startswith(f"{relative}/"))
+            return
+        try:
+            again = self._watch(relative, descriptor)  # moved within the folder, it has its new path by now
+        except OSError:
+            self._listener.lost_events("a moved directory can't be watched")
+        finally:
+            os.close(descriptor)
+        if again != watch:
+            self._forget(lambda other, place: other == watch and place == relative)
 
     def scanned(self) -> None:
-        """Forget the directories that the scan did not meet: moved away, or deleted."""
+        """Forget the directories that the scan did not enter: they were moved away or deleted."""
         with self._lock:
-            stale = [wd for wd, (_, generation) in self._directories.items() if generation < self._generation]
+            generation = self._generation
             self._generation += 1
-        self._forget(stale)
+            stale = [watch for watch, (_, seen) in self._places.items() if seen < generation]
+        self._forget(lambda watch, _: watch in stale)
+
+    def _forget(self, is_stale: Callable[[int, str], bool]) -> None:
+        with self._lock:
+            stale = [watch for watch, (place, _) in self._places.items() if is_stale(watch, place)]
+            for watch in stale:
+                del self._places[watch]
+        instance = self._instance
+        for watch in stale:
+            if instance is not None:
+                instance.forget(watch)
 
     @property
     def alive(self) -> bool:
-        """Whether the shared reader still reads."""
-        return self._reader.failure is None
+        """Return whether the loop still reads this folder's events."""
+        return self._instance is not None and self._error is None
 
     def stop(self) -> None:
         """Remove all watches of this folder."""
-        with self._lock:
-            every = list(self._directories)
-        self._forget(every)
+        self._forget(lambda *_: True)
+        instance, self._instance = self._instance, None
+        if instance is not None:
+            self._instances.leave(self, instance)
 
-    def _forget(self, wds: list[WatchDescriptor]) -> None:
-        for wd in wds:
-            with self._lock:
-                known = self._directories.pop(wd, None)
-            if known is not None:
-                with contextlib.suppress(OSError):  # the kernel has removed it already
-                    self._reader.remove_callbacks([(wd, CallbackId(id(self)))])
+    # --- on the loop ---------------------------------------------------------------------------------------
 
-    def reader_failed(self, error: Exception) -> None:
-        """The shared reader thread has died."""
-        self._listener.lost_events(f"the reader of events failed: {type(error).__name__}: {error}")
-
-    # --- watchdog's WatchCallback; on the reader thread ----------------------------------------------------
-
-    def on_event(self, event: InotifyEvent) -> None:
-        """One event of one of our directories."""
-        known = self._directories.get(event.wd)
+    def note(self, watch: int, mask: int, name: bytes) -> None:
+        """Note one event; `tell` passes it on."""
+        known = self._places.get(watch)
         if known is None:
             return
-        place, mask, name = known[0], event.mask, event.name
-        if not name or mask & _SELF:
-            self._directory_itself(event.wd, place)
+        place = known[0]
+        if mask & (_DELETE_SELF | _MOVE_SELF | _UNMOUNT | _IGNORED) or not name:
+            self._note_itself(watch, mask, place)
             return
         text = os.fsdecode(name)
         relative = f"{place}/{text}" if place else text
         if mask & _IS_DIRECTORY:
-            self._adopt(relative)
+            self._listener.explore(relative)
         elif mask & _CLOSE_WRITE:
-            self._listener.file(relative, "closed")
+            self._hints[relative] = "closed"
+        elif mask & _MOVED_TO:
+            self._hints[relative] = "moved"
         else:
-            self._listener.file(relative, "moved" if mask & _MOVED_TO else "created")
+            self._hints.setdefault(relative, "created")
 
-    def on_watch_deleted(self, wd: WatchDescriptor) -> None:
-        """The kernel, or `stop`, has removed a watch."""
-        with self._lock:
-            known = self._directories.pop(wd, None)
-        if known is not None and not known[0]:
-            self._listener.root_changed()
-
-    def on_queue_overflow(self) -> None:
-        """The kernel's queue was full; events are lost."""
-        self._listener.lost_events("the kernel's event queue overflowed")
-
-    def _directory_itself(self, wd: WatchDescriptor, place: str) -> None:
-        """A watched directory was moved or deleted, or its file system unmounted."""
+    def _note_itself(self, watch: int, mask: int, place: str) -> None:
+        if mask & _IGNORED:  # the kernel has removed the watch
+            with self._lock:
+                self._places.pop(watch, None)
+            if self._instance is not None:
+                self._instance.gone(watch)
         if not place:
             self._listener.root_changed()
-            return
-        folder = self._folder
-        try:
-            descriptor = folder.open(place) if folder else -1
-        except OSError:
-            descriptor = -1
-        if descriptor >= 0:
-            # Moved within the folder its new place is known by now, and the kernel gives the same watch again.
-            try:
-                self._watch(place, descriptor)
-            except OSError:
-                self._listener.lost_events("a moved directory can't be watched")
-            finally:
-                os.close(descriptor)
-        with self._lock:
-            below = f"{place}/"
-            moved = self._directories.get(wd, ("", 0))[0] != place or descriptor < 0
-            gone = [
-                other
-                for other, (path, _) in self._directories.items()
-                if moved and (other == wd or path.startswith(below))
-            ]
-        self._forget(gone)
+        elif not mask & _IGNORED:
+            self._listener.recheck(watch, place)
 
-    def _adopt(self, relative: str) -> None:
-        """A directory appeared: watch it and all below, then tell of the files that are there already."""
-        folder = self._folder
-        if folder is None or not folder.enters(relative):
-            return
-        pending = [relative]
-        while pending:
-            place = pending.pop()
-            try:
-                descriptor = folder.open(place)
-            except OSError as error:
-                if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
-                    self._listener.lost_events(f"can't enter {folder.shown(place)}: {error.strerror}")
-                continue  # gone again, or swapped: its own events will tell
-            try:
-                self.enter(place, descriptor)
-                self._list(place, descriptor, pending)
-            except OSError as error:
-                self._listener.problem(f"can't watch {folder.shown(place)}: {error.strerror}")
-            finally:
-                os.close(descriptor)
+    def tell(self) -> None:
+        """Pass on what was noted since the last call."""
+        if self._hints:
+            hints, self._hints = self._hints, {}
+            self._listener.files(hints.items())
 
-    def _list(self, place: str, descriptor: int, pending: list[str]) -> None:
-        folder = self._folder
-        with os.scandir(descriptor) as entries:
-            for entry in entries:
-                path = f"{place}/{entry.name}"
-                if entry.is_dir(follow_symlinks=False):
-                    if folder is not None and folder.enters(path):
-                        pending.append(path)
-                else:
-                    trigger: Trigger = "scan"
-                    self._listener.file(path, trigger)
+    def overflowed(self) -> None:
+        """The kernel's queue was full."""
+        self._listener.lost_events("the kernel's event queue overflowed")
+
+    def failed(self, error: Exception) -> None:
+        """The loop can't read this folder's events any more."""
+        self._error = error
+        self._listener.lost_events(f"the reader of events failed: {type(error).__name__}: {error}")
+
+
+def _error() -> OSError:
+    number = ctypes.get_errno()
+    if number == errno.EMFILE:
+        return OSError(number, "too many inotify instances or open files; raise fs.inotify.max_user_instances")
+    return OSError(number, os.strerror(number))

@@ -1,4 +1,4 @@
-"""Where inotify can't serve: watchdog's polling for network file systems, its portable observer for other systems."""
+"""For folders that inotify can't serve: watchdog's polling for network file systems, its observer on other systems."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserverVFS
 
 from benchd.folder.folder import Folder
-from benchd.inbox import Trigger
 from benchd.watching.events import Listener
 
 __all__ = ["ObserverSource"]
 
 
 class ObserverSource(Handler):
-    """Watches one folder through a watchdog observer. Implements `Source`."""
+    """Watches one folder through an observer of watchdog. Implements `Source`."""
 
     def __init__(self, listener: Listener, *, polling: bool, interval: float) -> None:
         self.backend = "polling" if polling else "observer"
-        self._trigger: Trigger = "poll"
         self._listener = listener
         self._polling = polling
         self._interval = interval
@@ -32,10 +30,10 @@ class ObserverSource(Handler):
 
     def start(self, folder: Folder) -> None:
         """Begin to watch. Raises OSError if the folder can't be read."""
-        os.close(folder.open())  # the observers say nothing of a folder that is missing or closed to us
+        os.close(folder.open())  # observers are silent about a folder that is missing or can't be read
         self._root = folder.path
         if self._polling:
-            # lstat: links are no files of the folder, and must not be followed.
+            # lstat, so that links are not followed.
             self._observer = PollingObserverVFS(os.lstat, os.scandir, polling_interval=self._interval)
         else:  # pragma: no cover - not Linux
             from watchdog.observers import Observer  # noqa: PLC0415 - picks the system's own at import
@@ -46,14 +44,17 @@ class ObserverSource(Handler):
         self._observer.start()
 
     def enter(self, relative: str, descriptor: int) -> None:
-        """Observers enter directories by themselves."""
+        """Do nothing: observers enter directories by themselves."""
 
     def scanned(self) -> None:
-        """Observers keep their own books."""
+        """Do nothing: observers know by themselves what is gone."""
+
+    def recheck(self, watch: int, relative: str) -> None:
+        """Do nothing: observers follow directories by themselves."""
 
     @property
     def alive(self) -> bool:
-        """Whether the observer's threads still run."""
+        """Return whether the observer's threads still run."""
         observer = self._observer
         return observer is not None and observer.is_alive() and all(item.is_alive() for item in observer.emitters)
 
@@ -65,12 +66,12 @@ class ObserverSource(Handler):
             observer.stop()
 
     def dispatch(self, event: FileSystemEvent) -> None:
-        """One event, on the observer's thread. Never raises: watchdog's dispatcher would die of it."""
+        """Handle one event, on the observer's thread. Never raise: an exception would end watchdog's dispatcher."""
         if self._stopping.is_set():
             return
         try:
             self._tell(event)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with one event, a scan finds what it was about
+        except Exception as error:  # noqa: BLE001 - a scan finds what one bad event was about
             self._listener.lost_events(f"an event could not be handled: {type(error).__name__}: {error}")
 
     def _tell(self, event: FileSystemEvent) -> None:
@@ -80,6 +81,6 @@ class ObserverSource(Handler):
             if event.event_type in {"deleted", "moved"}:
                 self._listener.root_changed()
         elif moved or isinstance(event, FileCreatedEvent | FileModifiedEvent | FileClosedEvent):
-            self._listener.file(os.path.relpath(path, self._root), self._trigger)
+            self._listener.files([(os.path.relpath(path, self._root), "poll")])
         elif event.is_directory and event.event_type == "moved":
             self._listener.lost_events("a directory was moved")

@@ -1,59 +1,56 @@
-"""Which source of events serves a folder: inotify, polling, or the system's own by watchdog's observer."""
+"""Which source of events serves a folder: inotify, polling, or the system's own through watchdog's observer."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from benchd.settings.reading import FolderSettings
-from benchd.watching.events import Listener, Source
+from benchd.watching.events import Listener, Loop, Source
 from benchd.watching.mounts import is_remote
 
 if TYPE_CHECKING:
-    from benchd.watching.inotify import InotifyReader
+    from benchd.watching.inotify import Instances
 
 _LINUX = sys.platform.startswith("linux")
 
-__all__ = ["open_reader", "polling_source", "source_for", "wants_polling"]
+__all__ = ["open_instances", "polling_source", "source_for", "wants_polling"]
 
 
-def open_reader(after: Callable[[], float | None]) -> InotifyReader | None:
-    """The reader of events that all folders of a process share, or None where the system has none.
+def open_instances(loop: Loop) -> Instances | None:
+    """Return what opens inotify instances for the folders of `loop`; None if the system has no inotify.
 
-    `after` is called on its thread whenever it has read; see `InotifyReader`. Raises OSError where there can be no
-    more of them (fs.inotify.max_user_instances).
+    Raises ImportError if watchdog lacks the functions that benchd uses.
     """
     if _LINUX:
-        from benchd.watching.inotify import InotifyReader  # noqa: PLC0415 - imports on Linux alone
+        from benchd.watching.inotify import Instances  # noqa: PLC0415 - can be imported on Linux alone
 
-        return InotifyReader(after)
+        return Instances(loop)
     return None  # pragma: no cover - not Linux
 
 
 def wants_polling(settings: FolderSettings) -> bool:
-    """Whether a folder is to be polled: asked for, or on a file server, whose other clients no event tells of."""
+    """Return whether to poll a folder: if the settings ask for it, or if other hosts may write to it unseen."""
     return settings.backend == "polling" or (settings.backend == "auto" and is_remote(settings.path))
 
 
-def source_for(settings: FolderSettings, listener: Listener, reader: InotifyReader | None) -> Source:
-    """The source that serves the folder best."""
-    polls = wants_polling(settings)
-    if _LINUX:
-        if polls or reader is None or reader.failure is not None:
-            return polling_source(settings, listener)
-        from benchd.watching.inotify import InotifySource  # noqa: PLC0415 - imports on Linux alone
+def source_for(settings: FolderSettings, listener: Listener, instances: Instances | None) -> Source:
+    """Return the source that serves the folder best. Without `instances` it is watchdog's own observer."""
+    if wants_polling(settings):
+        return polling_source(settings, listener)
+    if instances is None:
+        return _observer(settings, listener, polling=False)
+    from benchd.watching.inotify import InotifySource  # noqa: PLC0415 - can be imported on Linux alone
 
-        return InotifySource(reader, listener)
-    return _observer(settings, listener, polling=polls)  # pragma: no cover
+    return InotifySource(instances, listener)
 
 
 def polling_source(settings: FolderSettings, listener: Listener) -> Source:
-    """What always works, at a price."""
+    """Return a source that works everywhere, at a price."""
     return _observer(settings, listener, polling=True)
 
 
 def _observer(settings: FolderSettings, listener: Listener, *, polling: bool) -> Source:
-    from benchd.watching.observer import ObserverSource  # noqa: PLC0415 - few need it, all wait for the start
+    from benchd.watching.observer import ObserverSource  # noqa: PLC0415 - few folders need it, and importing takes time
 
     return ObserverSource(listener, polling=polling, interval=settings.poll_interval)

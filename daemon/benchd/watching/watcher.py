@@ -1,7 +1,7 @@
-"""One watched folder: its source of events, and the thread that scans it.
+"""One watched folder: its lock, its source of events, and the thread that scans it and explores new directories.
 
-Watch first, then scan. A scan runs at the start, every `rescan_interval`, after lost events, and when the folder
-comes back after it was gone. Events are hints; what they miss, a scan finds.
+Watch first, then scan. A scan runs at the start, every `rescan_interval`, after lost events, and when the folder comes
+back. Events are hints; a scan finds what they miss.
 """
 
 from __future__ import annotations
@@ -10,55 +10,78 @@ import errno
 import os
 import threading
 import time
+from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from benchd.folder.files import explained
-from benchd.folder.folder import Folder, Tally
-from benchd.inbox import Inbox, Trigger
+from benchd.folder.folder import Folder
+from benchd.folder.scan import Scan
+from benchd.inbox import Hint, Inbox
+from benchd.trail.records import Degraded, Overflow, RootLost, RootRestored, ScanFinished, ThreadFailed, WatchStarted
 from benchd.trail.trail import Trail
 from benchd.watching.events import Source
 from benchd.watching.lock import FolderLock, Occupied
 from benchd.watching.sources import polling_source, source_for
 
 if TYPE_CHECKING:
-    from benchd.watching.inotify import InotifyReader
+    from benchd.watching.inotify import Instances
 
 __all__ = ["Watcher"]
 
-#: How often a folder that is not there is looked for.
+#: Seconds between two looks for a folder that is missing.
 _LOOK_FOR_ROOT: Final = 1.0
 
-#: So many directories that can't be read are remembered, to be said once.
+#: How many unreadable directories are remembered, so that each is recorded once.
 _MAX_FAILING: Final = 1000
 
-#: A folder that has to be polled by scans costs at most this share of one core's time.
+#: How many new directories may wait to be explored; beyond that, a scan of the whole folder is cheaper.
+_MAX_UNEXPLORED: Final = 1000
+
+#: A folder that is polled by scans costs at most this share of one core's time.
 _POLLING_SHARE: Final = 0.1
 
 
 class Watcher:
-    """Watches one folder. Owns its thread and its source of events. Implements `Listener`."""
+    """Watches one folder. Owns its thread, its lock and its source of events. Implements `Listener`.
+
+    Hints go to `inbox`. `instances` opens inotify instances; without it, the folder is watched by other means.
+    """
 
     def __init__(
-        self, folder: Folder, inbox: Inbox, trail: Trail, *, reader: InotifyReader | None, rescan_interval: float
+        self,
+        folder: Folder,
+        inbox: Inbox,
+        trail: Trail,
+        *,
+        instances: Instances | None,
+        rescan_interval: float,
+        lock: FolderLock | None = None,
     ) -> None:
         self.folder = folder
-        self._inbox = inbox
+        self.inbox = inbox
         self._trail = trail
-        self._reader = reader
+        self._instances = instances
         self._rescan_interval = rescan_interval
-        self._lock = FolderLock(folder.path)
+        self._lock = lock or FolderLock(folder.path)
+        #: Guards the next six: what other threads ask for.
         self._wake = threading.Condition()
-        self._stopping = False
+        self._is_stopping = False
         self._cause: str | None = "start"
-        self._root_in_question = False
+        self._is_root_in_question = False
+        self._unexplored: dict[str, None] = {}
+        self._moved: deque[tuple[int, str]] = deque()
+        self._has_overflowed = False
+        #: The rest belongs to the watcher's thread.
         self._source: Source | None = None
         self._identity: tuple[int, int] | None = None
-        #: Why the folder is not watched, as the trail has been told; None while it is.
+        self._polls_by_scans = False
+        self._trusts_inotify = True
+        #: Why the folder is not watched, as the trail says; None while it is watched.
         self._lost: str | None = None
-        self._degraded = False
-        #: Why the folder is watched without a lock, or None.
+        #: Why the folder is watched without a lock; None with one.
         self._unlocked: str | None = None
-        #: The directories that can't be read, as the trail has been told; and those of the present scan.
+        #: The directories that can't be read, as the trail says; and those of the present scan.
         self._failures: set[str] = set()
         self._failing: set[str] = set()
         #: Set once the folder is watched, or known to be missing: the service is ready when all are.
@@ -67,7 +90,7 @@ class Watcher:
 
     @property
     def present(self) -> bool:
-        """Whether the folder is there and watched."""
+        """Return whether the folder is there and watched."""
         return self._source is not None
 
     def claim(self) -> None:
@@ -79,13 +102,13 @@ class Watcher:
         self._lock.release()
 
     def start(self) -> None:
-        """Start to watch and scan, on a thread of its own."""
+        """Start the thread."""
         self.thread.start()
 
     def stop(self) -> None:
-        """Ask the thread to end. Returns at once; join `thread` to wait."""
+        """Ask the thread to end; return at once. Join `thread` to wait."""
         with self._wake:
-            self._stopping = True
+            self._is_stopping = True
             self._wake.notify()
 
     def request_scan(self, cause: str) -> None:
@@ -94,91 +117,123 @@ class Watcher:
             self._cause = self._cause or cause
             self._wake.notify()
 
-    # --- Listener; on the source's threads -----------------------------------------------------------------
+    # --- Listener; on any thread ---------------------------------------------------------------------------
 
-    def file(self, relative: str, trigger: Trigger) -> None:
-        """Pass a hint on, if the name is one of an audit."""
-        if self.folder.wants(relative):
-            self._inbox.put(self.folder, relative, trigger)
+    def files(self, hints: Iterable[tuple[str, Hint]]) -> None:
+        """Pass on the hints about files whose names are those of audits."""
+        wanted = [hint for hint in hints if self.folder.names.wants(hint[0])]
+        if wanted:
+            self.inbox.put(self.folder, wanted)
+
+    def explore(self, relative: str) -> None:
+        """Watch a new directory soon, and all below it, and find what they hold."""
+        if not self.folder.names.enters(relative):
+            return
+        with self._wake:
+            if len(self._unexplored) < _MAX_UNEXPLORED:
+                self._unexplored[relative] = None
+            else:
+                self._unexplored.clear()
+                self._cause = self._cause or "overflow"
+            self._wake.notify()
+
+    def recheck(self, watch: int, relative: str) -> None:
+        """Follow a watched directory that was moved or deleted, soon."""
+        with self._wake:
+            self._moved.append((watch, relative))
+            self._wake.notify()
 
     def lost_events(self, reason: str) -> None:
-        """Record it, and scan."""
-        self._trail.watch_overflow(self.folder.path, reason)
+        """Record it, once for each scan, and scan."""
+        with self._wake:
+            is_known, self._has_overflowed = self._has_overflowed, True
+        if not is_known:
+            self._trail.write(Overflow(root=self.folder.path, reason=reason))
         self.request_scan("overflow")
 
     def root_changed(self) -> None:
-        """Look at the folder again."""
+        """Check the folder itself soon."""
         with self._wake:
-            self._root_in_question = True
+            self._is_root_in_question = True
             self._wake.notify()
 
     def problem(self, reason: str) -> None:
         """Record it, and scan at the polling interval from now on."""
-        self._degraded = True
-        self._trail.watch_degraded(self.folder.path, reason, instead="scanning at poll_interval")
+        self._polls_by_scans = True
+        self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="scanning at poll_interval"))
         self.request_scan("degraded")
 
     # --- the thread ----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        pause = 0.0
-        while self._await(pause):
+        next_scan = 0.0
+        while self._await(next_scan):
             try:
-                pause = self._look()
+                self._follow()
+                if self._wants_round(next_scan):
+                    next_scan = time.monotonic() + self._round()
             except Exception as error:  # noqa: BLE001 - a watcher survives whatever its folder does to it
-                self._trail.thread_failed(
-                    self.thread.name, f"{type(error).__name__}: {error}", recovery="watching anew in 1 s"
-                )
+                failure = f"{type(error).__name__}: {error}"
+                self._trail.write(ThreadFailed(thread=self.thread.name, error=failure, recovery="watching anew in 1 s"))
                 self._drop_source()
-                self.watched.set()  # nobody need wait for it: it is not watched, and that is recorded
-                pause = _LOOK_FOR_ROOT
+                self.watched.set()  # nobody should wait for it: it is not watched, and the trail says so
+                next_scan = time.monotonic() + _LOOK_FOR_ROOT
         self._drop_source()
         self._lock.release()
 
-    def _await(self, seconds: float) -> bool:
-        """Sleep until there is something to do; False when it is time to stop."""
+    def _await(self, moment: float) -> bool:
+        """Sleep until there is something to do, at most until `moment` (monotonic). Return False if it is to stop."""
         with self._wake:
-            deadline = time.monotonic() + seconds
-            while not (self._stopping or self._root_in_question or (self._cause and self._source)):
-                left = deadline - time.monotonic()
+            while not (self._is_stopping or self._is_wanted() or self._unexplored or self._moved):
+                left = moment - time.monotonic()
                 if left <= 0:
                     break
                 self._wake.wait(left)
-            return not self._stopping
+            return not self._is_stopping
 
-    def _look(self) -> float:
-        """One round: is the folder there and watched, and does it want a scan? Returns how long to sleep."""
+    def _is_wanted(self) -> bool:
+        return self._is_root_in_question or (self._cause is not None and self._source is not None)
+
+    def _wants_round(self, moment: float) -> bool:
         with self._wake:
-            in_question, self._root_in_question = self._root_in_question, False
-        reason = self._check_root(in_question=in_question)
+            return self._is_wanted() or time.monotonic() >= moment
+
+    def _round(self) -> float:
+        """Check that the folder is there and watched, and scan it. Return the seconds until the next round."""
+        with self._wake:
+            is_in_question, self._is_root_in_question = self._is_root_in_question, False
+        reason = self._check_root(is_in_question=is_in_question)
         if reason is not None:
             self._drop_source()
             self._lose(reason)
             self.watched.set()
             return _LOOK_FOR_ROOT
         if self._source is not None and not self._source.alive:
+            self._trusts_inotify = False
             self._drop_source()
-            self._trail.watch_degraded(self.folder.path, "the source of events has failed", instead="opening another")
+            reason = "the source of events has failed"
+            self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="opening another"))
         if not (self._take_lock_again() if self._source else self._open_source()):
             self.watched.set()
             return _LOOK_FOR_ROOT
         self.watched.set()
         with self._wake:
             cause, self._cause = self._cause, None
+            self._has_overflowed = False
         took = self._scan(cause or "rescan")
-        if self._degraded:
+        if self._polls_by_scans:
             return min(self._rescan_interval, max(self.folder.settings.poll_interval, took / _POLLING_SHARE))
         return self._rescan_interval
 
-    def _check_root(self, *, in_question: bool) -> str | None:
-        """Why the folder can't be watched, or None. A folder that was replaced is watched anew.
+    def _check_root(self, *, is_in_question: bool) -> str | None:
+        """Return why the folder can't be watched, or None. A folder that was replaced is watched anew.
 
-        One that was deleted and made again can have the same number: an event about the folder itself counts too.
+        One that was deleted and made again can have the same number, so an event about the folder itself counts too.
         """
         try:
             descriptor = self.folder.open()
             try:
-                info = os.stat(".", dir_fd=descriptor)  # takes the right to enter; `fstat` takes none
+                info = os.stat(".", dir_fd=descriptor)  # needs the permission to enter; `fstat` needs none
                 os.scandir(descriptor).close()
             finally:
                 os.close(descriptor)
@@ -187,16 +242,18 @@ class Watcher:
                 return "it does not exist; benchd waits for it"
             return explained(error, self.folder.path, "read and enter")
         identity = (info.st_dev, info.st_ino)
-        if self._source is not None and (in_question or identity != self._identity):
+        if self._source is not None and (is_in_question or identity != self._identity):
             self._drop_source()
             self._lose("another folder stands in its place")
         self._identity = identity
         return None
 
-    def _take_lock_again(self) -> bool:
-        """Take the folder where that was not possible before (a full disk), or where somebody has removed our lock.
+    # --- the lock and the source ---------------------------------------------------------------------------
 
-        False if another benchd has it by now.
+    def _take_lock_again(self) -> bool:
+        """Take the lock where that failed before (a full disk), or where somebody has removed the lock file.
+
+        Return False if another benchd has the folder by now.
         """
         if self._unlocked is None and self._lock.holds():
             return True
@@ -209,91 +266,133 @@ class Watcher:
         return True
 
     def _open_source(self) -> bool:
-        """Take the folder and watch it; False if another benchd has it."""
+        """Take the lock and watch the folder. Return False if another benchd has it."""
         try:
             unlocked = self._lock.acquire()
         except Occupied as error:
             self._lose(f"{error}; waiting for it to end")
             return False
+        root, settings = self.folder.path, self.folder.settings
         if unlocked is not None and unlocked != self._unlocked:
-            self._trail.watch_degraded(self.folder.path, unlocked, instead="watching without a lock")
+            self._trail.write(Degraded(root=root, reason=unlocked, instead="watching without a lock"))
         self._unlocked = unlocked
-        source = source_for(self.folder.settings, self, self._reader)
-        try:
-            source.start(self.folder)
-        except OSError as error:
-            if source.backend != "inotify":
-                raise
-            self._trail.watch_degraded(
-                self.folder.path, f"inotify refused: {error.strerror}", instead="polling at poll_interval"
-            )
-            source = polling_source(self.folder.settings, self)
-            source.start(self.folder)
+        source = self._start_source()
         self._source = source
-        self._degraded = False
+        self._polls_by_scans = False
         if self._lost is not None:
             self._lost = None
-            self._trail.root_restored(self.folder.path)
-        self._trail.watch_started(self.folder.path, backend=source.backend, recursive=self.folder.settings.recursive)
+            self._trail.write(RootRestored(root=root))
+        self._trail.write(WatchStarted(root=root, backend=source.backend, recursive=settings.recursive))
         self.folder.forget_scans()
         with self._wake:
             self._cause = self._cause or "restored"
         return True
 
+    def _start_source(self) -> Source:
+        settings = self.folder.settings
+        if not self._trusts_inotify:
+            source = polling_source(settings, self)
+            source.start(self.folder)
+            return source
+        source = source_for(settings, self, self._instances)
+        try:
+            source.start(self.folder)
+        except OSError as error:
+            if source.backend != "inotify":
+                raise
+            reason = f"inotify refused: {error.strerror}"
+            self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="polling at poll_interval"))
+            source = polling_source(settings, self)
+            source.start(self.folder)
+        return source
+
     def _lose(self, reason: str) -> None:
-        """Say why the folder is not watched, once for each reason."""
+        """Record why the folder is not watched, once for each reason."""
         if self._lost != reason:
             self._lost = reason
-            self._trail.root_lost(self.folder.path, reason)
+            self._trail.write(RootLost(root=self.folder.path, reason=reason))
 
     def _drop_source(self) -> None:
         source, self._source = self._source, None
         if source is not None:
             source.stop()
 
+    # --- scanning and exploring ----------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Explore the directories that appeared, and follow those that were moved."""
+        while True:
+            with self._wake:
+                unexplored, self._unexplored = self._unexplored, {}
+                moved, self._moved = self._moved, deque()
+            source = self._source
+            if source is None or not (unexplored or moved):
+                return  # without a source; the scan after the next one is opened finds all of it
+            for relative in unexplored:
+                self._put_found(Scan(self.folder, below=relative, entering=source.enter, failed=self._cannot_enter))
+            for watch, relative in moved:
+                source.recheck(watch, relative)
+
+    def _cannot_enter(self, relative: str, error: OSError) -> None:
+        """A new directory can't be read or watched: say so, and scan."""
+        if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:  # else gone or swapped: an event says so
+            self.problem(f"can't watch {self.folder.shown(relative)}: {error.strerror}")
+
     def _scan(self, cause: str) -> float:
-        """Queue whatever has no valid answer. Returns the seconds it took, without the waits for room in the inbox."""
+        """Queue whatever has no valid answer. Return the seconds it took, without the waits for room in the inbox."""
         source = self._source
-        assert source is not None  # noqa: S101 - `_look` opens it first
-        tally, started, waited, doubts = Tally(), time.monotonic(), 0.0, 0
-        # The clock of a file server may be set at any time; this system's tells when it was.
-        check_clock = cause != "rescan" or source.backend != "inotify"
-        scan = self.folder.scan(tally, entering=source.enter, failed=self._cannot_read, check_clock=check_clock)
-        for relative in scan:
-            before, in_doubt = time.monotonic(), tally.in_doubt
-            news = self._inbox.put_scanned(self.folder, relative)
-            # What only wants its hash compared is nothing to do, in the eyes of a reader of the trail.
-            tally.queued += news and in_doubt == doubts
-            doubts = in_doubt
-            waited += time.monotonic() - before
-            if self._stopping or self._inbox.closed:
-                return 0.0
+        assert source is not None  # noqa: S101 - `_round` opens it first
+        started = time.monotonic()
+        scan = Scan(
+            self.folder,
+            entering=source.enter,
+            failed=self._cannot_read,
+            # The clock of a file server may be set at any time; for this system's own, `set_clock` knows.
+            check_clock=cause != "rescan" or source.backend != "inotify",
+            pause=self._follow,
+        )
+        waited = self._put_found(scan)
+        if self._is_stopping or self.inbox.closed:
+            return 0.0
         source.scanned()
         self._failures, self._failing = self._failing, set()
         took = time.monotonic() - started
-        self._trail.scanned(
-            self.folder.path,
-            cause=cause,
-            found=tally.found,
-            answered=tally.answered,
-            queued=tally.queued,
-            duration_ms=took * 1000,
-            routine=cause == "rescan",
+        tally = scan.tally
+        self._trail.write(
+            ScanFinished(
+                root=self.folder.path,
+                cause=cause,
+                found=tally.found,
+                answered=tally.answered,
+                queued=tally.queued,
+                duration_ms=round(took * 1000, 3),
+            )
         )
         return took - waited
 
+    def _put_found(self, scan: Scan) -> float:
+        """Queue what `scan` finds, until the watcher stops. Return the seconds that it waited for room."""
+        tally, waited, doubts = scan.tally, 0.0, 0
+        for relative in scan:
+            before = time.monotonic()
+            is_new = self.inbox.put_scanned(self.folder, relative)
+            # To readers of the trail, an audit whose hash alone is compared is nothing to do.
+            tally.queued += is_new and tally.in_doubt == doubts
+            doubts = tally.in_doubt
+            waited += time.monotonic() - before
+            if self._is_stopping or self.inbox.closed:
+                break
+        return waited
+
     def _cannot_read(self, relative: str, error: OSError) -> None:
-        """A directory can't be read or watched: said once for each, tried again at every scan."""
+        """A directory can't be read or watched: say so once for each, and try again at every scan."""
         if not relative and error.errno in {errno.ENOENT, errno.ENOTDIR}:
             self.root_changed()
             return
         shown = self.folder.shown(relative)
-        said = shown in self._failures or shown in self._failing
+        is_known = shown in self._failures or shown in self._failing
         if len(self._failing) < _MAX_FAILING:
             self._failing.add(shown)
-        if not said:
-            self._trail.watch_degraded(
-                self.folder.path,
-                f"can't read {shown}: {explained(error, shown, 'read and enter')}",
-                instead="tried again at every scan",
-            )
+        if not is_known:
+            reason = f"can't read {shown}: {explained(error, shown, 'read and enter')}"
+            self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="tried again at every scan"))

@@ -1,0 +1,74 @@
+"""One open directory of a watched folder, and an audit in it with what is beside it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import NamedTuple
+
+from benchd.audit.adapter import AdapterConfig
+from benchd.folder.adapter_beside import adapter_beside
+from benchd.folder.files import Vanished, group_to_give, look, read_sidecar, seems_there
+from benchd.folder.folder import Folder
+from benchd.folder.names import config_name, error_name
+from benchd.folder.standing import Beside
+
+__all__ = ["Entry", "Place"]
+
+
+class Entry(NamedTuple):
+    """An audit as it was found: its name, those of its sidecars, its `stat`, and what is beside it."""
+
+    name: str
+    config: str
+    report: str
+    info: os.stat_result
+    beside: Beside
+
+
+class Place:
+    """An open directory."""
+
+    __slots__ = ("adapter", "claimed", "descriptor", "device", "group", "shown")
+
+    def __init__(self, descriptor: int, info: os.stat_result, adapter: AdapterConfig | None, shown: str) -> None:
+        self.descriptor = descriptor
+        self.device = info.st_dev
+        #: The group that new files must be given, if they don't get it anyway.
+        self.group = group_to_give(info)
+        #: What the `adapter_config.json` in it says, if there is one.
+        self.adapter = adapter
+        #: Its path for people and records, with a slash at its end.
+        self.shown = shown
+        #: Names of configs that are written and not visible yet.
+        self.claimed: set[str] = set()
+
+    @classmethod
+    def open(cls, folder: Folder, below: str) -> Place:
+        """Open the directory `below` a folder; the caller closes its descriptor. Raises `Vanished`, OSError."""
+        try:
+            descriptor = folder.open(below)
+        except (FileNotFoundError, NotADirectoryError):
+            raise Vanished from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a folder on the way was swapped for a link
+                raise Vanished from None
+            raise
+        try:
+            shown = folder.shown(f"{below}/" if below else "")
+            return cls(descriptor, os.fstat(descriptor), adapter_beside(descriptor), shown)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def find(self, name: str) -> Entry:
+        """Return the audit `name`. Raises `Vanished`, OSError."""
+        directory, config, report = self.descriptor, config_name(name), error_name(name)
+        info = look(directory, name)
+        # Usually neither sidecar is there. `seems_there` is cheap, and may be wrong: publishing checks again.
+        beside = Beside(
+            read_sidecar(directory, config) if seems_there(directory, config) else None,
+            read_sidecar(directory, report) if seems_there(directory, report) else None,
+            self.adapter,
+        )
+        return Entry(name, config, report, info, beside)

@@ -1,0 +1,232 @@
+"""The threads that answer: a loop that reads events and answers what is due, and a lane for large files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import select
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Final
+
+from benchd.answering.batch import Answering
+from benchd.answering.outcome import Outcome, Result
+from benchd.folder.folder import Folder
+from benchd.inbox import Inbox, Ticket
+from benchd.trail.records import ThreadFailed
+from benchd.trail.trail import Trail
+from benchd.watching.events import Reader
+
+__all__ = ["Counts", "LargeLane", "Loop"]
+
+#: Answers of a batch share their costs, and their waits for the disk.
+_BATCH: Final = 32
+
+#: Seconds until audits are tried again whose batch has failed as a whole.
+_RETRY: Final = 1.0
+
+
+class Counts:
+    """How many audits of this process had each outcome. Survives a reload. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._outcomes: Counter[Outcome] = Counter()
+        self.last_answer: str | None = None
+
+    def add(self, results: list[Result]) -> None:
+        """Count the results of one batch."""
+        with self._lock:
+            for result in results:
+                self._outcomes[result.outcome] += 1
+                if result.outcome in {Outcome.SELECTED, Outcome.REJECTED}:
+                    self.last_answer = result.ticket.folder.shown(result.ticket.relative)
+
+    @property
+    def answered(self) -> int:
+        """Return how many configs were written."""
+        return self._outcomes[Outcome.SELECTED]
+
+    @property
+    def rejected(self) -> int:
+        """Return how many files were rejected."""
+        return self._outcomes[Outcome.REJECTED]
+
+    @property
+    def total(self) -> int:
+        """Return how many results there were, of any kind: it grows while work moves."""
+        return self._outcomes.total()
+
+
+class LargeLane:
+    """One thread for files that may take long. Their tickets stay taken in their inboxes meanwhile."""
+
+    def __init__(self, answering: Answering, counts: Counts, trail: Trail) -> None:
+        self._answering = answering
+        self._counts = counts
+        self._trail = trail
+        self._waiting: queue.SimpleQueue[tuple[Ticket, Inbox] | None] = queue.SimpleQueue()
+        self._is_stopping = False
+        #: When (monotonic) the present file was begun; None while the thread waits.
+        self.busy_since: float | None = None
+        self.thread = threading.Thread(target=self._run, name="benchd-large", daemon=True)
+
+    def put(self, ticket: Ticket, inbox: Inbox) -> None:
+        """Answer a taken ticket, and give it back to its inbox."""
+        self._waiting.put((ticket, inbox))
+
+    def stop(self) -> None:
+        """Ask the thread to end after the file at hand; return at once."""
+        self._is_stopping = True
+        self._waiting.put(None)
+
+    def _run(self) -> None:
+        while (item := self._waiting.get()) is not None and not self._is_stopping:
+            ticket, inbox = item
+            self.busy_since = time.monotonic()
+            results: list[Result] = []
+            if inbox.wants(ticket.folder):
+                results = answer(self._answering, [ticket], self._trail, may_take_long=True)
+            self._counts.add(results)
+            inbox.give_back([(ticket, result.retry_in) for result in results] or [(ticket, None)])
+            self.busy_since = None
+
+
+def answer(answering: Answering, batch: list[Ticket], trail: Trail, *, may_take_long: bool) -> list[Result]:
+    """Return a result for each ticket of `batch`, also after a failure that answering did not expect."""
+    try:
+        return answering.answer(batch, may_take_long=may_take_long)
+    except Exception as error:  # noqa: BLE001 - the thread survives anything, and says so
+        name, failure = threading.current_thread().name, f"{type(error).__name__}: {error}"
+        trail.write(ThreadFailed(thread=name, error=failure, recovery="its audits are tried again"))
+        return [Result(ticket, Outcome.FAILED, error=failure, retry_in=_RETRY) for ticket in batch]
+
+
+class Loop:
+    """One thread that reads the events of its folders and answers what is due. Owns an inbox.
+
+    Where the GIL lets one thread run at a time, handing an audit to another thread costs as much as answering it.
+    `on_refused` gets the folders of hints that the inbox had no room for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        answering: Answering,
+        large: LargeLane,
+        counts: Counts,
+        trail: Trail,
+        *,
+        on_refused: Callable[[Folder], None] = lambda _: None,
+    ) -> None:
+        self.inbox = Inbox(self.wake, on_refused=on_refused)
+        self._answering = answering
+        self._large = large
+        self._counts = counts
+        self._trail = trail
+        self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._readers: dict[int, Reader] = {}
+        self._removed: deque[Reader] = deque()
+        self._is_stopping = False
+        #: Set before the inbox is asked for work, so that nothing is put unnoticed between that and the wait.
+        self._may_sleep = False
+        #: When (monotonic) the present batch was begun; None while the loop waits.
+        self.busy_since: float | None = None
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    # --- from any thread -----------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Make the loop ask its inbox again, if it waits."""
+        if self._may_sleep:
+            self._may_sleep = False
+            with contextlib.suppress(OSError):  # the loop has ended
+                os.eventfd_write(self._bell, 1)
+
+    def add(self, reader: Reader) -> None:
+        """Call `reader.read` on the loop's thread whenever there is something to read."""
+        self._readers[reader.fileno()] = reader
+        self._epoll.register(reader.fileno(), select.EPOLLIN)
+
+    def remove(self, reader: Reader) -> None:
+        """Call it no more, and close it on the loop's thread."""
+        self._removed.append(reader)
+        self.wake()
+
+    def stop(self) -> None:
+        """Ask the thread to end after the batch at hand; return at once."""
+        self._is_stopping = True
+        self.inbox.close()
+
+    # --- the thread ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._is_stopping:
+            if self._removed:
+                self._close_removed()
+            self._may_sleep = True
+            batch, wait = self.inbox.take(_BATCH)
+            if batch:
+                self._may_sleep = False
+                self._read_for(self._answer(batch))
+            elif not self._is_stopping:
+                self._read(wait)
+                self._may_sleep = False
+        self._close_removed()
+        self._removed.extend(self._readers.values())
+        self._close_removed()
+        self._epoll.close()
+        os.close(self._bell)
+
+    def _answer(self, batch: list[Ticket]) -> float:
+        """Answer a batch, give it back, and return the seconds that it took."""
+        self.busy_since = started = time.monotonic()
+        results = answer(self._answering, batch, self._trail, may_take_long=False)
+        self._counts.add(results)
+        done = []
+        for result in results:
+            if result.outcome is Outcome.LEFT:
+                self.inbox.set_aside(result.ticket)
+                self._large.put(result.ticket, self.inbox)
+            else:
+                done.append((result.ticket, result.retry_in))
+        self.inbox.give_back(done)
+        self.busy_since = None
+        return time.monotonic() - started
+
+    def _read_for(self, seconds: float) -> None:
+        """Read events until there are none, at most for `seconds`: the kernel's queues filled meanwhile."""
+        deadline = time.monotonic() + seconds
+        while self._read(0.0) and time.monotonic() < deadline:
+            pass
+
+    def _read(self, wait: float | None) -> bool:
+        """Wait for events up to `wait` seconds, None for ever, and read them. Return whether there were some."""
+        ready = self._epoll.poll(wait)
+        self._may_sleep = False
+        for descriptor, _ in ready:
+            reader = self._readers.get(descriptor)
+            if reader is None:
+                os.eventfd_read(self._bell)
+                continue
+            try:
+                reader.read()
+            except Exception as error:  # noqa: BLE001 - the loop lives on; the reader tells its folders
+                self._drop(reader)
+                reader.failed(error)
+        return bool(ready)
+
+    def _close_removed(self) -> None:
+        while self._removed:
+            reader = self._removed.popleft()
+            self._drop(reader)
+            reader.close()
+
+    def _drop(self, reader: Reader) -> None:
+        if self._readers.pop(reader.fileno(), None) is not None:
+            self._epoll.unregister(reader.fileno())
