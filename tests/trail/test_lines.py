@@ -1,109 +1,83 @@
-"""The lines of the trail, byte for byte: programs and people's recipes read them."""
+"""Records as lines of JSON. Programs and people's recipes read them."""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
-from benchd.audit.refusals import refusal
-from benchd.bench.deciding import Decision
-from benchd.selection.selection import Rung, SelectedLayer, Selection
-from benchd.trail.trail import Trail, TrailFile
+import pytest
+
+from benchd.trail.lines import MAX_LINE, journal_line, json_line
+from benchd.trail.records import Degraded, Reloaded, ReloadFailed, Stopping
+from sample_records import EVERY
 
 LINES = Path(__file__).with_name("lines.jsonl")
+TS = "2026-01-02T03:04:05.678901Z"
 
 
-def decision(*, is_of_nothing: bool) -> Decision:
-    layer = {
-        "validation": "per_layer",
-        "rank_is_upper_bound": False,
-        "alpha": None,
-        "spread": None,
-        "spread_threshold": None,
-        "uniform_mult": None,
-        "uniform_mult_threshold": None,
-        "importance_share": None,
-        "disagrees": False,
-        "failed_reasons": (),
-    }
-    layers = (
-        SelectedLayer(
-            layer_name="layers.0.q",
-            module="layers.0.q",
-            priority="HIGH",
-            priority_score=3.5,
-            rank=4,
-            rank_source="k_values",
-            **layer,
-        ),
-        SelectedLayer(
-            layer_name="layers.1.é",
-            module="layers.1.é",
-            priority="LOW",
-            priority_score=None,
-            rank=None,
-            rank_source=None,
-            **layer,
-        ),
-    )
-    selection = Selection(
-        strategy="none" if is_of_nothing else "priority_score",
-        confidence="none" if is_of_nothing else "medium",
-        reason="2 layers",
-        ladder=(Rung("flagged", False, "0 of 2"), Rung("priority_score", True, "2 layers")),
-        layers=() if is_of_nothing else layers,
-        notes=("a note", "another"),
-        settings={},
-    )
-    return Decision(selection, b"", "ab" * 16, "cd" * 32, 4711, is_of_nothing)
+def test_every_line():
+    """Each record keeps its line: the same keys in the same order, with the same values."""
+    assert [json_line(TS, record).decode() for record in EVERY] == LINES.read_text("utf-8").splitlines(keepends=True)
 
 
-def say_everything(trail: Trail) -> None:
-    config = "/in/a.bench.json"
-    for nothing in (False, True):
-        trail.selected(
-            "/in/a.json", "closed", decision=decision(is_of_nothing=nothing), config=config, duration_ms=1.23456
-        )
-    trail.rejected("/in/a.json", "moved", refusal("symlink"))
-    trail.deferred("/in/a.json", "scan", "maybe unfinished: x")
-    trail.ignored("/in/a.json", "poll", "no audit")
-    trail.unchanged("/in/a.json", "retry", "same")
-    trail.failed("/in/caf\udce9.json", "command", error="x", attempt=1, retry_in_s=1.0)
-    trail.kept("/in/a.json", "closed", config=config, reason="edited")
-    trail.write_failed("/in/a.json", "closed", error="full", attempt=3, retry_in_s=4.0)
-    trail.watch_started("/in", backend="inotify", recursive=True)
-    trail.watch_overflow("/in", "full")
-    trail.watch_degraded("/in", "why", instead="what")
-    trail.watch_degraded("", "why")
-    trail.root_lost("/in", "gone")
-    trail.root_restored("/in")
-    for cause, queued in (("start", 0), ("rescan", 1), ("rescan", 0)):
-        trail.scanned(
-            "/in", cause=cause, found=3, answered=2, queued=queued, duration_ms=0.12345, routine=cause == "rescan"
-        )
-    trail.started(version="1.2.3", pid=7, settings={"watch": ["/in"], "selection.top_n": 1})
-    trail.ready(roots=["/in"], duration_ms=1.23456)
-    trail.reloaded(settings={"watch": ["/in"]})
-    trail.reload_failed(["a", "b"])
-    trail.reload_failed(["x" * 3000] * 30)
-    trail.thread_failed("t", "x", recovery="y")
-    trail.stopping(signal="SIGTERM")
-    trail.stopped(answered=1, rejected=2, waiting=3)
-    by_strategy = {"flagged": 1, "priority_score": 2, "disagreement": 3, "none": 4}
-    counts = ("unchanged", "rejected", "rejected_before", "failed", "unfinished", "kept", "ignored")
-    numbers = {name: number for number, name in enumerate(counts)}
-    trail.run_finished({"dry_run": False, "selected": 10, "by_strategy": by_strategy, **numbers})
+@pytest.mark.parametrize("record", EVERY, ids=lambda record: type(record).__name__)
+def test_journal(record: Any):
+    """A line for the journal is the JSON line, after the priority of its level."""
+    priorities = {"debug": b"<7>", "info": b"<6>", "warning": b"<4>", "error": b"<3>"}
+    assert journal_line(TS, record) == priorities[record.level] + json_line(TS, record)
 
 
-def timeless(line: str) -> str:
-    """Return the line with the same time in place of every other."""
-    head, time, tail = line[:7], line[7:34], line[34:]
-    assert (head, time[-1], tail[:1]) == ('{"ts":"', "Z", '"')
-    return f"{head}2026-01-02T03:04:05.678901Z{tail}"
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (os.fsdecode(b"caf\xe9"), "caf\\xe9"),
+        ("\udc00\ud800", "\\udc00\\ud800"),
+        (2**70, 2**70),
+        ([os.fsdecode(b"\xe9"), 2**70], ["\\xe9", str(2**70)]),
+        ({1: {2**70: "x"}}, {"1": {str(2**70): "x"}}),
+        ([("a", object), os.fsdecode(b"\xe9")], [["a", "<class 'object'>"], "\\xe9"]),
+        ([Stopping(signal="x"), object], [{"event": "service.stopping", "signal": "x"}, "<class 'object'>"]),
+        (float("nan"), None),
+        (object, "<class 'object'>"),
+        (b"bytes", "Ynl0ZXM="),
+        ([True, None, 1.5, object], [True, None, 1.5, "<class 'object'>"]),
+    ],
+    ids=lambda value: str(value)[:12].encode("ascii", "replace").decode(),
+)
+def test_never_fails(value: Any, expected: Any):
+    """Surrogates, huge integers, unusual keys and objects become readable text."""
+    line = json_line(TS, Reloaded(settings={"watch": ["/in"], "value": value}))
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    found = json.loads(line)
+    assert list(found) == ["ts", "level", "event", "settings"]
+    assert found["settings"] == {"watch": ["/in"], "value": expected}
 
 
-def test_every_line(tmp_path: Path):
-    """Each record is written as ever: the same keys in the same order, with the same values."""
-    trail = Trail(TrailFile(str(tmp_path / "trail")), level="debug")
-    say_everything(trail)
-    lines = (tmp_path / "trail").read_text(encoding="utf-8").splitlines()
-    assert [timeless(line) for line in lines] == LINES.read_text(encoding="utf-8").splitlines()
+def test_optional_field_with_unusual_text():
+    """A field that a record does not have stays away when other fields need repair."""
+    found = json.loads(json_line(TS, Degraded(root=os.fsdecode(b"/\xe9"), reason="why")))
+    assert list(found.items())[2:] == [("event", "watch.degraded"), ("root", "/\\xe9"), ("reason", "why")]
+
+
+@pytest.mark.parametrize("text", ["x", "\udce9"], ids=["plain", "surrogates"])
+def test_long_records_are_clipped(text: str):
+    """A long record keeps its first items and the start of each text, and says that it is clipped."""
+    line = json_line(TS, ReloadFailed(problems=[text * 10_000] * 20))
+    assert len(line) <= MAX_LINE + 1
+    record = json.loads(line)
+    assert list(record) == ["ts", "level", "event", "problems", "clipped"]
+    assert record["clipped"] is True
+    assert [len(problem) for problem in record["problems"]] == [2000] * 5
+    assert all(problem.endswith("…") for problem in record["problems"])
+
+
+def test_longest_whole_line():
+    """A record of `MAX_LINE` bytes is whole, and the next byte clips it."""
+    empty = len(json_line(TS, ReloadFailed(problems=[""])))
+    for more, clipped in ((0, False), (1, True)):
+        line = json_line(TS, ReloadFailed(problems=["x" * (MAX_LINE + 1 - empty + more)]))
+        assert (b'"clipped":true' in line) is clipped
+        assert clipped or len(line) == MAX_LINE + 1

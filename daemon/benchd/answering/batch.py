@@ -20,6 +20,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from benchd.answering.case import Case, Place, Places, trigger_of
 from benchd.answering.digest import Digest
+from benchd.answering.recording import selected
 from benchd.answering.retry import FIRST_WAIT, patience, state_of
 from benchd.audit.audit import AuditError, Costly, NotAnAudit
 from benchd.audit.refusals import refusal
@@ -45,6 +46,8 @@ from benchd.folder.flushing import flush_together
 from benchd.folder.folder import Standing
 from benchd.folder.names import CONFIG_SUFFIX, config_name
 from benchd.inbox import Inbox, Work
+from benchd.trail.records import AuditFailed, Deferred, Ignored, Kept, Rejected, Unchanged, WriteFailed
+from benchd.trail.sinks import Written
 from benchd.trail.trail import Trail
 from benchd.values import utf8
 
@@ -324,13 +327,13 @@ class Answering:
             return self._settle_doubt(case, answer)
         if isinstance(answer, NotAnAudit):
             case.work.folder.remember(case.work.relative, case.info)
-            self._trail.ignored(case.path, case.trigger, answer.message)
+            self._trail.write(Ignored(audit=case.path, trigger=case.trigger, reason=answer.message))
             return Result(case.work, Outcome.IGNORED)
         return self._maybe_unfinished(case, answer, digest) or self._reject(case, answer, digest)
 
     def _unchanged(self, case: Case, reason: str, answer: Provenance | AuditError) -> Result:
         """Nothing to write. `answer` is what stands beside the audit; where that is a rejection, the result says so."""
-        self._trail.unchanged(case.path, case.trigger, reason)
+        self._trail.write(Unchanged(audit=case.path, trigger=case.trigger, reason=reason))
         return Result(case.work, Outcome.UNCHANGED, error=_shown(answer) if answer.code else None)
 
     def _settle_doubt(self, case: Case, answer: Provenance) -> Result:
@@ -362,7 +365,8 @@ class Answering:
             return None
         if not work.told:
             work.told = True
-            self._trail.deferred(case.path, case.trigger, f"maybe unfinished: {error.message}")
+            reason = f"maybe unfinished: {error.message}"
+            self._trail.write(Deferred(audit=case.path, trigger=case.trigger, reason=reason))
         return Result(work, Outcome.DEFERRED, error=error.message, retry_in=wait)
 
     def _kept(self, case: Case) -> Result | None:
@@ -384,7 +388,8 @@ class Answering:
         if not self._dry_run:
             self._remove_report(case)
         case.work.folder.remember(case.work.relative, case.info, beside=config)
-        self._trail.kept(case.path, case.trigger, config=case.place.shown + config, reason=reason)
+        shown = case.place.shown + config
+        self._trail.write(Kept(audit=case.path, trigger=case.trigger, config=shown, reason=reason))
         return Result(case.work, Outcome.KEPT, reason=f"{config}: {reason}")
 
     @staticmethod
@@ -409,7 +414,7 @@ class Answering:
         foreign = no_room or (present is not None and not unbroken(present[0]))
         if not work.folder.settings.bench.error_reports or foreign:
             work.folder.remember(work.relative, case.info, beside=case.report if foreign and not no_room else None)
-            self._trail.rejected(case.path, case.trigger, error)
+            self._trail.write(_rejected(case, error))
             return Result(work, Outcome.REJECTED, error=_shown(error))
         return self._write(case, report, error)
 
@@ -434,13 +439,10 @@ class Answering:
             recorded = self._each(self._record, prepared, results)
         durable = [item.case for item in recorded if item.case.durable]
         if durable:
-            flushed: set[int] = set()
-
-            def together(device: int | None) -> bool:
-                flushed.update(_flush_devices([case.place for case in durable], trail=device))
-                return device in flushed
-
-            self._trail.flush_to_disk(together)
+            trail = self._trail.unflushed()
+            flushed = _flush_devices([case.place for case in durable], trail=trail)
+            if trail is not None:
+                self._trail.flushed(None if trail.device in flushed else _flush_error(trail.descriptor))
             if len(durable) > 1:
                 for item in recorded:
                     if item.case.durable and item.case.place.device not in flushed:
@@ -468,10 +470,11 @@ class Answering:
             wait = min(FIRST_WAIT * 2.0 ** min(work.attempts, 20) / 8, _LONGEST_CHASE)
             return Result(work, Outcome.DEFERRED, error="it changed while it was being answered", retry_in=wait)
         if isinstance(answer, AuditError):
-            self._trail.rejected(case.path, case.trigger, answer)
+            self._trail.write(_rejected(case, answer))
         else:
             config = case.place.shown + case.config
-            self._trail.selected(case.path, case.trigger, decision=answer, config=config, duration_ms=case.took * 1000)
+            record = selected(answer, audit=case.path, trigger=case.trigger, config=config, took=case.took)
+            self._trail.write(record)
         return item
 
     def _publish(self, item: _Prepared) -> _Published | Result:
@@ -527,24 +530,44 @@ class Answering:
         if error.errno == errno.ENOENT:  # the folder is being deleted, or somebody removes all that is in it
             return Result(case.work, Outcome.DEFERRED, error="its folder changed meanwhile", retry_in=FIRST_WAIT)
         wait, reason = _next_retry(case.work), explained(error, os.path.dirname(case.path), "write into")
-        self._trail.write_failed(case.path, case.trigger, error=reason, attempt=case.work.failures, retry_in_s=wait)
+        attempt = case.work.failures
+        self._trail.write(
+            WriteFailed(audit=case.path, trigger=case.trigger, error=reason, attempt=attempt, retry_in_s=wait)
+        )
         return Result(case.work, Outcome.FAILED, error=f"can't write: {reason}", retry_in=wait)
 
     def _stumbled(self, work: Work, reason: str) -> Result:
         wait = _next_retry(work)
         path = work.folder.shown(work.relative)
-        self._trail.failed(path, trigger_of(work), error=reason, attempt=work.failures, retry_in_s=wait)
+        self._trail.write(
+            AuditFailed(audit=path, trigger=trigger_of(work), error=reason, attempt=work.failures, retry_in_s=wait)
+        )
         return Result(work, Outcome.FAILED, error=reason, retry_in=wait)
 
 
-def _flush_devices(places: list[Place], *, trail: int | None = None) -> set[int]:
+def _flush_devices(places: list[Place], *, trail: Written | None = None) -> set[int]:
     """Flush each device, where that is one wait for many; returns those that it was done for.
 
-    There is a file to wait for in each of `places`, and the one that is on the device `trail`, if any.
+    There is a file to wait for in each of `places`, and the trail, if it is a file.
     """
     descriptors = {place.device: place.descriptor for place in places}
-    waits = Counter([place.device for place in places] + [trail] * (trail in descriptors))
+    waits = Counter([place.device for place in places])
+    if trail is not None and trail.device in descriptors:
+        waits[trail.device] += 1
     return {device for device in descriptors if flush_together(descriptors[device], device, waits[device])}
+
+
+def _flush_error(descriptor: int) -> OSError | None:
+    """Flush a file, and return the error, if any."""
+    try:
+        os.fdatasync(descriptor)
+    except OSError as error:
+        return error
+    return None
+
+
+def _rejected(case: Case, error: AuditError) -> Rejected:
+    return Rejected(audit=case.path, trigger=case.trigger, code=error.code, message=error.message, hint=error.hint)
 
 
 def _check_name(sidecar: str) -> None:

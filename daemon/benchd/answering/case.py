@@ -10,6 +10,7 @@ from benchd.folder.files import Vanished, group_to_give, read_sidecar, seems_the
 from benchd.folder.folder import Beside
 from benchd.folder.names import config_name, error_name
 from benchd.inbox import Work
+from benchd.trail.records import Trigger
 
 __all__ = ["Case", "Place", "Places", "trigger_of"]
 
@@ -90,7 +91,7 @@ class Case:
         )
 
     @property
-    def trigger(self) -> str:
+    def trigger(self) -> Trigger:
         """What made one look at it."""
         return trigger_of(self.work)
 
@@ -100,7 +101,7 @@ class Case:
         return self.work.folder.settings.bench.durable
 
 
-def trigger_of(work: Work) -> str:
+def trigger_of(work: Work) -> Trigger:
     """What made one look, as records have it."""
     # A link appears whole, as what is moved in does; the trail knows no finer difference.
     return "moved" if work.trigger == "created" else work.trigger

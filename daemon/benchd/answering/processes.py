@@ -11,6 +11,7 @@ import os
 import selectors
 import signal
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Final, Literal, NamedTuple, NoReturn
 
@@ -18,6 +19,7 @@ import msgspec
 
 from benchd.answering.batch import Answering, Outcome, Result
 from benchd.inbox import Work
+from benchd.trail.records import ThreadFailed
 from benchd.trail.trail import Trail
 from benchd.values import utf8
 
@@ -62,7 +64,10 @@ def answer_all(
     missing = set(range(len(works)))
     processes = min(processes, len(works) // _WORTH_A_PROCESS)
     if processes > 1:
-        trail.share()
+        descriptor, turns = tempfile.mkstemp()
+        os.close(descriptor)
+        trail.share(turns)
+        os.unlink(turns)
         for told in _answer_forked(answering, works, trail, processes, stopped):
             missing.discard(told.number)
             yield Result(works[told.number], *told[1:])
@@ -135,7 +140,8 @@ def _work(task: Callable[[], None], trail: Trail) -> NoReturn:
         code = 0
     except Exception as error:  # noqa: BLE001 - whatever it is, it is said
         name = f"process {os.getpid()}"
-        trail.thread_failed(name, f"{type(error).__name__}: {error}", recovery="its audits are answered by its parent")
+        failure = f"{type(error).__name__}: {error}"
+        trail.write(ThreadFailed(thread=name, error=failure, recovery="its audits are answered by its parent"))
     finally:
         os._exit(code)  # nothing of the parent's is to be finished here
 

@@ -23,6 +23,7 @@ from benchd.folder.names import is_sidecar
 from benchd.inbox import Work
 from benchd.settings.reading import Settings, folder_for
 from benchd.trail.console import console_line, printable
+from benchd.trail.records import RunFinished
 from benchd.trail.trail import Trail
 
 __all__ = ["command"]
@@ -119,7 +120,7 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
                 path = os.path.relpath(result.work.folder.shown(result.work.relative))
                 click.echo(f"{printable(path)}: {result.strategy}")
     if as_json:
-        trail.run_finished({"dry_run": dry_run, **summary.counts()})
+        trail.write(RunFinished(dry_run=dry_run, **summary.counts()))
     else:
         _print(summary, dry_run=dry_run)
     trail.close()

@@ -27,7 +27,9 @@ from benchd.service.systemd import notify, reloading, watchdog_seconds
 from benchd.service.workers import Counts, Workers
 from benchd.settings.base import base_digest
 from benchd.settings.reading import FolderSettings, Settings, SettingsError
-from benchd.trail.trail import Render, Trail
+from benchd.trail.lines import Render
+from benchd.trail.records import Degraded, Ready, Reloaded, ReloadFailed, Started, Stopped, Stopping, ThreadFailed
+from benchd.trail.trail import Trail
 from benchd.watching import Watcher, open_reader, wants_polling
 from benchd.watching.lock import Occupied
 
@@ -110,7 +112,7 @@ class Service:
         except OSError as error:
             self._reader = None
             reason = f"no inotify: {error.strerror}; raise it: sysctl fs.inotify.max_user_instances"
-            trail.watch_degraded("", reason, instead="polling")
+            trail.write(Degraded(root="", reason=reason, instead="polling"))
         self._workers = self._make_workers()
         self._watchers = {folder.path: self._make_watcher(folder) for folder in settings.watch}
 
@@ -160,7 +162,7 @@ class Service:
         _tell_of_library_logs(self._trail)
         threading.excepthook = self._thread_died
         sys.unraisablehook = self._unraisable
-        self._trail.started(version=__version__, pid=os.getpid(), settings=changed_settings(self._settings))
+        self._trail.write(Started(version=__version__, pid=os.getpid(), settings=changed_settings(self._settings)))
         if self._reader is not None:
             self._reader.start()
         self._workers.start()
@@ -168,7 +170,7 @@ class Service:
             watcher.start()
         self._await_watched(list(self._watchers.values()))
         roots = [path for path, watcher in self._watchers.items() if watcher.present]
-        self._trail.ready(roots=roots, duration_ms=(time.monotonic() - self._started) * 1000)
+        self._trail.write(Ready(roots=roots, duration_ms=round((time.monotonic() - self._started) * 1000, 3)))
         gc.freeze()  # all that is there now is there for good: no collection need look at it again
         notify(READY="1", STATUS=self._status())
         while (received := self._await_signal()) == signal.SIGHUP:
@@ -223,11 +225,11 @@ class Service:
             settings = self._reread()
         except SettingsError as error:
             self._complaint = f"reload failed: {error.problems[0]}"
-            self._trail.reload_failed(error.problems)
+            self._trail.write(ReloadFailed(problems=error.problems))
         else:
             self._complaint = ""
             self._apply(settings)
-            self._trail.reloaded(settings=changed_settings(settings))
+            self._trail.write(Reloaded(settings=changed_settings(settings)))
         notify(READY="1", STATUS=self._status())
 
     def _apply(self, settings: Settings) -> None:
@@ -260,7 +262,7 @@ class Service:
 
     def _stop(self, cause: str) -> None:
         notify(STOPPING="1")
-        self._trail.stopping(signal=self._failure or cause)
+        self._trail.write(Stopping(signal=self._failure or cause))
         deadline = time.monotonic() + _GRACE_SECONDS
         self._inbox.close()
         for watcher in self._watchers.values():
@@ -272,7 +274,7 @@ class Service:
             self._reader.stop()
             self._reader.join(max(0.05, deadline - time.monotonic()))  # it may be answering
         counts = self._counts
-        self._trail.stopped(answered=counts.answered, rejected=counts.rejected, waiting=len(self._inbox))
+        self._trail.write(Stopped(answered=counts.answered, rejected=counts.rejected, waiting=len(self._inbox)))
 
     # --- other threads -------------------------------------------------------------------------------------
 
@@ -294,13 +296,14 @@ class Service:
         """A thread of ours or of a library ended by an exception: record it, and end the process so that all see it."""
         name = arguments.thread.name if arguments.thread else "?"
         self._failure = f"thread {name} died of {arguments.exc_type.__name__}: {arguments.exc_value}"
-        self._trail.thread_failed(name, self._failure, recovery="benchd stops, to be started again")
+        self._trail.write(ThreadFailed(thread=name, error=self._failure, recovery="benchd stops, to be started again"))
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _unraisable(self, arguments: sys.UnraisableHookArgs) -> None:
         """An exception where Python can't raise one, as in a finalizer: recorded, for nobody else would hear of it."""
         error = f"{arguments.exc_type.__name__}: {arguments.exc_value} in {arguments.object!r}"
-        self._trail.thread_failed(threading.current_thread().name, error, recovery="none is needed: it goes on")
+        name = threading.current_thread().name
+        self._trail.write(ThreadFailed(thread=name, error=error, recovery="none is needed: it goes on"))
 
 
 def _same(one: FolderSettings, other: FolderSettings) -> bool:
@@ -319,7 +322,7 @@ def _tell_of_library_logs(trail: Trail) -> None:
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            trail.watch_degraded("", f"{record.name}: {record.getMessage()}")
+            trail.write(Degraded(root="", reason=f"{record.name}: {record.getMessage()}"))
 
     logging.getLogger().addHandler(Handler(logging.WARNING))
 

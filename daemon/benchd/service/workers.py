@@ -18,6 +18,7 @@ from typing import Final, Literal
 from benchd.answering.batch import Answering, Outcome, Result, give_back
 from benchd.answering.processes import count_workers
 from benchd.inbox import Inbox, Work
+from benchd.trail.records import ThreadFailed
 from benchd.trail.trail import Trail
 
 __all__ = ["Counts", "Workers", "count_threads", "count_workers"]
@@ -169,6 +170,7 @@ class Workers:
                 give_back(self._inbox, result)
         except Exception as error:  # noqa: BLE001 - a worker survives anything, and says so
             name = threading.current_thread().name
-            self._trail.thread_failed(name, f"{type(error).__name__}: {error}", recovery="its audits are tried again")
+            failure = f"{type(error).__name__}: {error}"
+            self._trail.write(ThreadFailed(thread=name, error=failure, recovery="its audits are tried again"))
             for work in waiting.values():
                 self._inbox.again(work, 1.0)

@@ -1,36 +1,37 @@
-"""The records of the trail, for people: one or two lines each."""
+"""The records of the trail for people: one or more lines each."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
 import click
+import msgspec
 
-__all__ = ["console_line", "printable"]
+from benchd.trail import records
+from benchd.trail.records import Level, Record
 
-_MARKS: Final = {
+__all__ = ["TEXTS", "console_line", "printable"]
+
+_MARKS: Final[dict[Level, tuple[str, str]]] = {
     "debug": ("·", "bright_black"),
     "info": ("·", "cyan"),
     "warning": ("!", "yellow"),
     "error": ("✗", "red"),
 }
-_FIXED: Final = {"ts", "level", "event"}
 
 
-def console_line(record: Mapping[str, Any]) -> bytes:
-    """One record as coloured text; the colours go where standard output is no terminal."""
-    record = _clean(dict(record))
-    mark, colour = _MARKS.get(record["level"], ("·", "white"))
-    event = str(record["event"])
-    if event == "audit.selected" and record["level"] == "info":
+def console_line(ts: str, record: Record) -> bytes:
+    """Return `record` as text; coloured if standard output is a terminal."""
+    mark, colour = _MARKS[record.level]
+    if isinstance(record, records.Selected) and record.level == "info":
         mark, colour = "✓", "green"
-    # People live in local time; the records themselves are in UTC.
-    head = click.style(f"{datetime.fromisoformat(record['ts']).astimezone():%H:%M:%S}", dim=True)
-    texts = _TEXTS.get(event, _anything)(record)
+    # People see local time. Records have UTC.
+    head = click.style(f"{datetime.fromisoformat(ts).astimezone():%H:%M:%S}", dim=True)
+    texts = TEXTS[record.__struct_config__.tag](_clean(record))
     lines = [f"{head} {click.style(mark, fg=colour, bold=True)} {texts[0]}"]
     lines.extend(" " * 11 + click.style(text, dim=True) for text in texts[1:] if text)
     text = "\n".join(lines) + "\n"
@@ -39,136 +40,101 @@ def console_line(record: Mapping[str, Any]) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _short(path: object) -> str:
-    """`path` as seen from here, where that is shorter; control characters can't play with the terminal."""
-    text = str(path)
-    try:
-        relative = os.path.relpath(text)
-    except (OSError, ValueError):
-        relative = text
-    shorter = relative if len(relative) < len(text) and not relative.startswith("..") else text
-    return printable(shorter)
-
-
 def printable(text: str) -> str:
-    """`text` without control characters, which could play with a terminal."""
+    """Return `text` without control characters, which a terminal could obey."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)
 
 
 def _clean(value: Any) -> Any:
+    """Return `value`, a record or a part of one, with printable text only."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, list | tuple):
         return [_clean(item) for item in value]
     if isinstance(value, dict):
         return {key: _clean(item) for key, item in value.items()}
+    if isinstance(value, msgspec.Struct):
+        return type(value)(**_clean(msgspec.structs.asdict(value)))
     return value
 
 
-def _selected(record: Mapping[str, Any]) -> list[str]:
-    config = os.path.basename(_short(record["config"]))
-    first = f"{_short(record['audit'])} → {click.style(config, bold=True)}"
-    confidence = f" ({record['confidence']} confidence)" if record["confidence"] != "none" else ""
-    why = f"{record['strategy']}{confidence}: {record['reason']}"
-    return [first, why, _outcome(record), *(f"note: {note}" for note in record["notes"])]
+def _short(path: str) -> str:
+    """Return `path`, relative to the working directory if it is below that."""
+    try:
+        relative = os.path.relpath(path)
+    except (OSError, ValueError):
+        relative = path
+    # The working directory's name may have control characters, too.
+    return printable(relative if len(relative) < len(path) and not relative.startswith("..") else path)
 
 
-def _outcome(record: Mapping[str, Any]) -> str:
-    """What Bench gets; the record names only the first layers."""
-    ranked = sum(1 for layer in record["layers"] if layer["rank"])
+def _selected(record: records.Selected) -> list[str]:
+    config = os.path.basename(_short(record.config))
+    first = f"{_short(record.audit)} → {click.style(config, bold=True)}"
+    confidence = f" ({record.confidence} confidence)" if record.confidence != "none" else ""
+    why = f"{record.strategy}{confidence}: {record.reason}"
+    return [first, why, _outcome(record), *(f"note: {note}" for note in record.notes)]
+
+
+def _outcome(record: records.Selected) -> str:
+    """Say what Bench gets. The record has only the first layers."""
+    ranked = sum(1 for layer in record.layers if layer.rank)
     if not ranked:
-        return "for Bench: the uniform baseline alone" if record["layers_total"] else ""
-    more = " or more" if record["layers_total"] > len(record["layers"]) else ""
-    return f"for Bench: a rank of its own for {ranked}{more} {'layer' if ranked == 1 and not more else 'layers'}"
+        return "for Bench: the uniform baseline alone" if record.layers_total else ""
+    more = " or more" if record.layers_total > len(record.layers) else ""
+    return f"for Bench: custom ranks for {ranked}{more} {'layer' if ranked == 1 and not more else 'layers'}"
 
 
-def _rejected(record: Mapping[str, Any]) -> list[str]:
-    return [f"{_short(record['audit'])}: {record['message']} [{record['code']}]", record["hint"]]
-
-
-def _kept(record: Mapping[str, Any]) -> list[str]:
-    return [f"{_short(record['config'])} stays as it is", record["reason"]]
-
-
-def _write_failed(record: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{_short(record['audit'])}: can't write the answer: {record['error']}; again in {record['retry_in_s']:g} s"
-    ]
-
-
-def _started(record: Mapping[str, Any]) -> list[str]:
-    return [f"benchd {record['version']} (pid {record['pid']})"]
-
-
-def _watching(record: Mapping[str, Any]) -> list[str]:
-    return [f"watching {_short(record['root'])} ({record['backend']})"]
-
-
-def _scanned(record: Mapping[str, Any]) -> list[str]:
-    audits = "1 audit" if record["found"] == 1 else f"{record['found']} audits"
-    counts = f"{audits}, {record['answered']} answered before, {record['queued']} to do"
-    return [f"{_short(record['root'])}: {counts} ({record['duration_ms']:.0f} ms)"]
-
-
-def _ready(record: Mapping[str, Any]) -> list[str]:
-    return [f"ready in {record['duration_ms']:.0f} ms; Ctrl-C stops"]
-
-
-def _restored(record: Mapping[str, Any]) -> list[str]:
-    return [f"{_short(record['root'])} is back"]
-
-
-def _reloaded(record: Mapping[str, Any]) -> list[str]:
-    settings = dict(record["settings"])
+def _reloaded(record: records.Reloaded) -> list[str]:
+    settings = dict(record.settings)
     folders = ", ".join(map(_short, settings.pop("watch", [])))
     return [f"new settings: watching {folders}", *(f"{key} = {value}" for key, value in settings.items())]
 
 
-def _reload_failed(record: Mapping[str, Any]) -> list[str]:
-    return ["the settings can't be used; the old ones stay", *record["problems"]]
+def _scanned(record: records.ScanFinished) -> list[str]:
+    audits = "1 audit" if record.found == 1 else f"{record.found} audits"
+    counts = f"{audits}, {record.answered} answered before, {record.queued} to do"
+    return [f"{_short(record.root)}: {counts} ({record.duration_ms:.0f} ms)"]
 
 
-def _stopping(record: Mapping[str, Any]) -> list[str]:
-    return [f"stopping: {record['signal']}"]
+def _degraded(record: records.Degraded) -> list[str]:
+    return [f"{_short(record.root)}: {record.reason}" if record.root else record.reason]
 
 
-def _stopped(record: Mapping[str, Any]) -> list[str]:
-    return [
-        f"stopped: {record['answered']} answered, {record['rejected']} rejected, {record['waiting']} left for next time"
-    ]
+def _about(record: records.Deferred | records.Ignored | records.Unchanged) -> list[str]:
+    event = str(record.__struct_config__.tag).removeprefix("audit.")
+    return [f"{_short(record.audit)}: {event}: {record.reason}"]
 
 
-def _lost(record: Mapping[str, Any]) -> list[str]:
-    return [f"{_short(record['root'])}: {record['reason']}"]
-
-
-def _audit_reason(record: Mapping[str, Any]) -> list[str]:
-    return [f"{_short(record['audit'])}: {str(record['event']).removeprefix('audit.')}: {record['reason']}"]
-
-
-def _anything(record: Mapping[str, Any]) -> list[str]:
-    rest = " ".join(f"{key}={value}" for key, value in record.items() if key not in _FIXED)
-    return [f"{record['event']} {rest}".rstrip()]
-
-
-_TEXTS: Final = {
+#: The lines for each event: the first one follows the time, the others are below it.
+TEXTS: Final[dict[Any, Callable[[Any], list[str]]]] = {
     "audit.selected": _selected,
-    "audit.rejected": _rejected,
-    "audit.deferred": _audit_reason,
-    "audit.ignored": _audit_reason,
-    "audit.unchanged": _audit_reason,
-    "config.kept": _kept,
-    "config.write_failed": _write_failed,
-    "service.started": _started,
-    "service.ready": _ready,
-    "service.reloaded": _reloaded,
-    "service.reload_failed": _reload_failed,
-    "service.stopping": _stopping,
-    "service.stopped": _stopped,
-    "watch.started": _watching,
-    "watch.root_lost": _lost,
-    "watch.root_restored": _restored,
-    "watch.overflow": _lost,
-    "watch.degraded": _lost,
+    "audit.rejected": lambda record: [f"{_short(record.audit)}: {record.message} [{record.code}]", record.hint],
+    "audit.deferred": _about,
+    "audit.ignored": _about,
+    "audit.unchanged": _about,
+    "audit.failed": lambda record: [
+        f"{_short(record.audit)}: benchd failed: {record.error}; again in {record.retry_in_s:g} s"
+    ],
+    "config.kept": lambda record: [f"{_short(record.config)} stays as it is", record.reason],
+    "config.write_failed": lambda record: [
+        f"{_short(record.audit)}: can't write the answer: {record.error}; again in {record.retry_in_s:g} s"
+    ],
+    "watch.started": lambda record: [f"watching {_short(record.root)} ({record.backend})"],
+    "watch.overflow": lambda record: [f"{_short(record.root)}: {record.reason}"],
+    "watch.degraded": _degraded,
+    "watch.root_lost": lambda record: [f"{_short(record.root)}: {record.reason}"],
+    "watch.root_restored": lambda record: [f"{_short(record.root)} is back"],
     "scan.finished": _scanned,
+    "service.started": lambda record: [f"benchd {record.version} (pid {record.pid})"],
+    "service.ready": lambda record: [f"ready in {record.duration_ms:.0f} ms; Ctrl-C stops"],
+    "service.reloaded": _reloaded,
+    "service.reload_failed": lambda record: ["the settings can't be used; the old ones stay", *record.problems],
+    "service.thread_failed": lambda record: [f"{record.thread} failed: {record.error}; {record.recovery}"],
+    "service.stopping": lambda record: [f"stopping: {record.signal}"],
+    "service.stopped": lambda record: [
+        f"stopped: {record.answered} answered, {record.rejected} rejected, {record.waiting} left for next time"
+    ],
+    "run.finished": lambda record: [f"{record.selected} answered"],
+    "trail.failed": lambda record: [f"can't write the trail {_short(record.file)}: {record.error}"],
 }

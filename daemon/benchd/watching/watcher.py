@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from benchd.folder.files import explained
 from benchd.folder.folder import Folder, Tally
 from benchd.inbox import Inbox, Trigger
+from benchd.trail.records import Degraded, Overflow, RootLost, RootRestored, ScanFinished, ThreadFailed, WatchStarted
 from benchd.trail.trail import Trail
 from benchd.watching.events import Source
 from benchd.watching.lock import FolderLock, Occupied
@@ -103,7 +104,7 @@ class Watcher:
 
     def lost_events(self, reason: str) -> None:
         """Record it, and scan."""
-        self._trail.watch_overflow(self.folder.path, reason)
+        self._trail.write(Overflow(root=self.folder.path, reason=reason))
         self.request_scan("overflow")
 
     def root_changed(self) -> None:
@@ -115,7 +116,7 @@ class Watcher:
     def problem(self, reason: str) -> None:
         """Record it, and scan at the polling interval from now on."""
         self._degraded = True
-        self._trail.watch_degraded(self.folder.path, reason, instead="scanning at poll_interval")
+        self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="scanning at poll_interval"))
         self.request_scan("degraded")
 
     # --- the thread ----------------------------------------------------------------------------------------
@@ -126,9 +127,8 @@ class Watcher:
             try:
                 pause = self._look()
             except Exception as error:  # noqa: BLE001 - a watcher survives whatever its folder does to it
-                self._trail.thread_failed(
-                    self.thread.name, f"{type(error).__name__}: {error}", recovery="watching anew in 1 s"
-                )
+                failure = f"{type(error).__name__}: {error}"
+                self._trail.write(ThreadFailed(thread=self.thread.name, error=failure, recovery="watching anew in 1 s"))
                 self._drop_source()
                 self.watched.set()  # nobody need wait for it: it is not watched, and that is recorded
                 pause = _LOOK_FOR_ROOT
@@ -158,7 +158,8 @@ class Watcher:
             return _LOOK_FOR_ROOT
         if self._source is not None and not self._source.alive:
             self._drop_source()
-            self._trail.watch_degraded(self.folder.path, "the source of events has failed", instead="opening another")
+            reason = "the source of events has failed"
+            self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="opening another"))
         if not (self._take_lock_again() if self._source else self._open_source()):
             self.watched.set()
             return _LOOK_FOR_ROOT
@@ -216,7 +217,7 @@ class Watcher:
             self._lose(f"{error}; waiting for it to end")
             return False
         if unlocked is not None and unlocked != self._unlocked:
-            self._trail.watch_degraded(self.folder.path, unlocked, instead="watching without a lock")
+            self._trail.write(Degraded(root=self.folder.path, reason=unlocked, instead="watching without a lock"))
         self._unlocked = unlocked
         source = source_for(self.folder.settings, self, self._reader)
         try:
@@ -224,17 +225,17 @@ class Watcher:
         except OSError as error:
             if source.backend != "inotify":
                 raise
-            self._trail.watch_degraded(
-                self.folder.path, f"inotify refused: {error.strerror}", instead="polling at poll_interval"
-            )
+            reason = f"inotify refused: {error.strerror}"
+            self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="polling at poll_interval"))
             source = polling_source(self.folder.settings, self)
             source.start(self.folder)
         self._source = source
         self._degraded = False
         if self._lost is not None:
             self._lost = None
-            self._trail.root_restored(self.folder.path)
-        self._trail.watch_started(self.folder.path, backend=source.backend, recursive=self.folder.settings.recursive)
+            self._trail.write(RootRestored(root=self.folder.path))
+        recursive = self.folder.settings.recursive
+        self._trail.write(WatchStarted(root=self.folder.path, backend=source.backend, recursive=recursive))
         self.folder.forget_scans()
         with self._wake:
             self._cause = self._cause or "restored"
@@ -244,7 +245,7 @@ class Watcher:
         """Say why the folder is not watched, once for each reason."""
         if self._lost != reason:
             self._lost = reason
-            self._trail.root_lost(self.folder.path, reason)
+            self._trail.write(RootLost(root=self.folder.path, reason=reason))
 
     def _drop_source(self) -> None:
         source, self._source = self._source, None
@@ -271,14 +272,15 @@ class Watcher:
         source.scanned()
         self._failures, self._failing = self._failing, set()
         took = time.monotonic() - started
-        self._trail.scanned(
-            self.folder.path,
-            cause=cause,
-            found=tally.found,
-            answered=tally.answered,
-            queued=tally.queued,
-            duration_ms=took * 1000,
-            routine=cause == "rescan",
+        self._trail.write(
+            ScanFinished(
+                root=self.folder.path,
+                cause=cause,
+                found=tally.found,
+                answered=tally.answered,
+                queued=tally.queued,
+                duration_ms=round(took * 1000, 3),
+            )
         )
         return took - waited
 
@@ -292,8 +294,5 @@ class Watcher:
         if len(self._failing) < _MAX_FAILING:
             self._failing.add(shown)
         if not said:
-            self._trail.watch_degraded(
-                self.folder.path,
-                f"can't read {shown}: {explained(error, shown, 'read and enter')}",
-                instead="tried again at every scan",
-            )
+            reason = f"can't read {shown}: {explained(error, shown, 'read and enter')}"
+            self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="tried again at every scan"))

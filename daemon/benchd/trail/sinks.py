@@ -1,0 +1,309 @@
+"""Where the lines of the trail go: to a file or a stream, and to standard error while that fails."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import IO, Final, NamedTuple, Protocol
+
+__all__ = ["Output", "Sink", "TrailFile", "TrailStream", "Written", "is_journal"]
+
+#: Maximum number of lines that are kept until they are on the disk.
+_MAX_UNFLUSHED: Final = 1000
+
+_NEWLINE: Final = ord("\n")
+
+#: Errors of `fdatasync` for a pipe, and for a file that was closed in the meantime. Closing flushes.
+_NOTHING_TO_FLUSH: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
+
+
+class Written(NamedTuple):
+    """An open file that has data to flush: its descriptor, and the device that it is on."""
+
+    descriptor: int
+    device: int
+
+
+class Sink(Protocol):  # pragma: no cover - a shape
+    """Takes lines."""
+
+    @property
+    def name(self) -> str:
+        """The sink's name in messages."""
+
+    @property
+    def written(self) -> Written | None:
+        """Where the lines are; None if they are on no disk that can be flushed."""
+
+    def write(self, text: bytes) -> None:
+        """Hand whole lines to the operating system. Raises OSError."""
+
+    def close(self) -> None:
+        """Flush and close what `write` has opened. Raises OSError."""
+
+
+class TrailStream:
+    """An open stream, usually standard output."""
+
+    written: Final = None
+
+    def __init__(self, descriptor: int, *, name: str = "standard output") -> None:
+        self.name = name
+        self._descriptor = descriptor
+
+    def write(self, text: bytes) -> None:
+        """Hand whole lines to the operating system. Raises OSError."""
+        _, error = _write_all(self._descriptor, text)
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Do nothing: the stream belongs to the process."""
+
+
+def is_journal(descriptor: int) -> bool:
+    """Return whether systemd has connected the stream to its journal (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        info = os.fstat(descriptor)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{info.st_dev}:{info.st_ino}"
+
+
+class TrailFile:
+    """A trail file, opened by the first `write`.
+
+    It follows logrotate: a file that was moved or deleted is created again, and a truncated file is appended to.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        write: Callable[[int, bytes], int] = os.write,
+        flush: Callable[[int], None] = os.fdatasync,
+    ) -> None:
+        self.name = path
+        self._write = write
+        self._flush = flush
+        self._descriptor = -1
+        self._identity = (-1, -1)
+        self._torn = False
+
+    def write(self, text: bytes) -> None:
+        """Append whole lines, after opening the file if needed. Raises OSError."""
+        self._follow()
+        if self._torn:
+            self._write(self._descriptor, b"\n")
+            self._torn = False
+        written, error = _write_all(self._descriptor, text, self._write)
+        if error is not None:
+            self._torn = written > 0 and text[written - 1] != _NEWLINE
+            raise error
+
+    @property
+    def written(self) -> Written | None:
+        """Where the lines are; None while the file is not open."""
+        return Written(self._descriptor, self._identity[0]) if self._descriptor >= 0 else None
+
+    def _follow(self) -> None:
+        """Open the file that has the path now, unless it is open already."""
+        try:
+            info = os.stat(self.name)
+        except FileNotFoundError:
+            info = None
+        if self._descriptor >= 0 and info is not None and (info.st_dev, info.st_ino) == self._identity:
+            return
+        self.close()
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        self._descriptor = os.open(self.name, flags, 0o640)
+        opened = os.fstat(self._descriptor)
+        self._identity = (opened.st_dev, opened.st_ino)
+        self._torn = stat.S_ISREG(opened.st_mode) and opened.st_size > 0 and self._ends_torn()
+
+    def _ends_torn(self) -> bool:
+        """Return whether the file ends inside a line, after a full disk or a power cut."""
+        try:
+            with open(self.name, "rb") as file:
+                file.seek(-1, os.SEEK_END)
+                return file.read(1) != b"\n"
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Flush and close the file. The next `write` opens it again. Raises OSError."""
+        if self._descriptor >= 0:
+            try:
+                self._flush(self._descriptor)  # a thread that flushes the new file may count on the old one
+            except OSError as error:
+                if error.errno not in _NOTHING_TO_FLUSH:
+                    raise
+            finally:
+                descriptor, self._descriptor = self._descriptor, -1
+                os.close(descriptor)
+
+
+def _write_all(
+    descriptor: int, text: bytes, write: Callable[[int, bytes], int] = os.write
+) -> tuple[int, OSError | None]:
+    """Write `text`, with several calls if needed. Return the number of bytes written, and the error that stopped it."""
+    written = 0
+    while written < len(text):
+        try:
+            written += write(descriptor, text[written:] if written else text)
+        except OSError as error:
+            return written, error
+    return written, None
+
+
+class _Turns:
+    """A lock between threads and, after `share`, between the processes that share the same file."""
+
+    def __init__(self) -> None:
+        self._threads = threading.Lock()
+        self._file: IO[bytes] | None = None
+
+    def share(self, path: str) -> None:
+        self._file = open(path, "ab")  # noqa: SIM115 - until `close`
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> None:
+        self._threads.acquire()
+        if self._file is not None:
+            fcntl.lockf(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+        self._threads.release()
+
+
+class Output:
+    """The end of structlog's chain: writes lines to a sink, and to the descriptor `fallback` while that fails.
+
+    `complain` makes the line that reports a failure, from the sink's name and the reason. A lock protects all state but
+    the lines that a thread gathers.
+    """
+
+    def __init__(self, sink: Sink, *, complain: Callable[[str, str], bytes], fallback: int = 2) -> None:
+        self._sink = sink
+        self._complain = complain
+        self._fallback = fallback
+        self._lock = _Turns()
+        #: The operations that fail at present. Each is reported once.
+        self._failing: set[str] = set()
+        #: The lines that no flush covers yet. None until the first flush, since most trails are never flushed.
+        self._unflushed: deque[bytes] | None = None
+        #: The lines that the flushes under way cover, and the number of these flushes.
+        self._covered: deque[bytes] = deque(maxlen=_MAX_UNFLUSHED)
+        self._flushes = 0
+        #: The lines of each thread that writes several together.
+        self._gathered = threading.local()
+
+    def share(self, path: str) -> None:
+        """Take turns with all processes that share the file `path`, until `close`. Raises OSError."""
+        self._lock.share(path)
+
+    def gather(self) -> None:
+        """Keep the lines of the calling thread until `release`."""
+        self._gathered.lines = []
+
+    def release(self) -> None:
+        """Write the lines that the calling thread has gathered, in one piece."""
+        lines, self._gathered.lines = self._gathered.lines, None
+        if lines:
+            self._write(lines)
+
+    def msg(self, line: bytes) -> None:
+        """Write one line, or gather it."""
+        lines = getattr(self._gathered, "lines", None)
+        if lines is not None:
+            lines.append(line)
+        else:
+            self._write([line])
+
+    debug = info = warning = error = msg
+
+    def _write(self, lines: list[bytes]) -> None:
+        text = b"".join(lines)
+        with self._lock:
+            try:
+                self._sink.write(text)
+            except OSError as error:
+                self._fall_back("write", text, error)
+            else:
+                self._failing.discard("write")
+                if self._unflushed is not None:
+                    self._unflushed.extend(lines)
+
+    def unflushed(self) -> Written | None:
+        """Return what to flush, so that all lines written until now are on the disk. Report it by `flushed`.
+
+        None means that there is nothing to flush and nothing to report.
+        """
+        with self._lock:
+            written = self._sink.written
+            if written is not None:
+                self._covered.extend(self._unflushed or ())
+                self._flushes += 1
+            self._unflushed = deque(maxlen=_MAX_UNFLUSHED)
+            return written
+
+    def flushed(self, error: OSError | None) -> None:
+        """Take note that a flush has ended. After an error, write all lines that may be lost to the fallback.
+
+        The system reports an error to one flush only. Another flush under way may have received it, so lines are kept
+        until none is.
+        """
+        with self._lock:
+            self._flushes -= 1
+            if error is not None and error.errno not in _NOTHING_TO_FLUSH:
+                self._lose(error)
+                return
+            self._failing.discard("flush")
+            if not self._flushes:
+                self._covered.clear()
+
+    def close(self) -> None:
+        """Close the sink, and end the sharing. The next line opens the sink again."""
+        with self._lock:
+            self._close()
+        self._lock.close()
+
+    def replace(self, sink: Sink) -> None:
+        """Close the sink and write to another one."""
+        with self._lock:  # in one turn, or a line in between would open the old file again
+            self._close()
+            self._sink = sink
+            self._failing.clear()
+            self._covered.clear()
+            self._unflushed = None
+
+    def _close(self) -> None:
+        try:
+            self._sink.close()
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        lines = [*self._covered, *(self._unflushed or ())]
+        self._covered.clear()
+        if self._unflushed is not None:
+            self._unflushed.clear()
+        self._fall_back("flush", b"".join(lines), error)
+
+    def _fall_back(self, operation: str, text: bytes, error: OSError) -> None:
+        complaint = b""
+        if operation not in self._failing:
+            self._failing.add(operation)
+            complaint = self._complain(self._sink.name, error.strerror or str(error))
+        _write_all(self._fallback, complaint + text)  # if standard error fails too, the lines are lost
