@@ -15,12 +15,14 @@ from findings import Row, Table
 
 from benchd import Audit, BenchSettings, SelectionSettings, read_audit, select
 from benchd.answering.batch import Answering
+from benchd.answering.recording import selected as record_of
 from benchd.bench.config import write_config
 from benchd.bench.deciding import decide
 from benchd.folder.folder import Folder
 from benchd.inbox import Work
 from benchd.settings.reading import FolderSettings
-from benchd.trail.trail import Trail, TrailFile
+from benchd.trail.sinks import TrailFile
+from benchd.trail.trail import Trail
 
 _BATCH = 128
 
@@ -55,7 +57,8 @@ def _parts(place, data):
         return decide(data, name="audit.json", sha256=digest, selection=selection, bench=bench)
 
     def record(decision):
-        trail.selected("/in/audit.json", "closed", decision=decision, config="/in/audit.bench.json", duration_ms=1.0)
+        config = "/in/audit.bench.json"
+        trail.write(record_of(decision, audit="/in/audit.json", trigger="closed", config=config, took=0.001))
 
     return {
         "SHA-256": (lambda _: hashlib.sha256(data).hexdigest(), int),

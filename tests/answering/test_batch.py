@@ -101,7 +101,7 @@ class TestSelected:
         """When the config is published its record is in the trail, and on the disk."""
         seen: list[list[str]] = []
         flushed: list[bool] = []
-        publish, flush = module.publish, TrailFile.flush_to_disk
+        publish, flush = module.publish, Trail.flushed
 
         def publishing(*arguments: Any) -> None:
             seen.append(desk.events())
@@ -109,7 +109,7 @@ class TestSelected:
             publish(*arguments)
 
         monkeypatch.setattr(module, "publish", publishing)
-        monkeypatch.setattr(TrailFile, "flush_to_disk", lambda self: flushed.append(True) or flush(self))
+        monkeypatch.setattr(Trail, "flushed", lambda self, error: flushed.append(True) or flush(self, error))
         desk.answer(path.name)
         assert seen == [["audit.selected"]]
 
@@ -600,7 +600,7 @@ class TestTrouble:
         def fail(*_: Any, **__: Any) -> str:
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr(desk.trail, "selected", fail)
+        monkeypatch.setattr(module, "selected", fail)
         assert desk.answer(path.name).outcome is Outcome.FAILED
         assert os.listdir(desk.path) == ["audit.json"]
 

@@ -52,7 +52,7 @@ class Publisher:
         """Record what was decided, flush, and make it visible. Return the results of what is visible then."""
         records: list[Record] = []
         cases = each(lambda case: self._record(case, records), cases)
-        self._trail.write_all(records)
+        self._trail.write(*records)
         failed = self._flush([case for case in cases if case.is_durable])
         cases = each(lambda case: self._make_visible(case, failed), cases)
         failed = self._flush_names([case for case in cases if case.is_durable])
@@ -81,7 +81,8 @@ class Publisher:
         contents = [(case.temporary.descriptor, case.place.device) for case in cases if case.temporary]
         trail = self._trail.unflushed()
         failed = self._flusher.flush([*contents, trail] if trail else contents)
-        self._trail.flushed(failed.get(trail.descriptor) if trail else None)
+        if trail is not None:
+            self._trail.flushed(failed.get(trail.descriptor))
         return failed
 
     def _make_visible(self, case: Case, failed: dict[int, OSError]) -> Case | Result:

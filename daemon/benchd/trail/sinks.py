@@ -9,7 +9,8 @@ import stat
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import IO, Final, NamedTuple, Protocol
+from contextlib import AbstractContextManager
+from typing import Final, NamedTuple, Protocol
 
 __all__ = ["Output", "Sink", "TrailFile", "TrailStream", "Written", "is_journal"]
 
@@ -161,44 +162,36 @@ def _write_all(
     return written, None
 
 
-class _Turns:
-    """A lock between threads and, after `share`, between the processes that share the same file."""
+class _SharedLock:
+    """A lock between the threads of this process, and with other processes through the file `path`."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
         self._threads = threading.Lock()
-        self._file: IO[bytes] | None = None
-
-    def share(self, path: str) -> None:
-        self._file = open(path, "ab")  # noqa: SIM115 - until `close`
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file = open(path, "ab")  # noqa: SIM115 - as long as the process
 
     def __enter__(self) -> None:
         self._threads.acquire()
-        if self._file is not None:
-            fcntl.lockf(self._file, fcntl.LOCK_EX)
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            fcntl.lockf(self._file, fcntl.LOCK_UN)
+        fcntl.lockf(self._file, fcntl.LOCK_UN)
         self._threads.release()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Output:
-    """The end of structlog's chain: writes lines to a sink, and to the descriptor `fallback` while that fails.
+    """Writes lines to a sink, and to the descriptor `fallback` while that fails.
 
-    `complain` makes the line that reports a failure, from the sink's name and the reason. A lock protects all state but
-    the lines that a thread gathers.
+    `complain` makes the line that reports a failure, from the sink's name and the reason. A lock protects all state.
     """
 
     def __init__(self, sink: Sink, *, complain: Callable[[str, str], bytes], fallback: int = 2) -> None:
         self._sink = sink
         self._complain = complain
         self._fallback = fallback
-        self._lock = _Turns()
+        self._lock: AbstractContextManager[object] = threading.Lock()
         #: The operations that fail at present. Each is reported once.
         self._failing: set[str] = set()
         #: The lines that no flush covers yet. None until the first flush, since most trails are never flushed.
@@ -206,34 +199,16 @@ class Output:
         #: The lines that the flushes under way cover, and the number of these flushes.
         self._covered: deque[bytes] = deque(maxlen=_MAX_UNFLUSHED)
         self._flushes = 0
-        #: The lines of each thread that writes several together.
-        self._gathered = threading.local()
 
     def share(self, path: str) -> None:
-        """Take turns with all processes that share the file `path`, until `close`. Raises OSError."""
-        self._lock.share(path)
+        """Take turns with all processes that share the file `path`. Call it before other threads start.
 
-    def gather(self) -> None:
-        """Keep the lines of the calling thread until `release`."""
-        self._gathered.lines = []
+        Raises OSError.
+        """
+        self._lock = _SharedLock(path)
 
-    def release(self) -> None:
-        """Write the lines that the calling thread has gathered, in one piece."""
-        lines, self._gathered.lines = self._gathered.lines, None
-        if lines:
-            self._write(lines)
-
-    def msg(self, line: bytes) -> None:
-        """Write one line, or gather it."""
-        lines = getattr(self._gathered, "lines", None)
-        if lines is not None:
-            lines.append(line)
-        else:
-            self._write([line])
-
-    debug = info = warning = error = msg
-
-    def _write(self, lines: list[bytes]) -> None:
+    def write(self, lines: list[bytes]) -> None:
+        """Write whole lines in one piece, to the fallback if the sink fails."""
         text = b"".join(lines)
         with self._lock:
             try:
@@ -274,10 +249,12 @@ class Output:
                 self._covered.clear()
 
     def close(self) -> None:
-        """Close the sink, and end the sharing. The next line opens the sink again."""
+        """Close the sink. The next line opens it again."""
         with self._lock:
             self._close()
-        self._lock.close()
+        if isinstance(self._lock, _SharedLock):
+            self._lock.close()
+            self._lock = threading.Lock()
 
     def replace(self, sink: Sink) -> None:
         """Close the sink and write to another one."""
