@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from benchd.cli.loading import read_settings
 from benchd.settings.base_file import MAX_BASE_FILE, BaseFileError, parse_base_file
-from benchd.settings.reading import Settings, SettingsError, parse_settings
+from benchd.settings.keys import Settings
+from benchd.settings.reading import SettingsError, parse_settings
 
 WHOLE = """\
 bench_version: "0.1"
@@ -305,10 +306,14 @@ def test_a_file() -> None:
     assert found.origins["bench.base_file"] == found.origins["bench.base"] == "s.toml"
 
 
-def test_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_folder() -> None:
     """`~` in the path is the home folder."""
-    monkeypatch.setenv("HOME", "/home/someone")
-    found = settings("[bench]\nbase_file = '~/b.yaml'\n", {"/home/someone/b.yaml": WHOLE})
+    found = parse_settings(
+        "[bench]\nbase_file = '~/b.yaml'\n",
+        base="/etc",
+        read_file={"/home/someone/b.yaml": WHOLE.encode()}.__getitem__,
+        expand_user=lambda path: path.replace("~", "/home/someone"),
+    )
     assert found.bench.base_file == "/home/someone/b.yaml"
 
 

@@ -10,17 +10,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchd.settings.reading import (
+from benchd.settings.keys import (
     BenchSettings,
     FolderSettings,
     SelectionSettings,
     Settings,
-    SettingsError,
     TrailSettings,
     WatchingSettings,
-    folder_for,
-    parse_settings,
 )
+from benchd.settings.reading import SettingsError, folder_for, parse_settings
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -165,7 +163,7 @@ WORKERS = 'an integer from 1 to 256 or "auto"'
         ("selection.medium_priority", "nan", "a number >= 0", "NaN"),
         ("selection.medium_priority", "true", "a number >= 0", "true"),
         ("selection.low_priority", "-0.5", "a number >= 0", "-0.5"),
-        ("selection.low_priority", "1" + "0" * 400, "a number >= 0", "1" + "0" * 56 + "..."),
+        ("selection.low_priority", "1" + "0" * 400, "a number >= 0", "1" + "0" * 58 + "…"),
         ("bench.uniform_rank", "0", RANK, "0"),
         ("bench.uniform_rank", "65537", RANK, "65537"),
         ("bench.uniform_rank", '"median"', RANK, '"median"'),
@@ -182,7 +180,7 @@ WORKERS = 'an integer from 1 to 256 or "auto"'
         ("watching.max_bytes", "inf", SIZE, "Infinity"),
         ("watching.max_bytes", '"10 apples"', SIZE, '"10 apples"'),
         ("watching.max_bytes", '"-1MB"', SIZE, '"-1MB"'),
-        ("watching.max_bytes", f'"{"9" * 400}"', SIZE, '"' + "9" * 56 + "..."),
+        ("watching.max_bytes", f'"{"9" * 400}"', SIZE, '"' + "9" * 58 + "…"),
         ("watching.workers", "0", WORKERS, "0"),
         ("watching.workers", "257", WORKERS, "257"),
         ("watching.workers", '"many"', WORKERS, '"many"'),
@@ -363,10 +361,13 @@ def test_overrides() -> None:
         ("a//b/./c", "/base/a/b/c"),
     ],
 )  # fmt: skip
-def test_paths(path: str, absolute: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relative paths are relative to the file, `~` is the home; what comes out is absolute and tidy."""
-    monkeypatch.setenv("HOME", "/home/someone")
-    settings = parse_settings(f"[[watch]]\npath = '{path}'\n[trail]\nfile = '{path}'", base="/base")
+def test_paths(path: str, absolute: str) -> None:
+    """Paths become absolute and normal: relative ones are relative to the file, and `~` is the home folder."""
+    settings = parse_settings(
+        f"[[watch]]\npath = '{path}'\n[trail]\nfile = '{path}'",
+        base="/base",
+        expand_user=lambda path: path.replace("~", "/home/someone"),
+    )
     assert settings.watch[0].path == settings.trail.file == absolute
 
 
@@ -411,7 +412,7 @@ def test_long_values_are_cut_short() -> None:
     """A long wrong value is not repeated in full."""
     (problem,) = problems(f"[selection]\ntop_n = {json.dumps('x' * 1000)}")
     assert len(problem) < 130
-    assert problem.endswith("xxx...")
+    assert problem.endswith("xxx…")
 
 
 def test_no_number_is_without_end() -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from benchd.settings.base import MAX_KEY, Base, check, merged, shown
+from benchd.settings.base import MAX_KEY, Base, check, merged
+from benchd.settings.rules import shown
 
 if TYPE_CHECKING:
     import yaml
