@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator
 
 from benchd.audit.refusals import refusal
 from benchd.bench.deciding import Decision, decide
-from benchd.settings.reading import BenchSettings, SelectionSettings, TrailSettings
+from benchd.settings.keys import BenchSettings, SelectionSettings, TrailSettings
 from benchd.trail import trail as module
 from benchd.trail.console import console_line
 from benchd.trail.trail import MAX_LAYERS, Trail, TrailFile, TrailStream, json_line

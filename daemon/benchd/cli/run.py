@@ -21,7 +21,8 @@ from benchd.cli.loading import config_option, fail, load_settings
 from benchd.folder.folder import Folder, Tally
 from benchd.folder.names import is_sidecar
 from benchd.inbox import Work
-from benchd.settings.reading import Settings, folder_for
+from benchd.settings.keys import Settings
+from benchd.settings.reading import folder_for
 from benchd.trail.console import console_line, printable
 from benchd.trail.trail import Trail
 

@@ -32,7 +32,7 @@ from benchd.folder.files import (
 )
 from benchd.folder.names import ERROR_SUFFIX, config_name, error_name, is_sidecar
 from benchd.selection.selection import SELECTION_VERSION
-from benchd.settings.reading import FolderSettings
+from benchd.settings.keys import FolderSettings
 from benchd.values import utf8
 
 __all__ = ["Beside", "Folder", "Standing", "Tally"]

@@ -26,7 +26,8 @@ from benchd.inbox import Inbox
 from benchd.service.systemd import notify, reloading, watchdog_seconds
 from benchd.service.workers import Counts, Workers
 from benchd.settings.base import base_digest
-from benchd.settings.reading import FolderSettings, Settings, SettingsError
+from benchd.settings.keys import FolderSettings, Settings
+from benchd.settings.reading import SettingsError
 from benchd.trail.trail import Render, Trail
 from benchd.watching import Watcher, open_reader, wants_polling
 from benchd.watching.lock import Occupied

@@ -24,7 +24,7 @@ import msgspec
 
 from benchd.audit.refusals import AuditError
 from benchd.bench.deciding import Decision
-from benchd.settings.reading import TrailSettings
+from benchd.settings.keys import TrailSettings
 from benchd.values import utf8
 
 # structlog imports rich, where there is one, for tracebacks on terminals, which no record has; and with rich a third of
