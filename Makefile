@@ -1,6 +1,6 @@
 # benchd: `make help` lists the targets. All of them set up what they need in $(VENV).
 .DEFAULT_GOAL := help
-.PHONY: help run test test-interop campaign check bench bench-compare build clean install install-user uninstall uninstall-user
+.PHONY: help run test test-interop campaign check generate bench bench-compare build clean install install-user uninstall uninstall-user
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -61,6 +61,9 @@ check: $(VENV)/.installed-dev ## ruff, formatting, types, the arrows between pac
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+generate: $(VENV)/.installed-dev ## write the files that come from declarations in the code
+	@$(BIN)/python tools/generate.py
 
 BENCHMARKS := latency burst backlog growth large startup idle peers syscalls parts
 RESULTS := benchmarks/results.json

@@ -63,7 +63,7 @@ class SelectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         OnFlat,
         Key(
             choice(get_args(OnFlat)),
-            "If the distribution is flat and nothing is flagged: fall back, or not",
+            "What to do if the distribution is flat and nothing is flagged",
             '`"top_n"` continues down the ladder. `"uniform_only"` selects no layer.',
         ),
     ] = "top_n"
@@ -72,12 +72,12 @@ class SelectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Key(
             number("a number >= 0", minimum=0),
-            "Lowest priority score that is MEDIUM",
+            "Lowest priority score that is `MEDIUM`",
             "It can't be below `low_priority`.",
         ),
     ] = 2.0
     low_priority: Annotated[
-        float, Key(number("a number >= 0", minimum=0), "Lowest priority score that is LOW; a lower one is SKIP")
+        float, Key(number("a number >= 0", minimum=0), "Lowest priority score that is `LOW`; a lower one is `SKIP`")
     ] = 1.0
 
 
@@ -95,14 +95,14 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
             "An audit without a suggestion gets 8. A config never exceeds the adapter's largest rank.",
         ),
     ] = 8
-    error_reports: Annotated[bool, Key(FLAG, "Write NAME.bench-error.json beside a file that can't be used")] = True
+    error_reports: Annotated[bool, Key(FLAG, "Write `NAME.bench-error.json` beside a file that can't be used")] = True
     durable: Annotated[
         bool,
         Key(
             FLAG,
             "Flush record and config to the disk before the config is visible",
-            "benchd flushes several at once if little else waits to be written. `false` is faster. After a power"
-            " failure recent answers may then be lost, and the next scan makes them again.",
+            "benchd flushes several at once if little else waits to be written. `false` is faster, but a power failure"
+            " may lose recent answers. The next scan makes them again.",
         ),
     ] = True
     focus: Annotated[
@@ -117,7 +117,7 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Key(
             FLAG,
-            "With `[bench.base]`: take missing keys from the adapter_config.json beside the audit",
+            "With `[bench.base]`: take missing keys from the `adapter_config.json` beside the audit",
             "These keys are the base model's name and the dropout.",
         ),
     ] = False
@@ -168,7 +168,7 @@ class FolderSettings(msgspec.Struct, frozen=True, kw_only=True):
         Backend,
         Key(
             choice(get_args(Backend)),
-            'How to notice new files; "polling" is for network file systems',
+            "How to notice new files",
             'Use `"polling"` where other hosts write: NFS, SMB, most FUSE. `"auto"` chooses by the file system.',
         ),
     ] = "auto"
@@ -199,15 +199,16 @@ class WatchingSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 2.0
     max_bytes: Annotated[
-        int, Key(size(), "Maximum size of an audit; larger files are rejected unread", "Their code is `too_large`.")
+        int,
+        Key(size(), "Maximum size of an audit; larger files are rejected unread", "The rejection code is `too_large`."),
     ] = 256 * 2**20
     workers: Annotated[
         int | Auto,
         Key(
             integer(1, 256, get_args(Auto)),
             "Processes of `benchd run`, threads of `benchd watch`",
-            '`"auto"` is one for each CPU core, at most 4. The thread that reads the events answers audits in any case,'
-            " and the threads help it. With the GIL and no polled folder it answers alone, unless the disk is slow.",
+            '`"auto"` is one for each CPU core, at most 4. In `benchd watch` the thread that reads the events answers'
+            " audits, too. With the GIL and without a polled folder it answers alone, unless the disk is slow.",
         ),
     ] = "auto"
 
@@ -219,7 +220,7 @@ class TrailSettings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Key(
             text("a path, or an empty string for standard output", ANY_PATH, path=True),
-            'File for the audit trail; "" is standard output',
+            "File for the audit trail; empty for standard output",
         ),
     ] = ""
     level: Annotated[
@@ -234,8 +235,8 @@ class TrailSettings(msgspec.Struct, frozen=True, kw_only=True):
         Format,
         Key(
             choice(get_args(Format)),
-            'Form of the records; "auto" is "console" on a terminal, else "json"',
-            "Under systemd's journal it is always JSON.",
+            "Form of the records",
+            '`"auto"` is `"console"` on a terminal, else `"json"`. Under systemd\'s journal it is always JSON.',
         ),
     ] = "auto"
 

@@ -173,7 +173,7 @@ def list_of(item: Rule, accepts: str, *, least: int = 0, or_item: bool = False) 
             raise ValueError
         return tuple(map(item.parse, value))
 
-    schema = {"type": "array", "items": item.schema, "minItems": least}
+    schema = {"type": "array", "items": item.schema, **({"minItems": least} if least else {})}
     return Rule(accepts=accepts, parse=parse, schema={"anyOf": [item.schema, schema]} if or_item else schema)
 
 
