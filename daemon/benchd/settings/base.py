@@ -36,7 +36,7 @@ __all__ = [
 #: Bench's YAML as an object. The values of `TABLES` are objects; other keys may have any value of JSON.
 Base = dict[str, Any]
 
-#: The tables that Bench reads, in the order of its own YAML files.
+#: The tables that Bench reads, in the order of the YAML files that it ships.
 TABLES: Final = ("model", "task", "train", "lora", "compression", "runtime", "audit")
 
 #: The keys of a config that benchd writes itself.
@@ -134,7 +134,7 @@ def _check_table(name: str, table: Mapping[str, Any]) -> Iterator[Mistake]:
 
 
 def _misspelt(name: str) -> str | None:
-    """Return the table of `TABLES` that `name` resembles; None if it is one of them or resembles none."""
+    """Return the table of `TABLES` that `name` resembles. Return None for a correct name and for any other name."""
     import difflib  # noqa: PLC0415 - only an unknown table needs it
 
     near = difflib.get_close_matches(name, TABLES, n=1, cutoff=_MISSPELT) if name not in TABLES else []

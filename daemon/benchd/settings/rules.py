@@ -116,7 +116,7 @@ def choice(choices: tuple[str, ...]) -> Rule:
 
 # --- numbers --------------------------------------------------------------------------------------------------
 
-#: Maximum of an integer without a limit of its own kind.
+#: Maximum of an integer whose rule names no maximum.
 _MOST: Final = 10**9
 
 
