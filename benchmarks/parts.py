@@ -20,7 +20,7 @@ from benchd.bench.config import write_config
 from benchd.bench.deciding import decide
 from benchd.folder.folder import Folder
 from benchd.inbox import Work
-from benchd.settings.reading import FolderSettings
+from benchd.settings.keys import FolderSettings
 from benchd.trail.sinks import TrailFile
 from benchd.trail.trail import Trail
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchd.folder.folder import Folder
 from benchd.inbox import CREATED_DELAY, Inbox, Trigger, Work
-from benchd.settings.reading import FolderSettings
+from benchd.settings.keys import FolderSettings
 from daemon import until
 
 

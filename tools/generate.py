@@ -5,12 +5,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import settings_files
 import trail_files
 
 TOP = Path(__file__).parents[1]
 
 #: Each file, and the function that returns its new text from its old text ("" for a missing file).
 OUTPUTS: dict[str, Callable[[str], str]] = {
+    "config.toml": settings_files.config_toml,
+    "daemon/benchd/schemas/settings.schema.json": settings_files.schema,
+    "docs/configuration.md": settings_files.configuration_page,
     "daemon/benchd/schemas/trail-record.schema.json": trail_files.schema,
     "docs/trail.md": trail_files.page,
 }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from benchd.bench.config import bench_config
     from benchd.selection.ladder import select
     from benchd.selection.selection import SELECTION_VERSION, Rung, SelectedLayer, Selection
-    from benchd.settings.reading import BenchSettings, SelectionSettings
+    from benchd.settings.keys import BenchSettings, SelectionSettings
 
 __all__ = [
     "SELECTION_VERSION",

@@ -22,7 +22,7 @@ from benchd.bench.seal import unbroken
 from benchd.folder import flushing
 from benchd.folder.folder import Folder, Tally
 from benchd.inbox import Inbox, Trigger, Work
-from benchd.settings.reading import BenchSettings, FolderSettings
+from benchd.settings.keys import BenchSettings, FolderSettings
 from benchd.trail.trail import Trail, TrailFile
 from corpus import AUDITS
 from daemon import answers, audit, config_of, read_json, report_of, reports, temporary_files, until

@@ -16,7 +16,7 @@ from benchd import AuditError, NotAnAudit
 from benchd.answering import sandbox as isolated
 from benchd.answering.sandbox import Verdict, decide_isolated
 from benchd.bench.deciding import Decision, decide
-from benchd.settings.reading import BenchSettings, SelectionSettings
+from benchd.settings.keys import BenchSettings, SelectionSettings
 from corpus import INDEX
 from daemon import audit, until
 
@@ -141,7 +141,7 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     fifo = tmp_path / "audit.json"
     os.mkfifo(fifo)
     code = (
-        "import os, sys\nfrom benchd.answering import sandbox as isolated\nfrom benchd.settings.reading import *\n"
+        "import os, sys\nfrom benchd.answering import sandbox as isolated\nfrom benchd.settings.keys import *\n"
         "isolated.os.lseek = lambda *_: 0\n"
         f"isolated.decide_isolated(os.open({str(fifo)!r}, os.O_RDWR), size=10, name='a', "
         "selection=SelectionSettings(), bench=BenchSettings())"

@@ -23,7 +23,7 @@ from benchd.cli import main
 from benchd.folder.adapter_beside import adapter_beside
 from benchd.folder.folder import Folder, Tally
 from benchd.inbox import Work
-from benchd.settings.reading import BenchSettings, FolderSettings
+from benchd.settings.keys import BenchSettings, FolderSettings
 from benchd.trail.trail import Trail, TrailFile
 from corpus import AUDITS
 from daemon import Daemon, answers, config_of, read_json, report_of, until

@@ -19,7 +19,7 @@ from benchd.folder.adapter_beside import adapter_beside
 from benchd.folder.files import look, read_sidecar
 from benchd.folder.folder import Beside, Folder, Standing, Tally
 from benchd.folder.names import config_name, error_name
-from benchd.settings.reading import FolderSettings, SelectionSettings
+from benchd.settings.keys import FolderSettings, SelectionSettings
 from daemon import audit, config_of, report_of
 
 Make = Callable[..., Folder]

@@ -14,7 +14,8 @@ import pytest
 import tomli
 
 from benchd.audit.refusals import CODES
-from benchd.settings.reading import FolderSettings, Settings, parse_settings
+from benchd.settings.keys import FolderSettings, Settings
+from benchd.settings.reading import parse_settings
 
 HERE = Path(__file__).parents[1]
 TOP = HERE.parent

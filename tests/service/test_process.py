@@ -17,7 +17,8 @@ from benchd.folder.folder import Folder
 from benchd.inbox import Inbox
 from benchd.service.process import _Health, changed_settings
 from benchd.service.workers import Counts, Workers
-from benchd.settings.reading import FolderSettings, parse_settings
+from benchd.settings.keys import FolderSettings
+from benchd.settings.reading import parse_settings
 from benchd.trail.trail import Trail, TrailFile
 from daemon import Daemon, answers, audit, config_of, read_json, until
 

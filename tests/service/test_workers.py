@@ -14,7 +14,7 @@ from benchd.folder.folder import Folder
 from benchd.inbox import Inbox, Work
 from benchd.service import workers as module
 from benchd.service.workers import Counts, Workers, count_threads
-from benchd.settings.reading import FolderSettings
+from benchd.settings.keys import FolderSettings
 from benchd.trail.trail import Trail, TrailFile
 from daemon import answers, audit, until
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from benchd.settings.reading import TrailSettings
+from benchd.settings.keys import TrailSettings
 from benchd.trail.console import console_line
 from benchd.trail.records import Ignored, RootLost, RootRestored
 from benchd.trail.sinks import TrailFile, TrailStream

@@ -27,7 +27,7 @@ from watchdog.observers.inotify_c import InotifyConstants
 
 from benchd.folder.folder import Folder
 from benchd.inbox import Inbox
-from benchd.settings.reading import FolderSettings
+from benchd.settings.keys import FolderSettings
 from benchd.trail.trail import Trail, TrailFile
 from benchd.watching import Watcher, inotify, open_reader, sources
 from benchd.watching.inotify import InotifyReader, InotifySource

@@ -24,7 +24,7 @@ from benchd.audit.audit import Audit, AuditError, NotAnAudit, read_audit
 from benchd.audit.refusals import refusal
 from benchd.bench.deciding import Decision, decide
 from benchd.folder.files import read_all
-from benchd.settings.reading import BenchSettings, SelectionSettings
+from benchd.settings.keys import BenchSettings, SelectionSettings
 
 __all__ = ["Verdict", "decide_isolated", "matchable"]
 

@@ -18,7 +18,7 @@ from benchd.bench.seal import number, seal
 from benchd.bench.tables import base_used, runnable
 from benchd.selection.selection import SELECTION_VERSION, SelectedLayer, Selection
 from benchd.settings.base import Base
-from benchd.settings.reading import BenchSettings
+from benchd.settings.keys import BenchSettings
 from benchd.values import MAX_RANK, utf8, words
 
 __all__ = [

@@ -12,7 +12,7 @@ from benchd.audit.audit import read_audit
 from benchd.bench.config import write_config
 from benchd.selection.ladder import select
 from benchd.selection.selection import Selection
-from benchd.settings.reading import BenchSettings, SelectionSettings
+from benchd.settings.keys import BenchSettings, SelectionSettings
 
 __all__ = ["Decision", "decide"]
 

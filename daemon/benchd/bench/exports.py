@@ -19,7 +19,7 @@ from benchd.bench.patterns import pattern_keys
 from benchd.bench.tables import focused
 from benchd.selection.ladder import reach_note
 from benchd.selection.selection import Selection
-from benchd.settings.reading import BenchSettings
+from benchd.settings.keys import BenchSettings
 from benchd.values import listed, whole
 
 __all__ = ["Change", "Training", "axolotl", "bench_audit", "bench_audit_notes", "lora_config", "plan_training"]

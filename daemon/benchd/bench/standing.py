@@ -12,7 +12,7 @@ import msgspec
 from benchd.bench.seal import Provenance
 from benchd.bench.tables import base_used
 from benchd.selection.selection import SELECTION_VERSION
-from benchd.settings.reading import BenchSettings, SelectionSettings
+from benchd.settings.keys import BenchSettings, SelectionSettings
 from benchd.values import utf8
 
 __all__ = ["SidecarCheck"]

@@ -15,7 +15,7 @@ from benchd.audit.audit import Audit
 from benchd.bench.patterns import target_modules
 from benchd.selection.selection import Selection
 from benchd.settings.base import Base, base_digest, merged, missing, tells
-from benchd.settings.reading import BenchSettings
+from benchd.settings.keys import BenchSettings
 
 __all__ = ["Runnable", "base_used", "focused", "runnable"]
 

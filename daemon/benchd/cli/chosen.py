@@ -17,7 +17,8 @@ from benchd.folder.adapter_beside import adapter_beside
 from benchd.folder.files import Vanished, look, open_directory, read_regular
 from benchd.selection.ladder import select
 from benchd.selection.selection import Selection
-from benchd.settings.reading import FolderSettings, folder_for
+from benchd.settings.keys import FolderSettings
+from benchd.settings.reading import folder_for
 
 __all__ = ["Chosen", "choose"]
 

@@ -17,7 +17,7 @@ from benchd.bench.config import bench_config, noted
 from benchd.cli.chosen import Chosen, choose
 from benchd.cli.loading import config_option
 from benchd.selection.selection import SelectedLayer, Selection
-from benchd.settings.reading import SelectionSettings
+from benchd.settings.keys import SelectionSettings
 
 __all__ = ["command"]
 

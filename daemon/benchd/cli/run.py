@@ -23,7 +23,8 @@ from benchd.folder.folder import Folder
 from benchd.folder.names import is_sidecar
 from benchd.folder.scan import Scan
 from benchd.inbox import Ticket
-from benchd.settings.reading import Settings, folder_for
+from benchd.settings.keys import Settings
+from benchd.settings.reading import folder_for
 from benchd.trail.console import console_line, printable
 from benchd.trail.records import RunFinished
 from benchd.trail.trail import Trail

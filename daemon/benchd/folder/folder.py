@@ -16,7 +16,7 @@ from benchd.folder.clock import FolderClock
 from benchd.folder.files import exists, open_directory
 from benchd.folder.names import Names
 from benchd.folder.standing import Beside, Standing, standing
-from benchd.settings.reading import FolderSettings
+from benchd.settings.keys import FolderSettings
 
 __all__ = ["Folder", "Memory"]
 

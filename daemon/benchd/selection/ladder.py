@@ -17,7 +17,7 @@ from benchd.selection.selection import (
     Strategy,
     Validation,
 )
-from benchd.settings.reading import SelectionSettings
+from benchd.settings.keys import SelectionSettings
 from benchd.values import listed
 
 __all__ = ["reach_note", "select"]

@@ -11,7 +11,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from benchd.settings.reading import TrailSettings
+from benchd.settings.keys import TrailSettings
 from benchd.trail.lines import Render, journal_line, json_line
 from benchd.trail.records import Level, Record, TrailFailed
 from benchd.trail.sinks import Output, Sink, TrailFile, TrailStream, Written, is_journal
