@@ -83,8 +83,9 @@ $(VENV)/.installed-docs: $(VENV)/.made pyproject.toml
 	@$(BIN)/pip install --quiet --group docs
 	@touch $@
 
+# Not with --quiet: MkDocs would not count the warnings.
 docs: $(VENV)/.installed-docs ## build the documentation site in site/; warnings are errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 BENCHMARKS := latency burst backlog growth large startup idle peers syscalls parts
 RESULTS := benchmarks/results.json
