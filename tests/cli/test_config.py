@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from benchd.cli import main
+from commands import invoke
 
 
 def config(*arguments: str | Path, environment: str = "") -> Result:
     """`benchd config`, in this process."""
-    return CliRunner().invoke(main, ["config", *map(str, arguments)], env={"BENCHD_CONFIG": environment})
+    return invoke("config", *arguments, settings=environment)
 
 
 @pytest.fixture

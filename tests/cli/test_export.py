@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchd import BenchSettings, bench_config, read_audit, select
 from benchd.bench.exports import lora_config
-from benchd.cli import main
 from benchd.cli.yaml_text import yaml_text
+from commands import invoke
 from corpus import AUDITS, USABLE, Sample, document, encoded, entry
 
 BASE = """
@@ -35,7 +35,7 @@ lora = { dropout = 0.0 }
 
 def export(*arguments: str | Path) -> Result:
     """`benchd export`, in this process."""
-    return CliRunner().invoke(main, ["export", *map(str, arguments)], env={"BENCHD_CONFIG": ""})
+    return invoke("export", *arguments)
 
 
 @pytest.fixture

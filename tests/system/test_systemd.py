@@ -29,6 +29,10 @@ def sandbox() -> Path:
     return SANDBOX
 
 
+BUILD_TOOLS = ("hatchling", "hatch-vcs", "editables")
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_the_service_under_a_real_systemd(sandbox: Path, tmp_path: Path) -> None:
     """Everything in `inside_systemd.py` holds, installed by `make install` and run by systemd itself."""
@@ -38,7 +42,7 @@ def test_the_service_under_a_real_systemd(sandbox: Path, tmp_path: Path) -> None
         pytest.skip("the system's own Python is missing or older than 3.11; a service user can enter no other")
     wheels = tmp_path / "wheels"
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", wheels, ROOT, "hatchling", "editables"],
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", wheels, ROOT, *BUILD_TOOLS],
         check=True,
         timeout=240,
     )
