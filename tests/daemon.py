@@ -150,11 +150,15 @@ level = "{level}"
             assert self.running, self.stderr
         return self
 
+    def wait(self, seconds: float) -> int:
+        """Return the exit code of the process, which must end within `seconds`."""
+        assert self._process is not None
+        return self._process.wait(seconds)
+
     def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 5.0) -> None:
         """Stop it as a service manager does; it must end in time, with 0, and without a complaint."""
-        assert self._process is not None
-        self._process.send_signal(number)
-        assert self._process.wait(within) == 0
+        os.kill(self.pid, number)
+        assert self.wait(within) == 0
         assert self.stderr == ""
 
     def kill(self) -> None:

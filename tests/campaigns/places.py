@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 from benchd.bench.seal import unbroken
 from benchd.folder.names import is_sidecar
@@ -92,26 +92,41 @@ def with_inotify_limits(*, watches: int | None = None, instances: int | None = N
 
 
 class _Records:
-    """A file of records, read as it grows. What was in it is kept, whatever becomes of the file."""
+    """Reads a file of records as it grows, and keeps the records when the file is deleted or replaced."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.known: list[dict[str, Any]] = []
-        #: Lines that are no records: of a disk that was full, or a device that failed, within one.
+        #: Lines that are not JSON: the disk was full, or the device failed, in the middle of one.
         self.torn = 0
-        self._place: tuple[int, int] | None = None
+        # The file stays open. If it were closed and deleted, its successor could get the same inode number.
+        self._file: BinaryIO | None = None
         self._offset = 0
+        self._closed = False
 
     def read(self) -> list[dict[str, Any]]:
-        """All records so far."""
-        if not self.path.is_file():  # gone, or a pipe that nobody may open here
-            return self.known
-        with contextlib.suppress(OSError), self.path.open("rb") as file:
-            info = os.fstat(file.fileno())
-            if (info.st_dev, info.st_ino) != self._place or info.st_size < self._offset:
-                self._place, self._offset = (info.st_dev, info.st_ino), 0
-            file.seek(self._offset)
-            content = file.read()
+        """Return all records so far."""
+        self._read_on()
+        with contextlib.suppress(OSError):
+            if not self._closed and self.path.is_file() and not self._is_open():  # opening a pipe would block
+                file = self.path.open("rb")
+                if self._file is not None:
+                    self._file.close()
+                self._file, self._offset = file, 0
+                self._read_on()
+        return self.known
+
+    def _is_open(self) -> bool:
+        return self._file is not None and os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+
+    def _read_on(self) -> None:
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            if os.fstat(self._file.fileno()).st_size < self._offset:
+                self._offset = 0
+            self._file.seek(self._offset)
+            content = self._file.read()
             whole = content[: content.rfind(b"\n") + 1]
             self._offset += len(whole)
             for line in whole.splitlines():
@@ -119,7 +134,14 @@ class _Records:
                     self.known.append(json.loads(line))
                 except ValueError:
                     self.torn += 1
-        return self.known
+
+    def close(self) -> None:
+        """Read the rest, and close the file."""
+        self.read()
+        self._closed = True
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class Bound(Daemon):
@@ -152,6 +174,12 @@ class Bound(Daemon):
             until(lambda: not self.running or len(self.records("service.ready")) > before, PATIENCE, "service.ready")
             assert self.running, self.stderr
         return self
+
+    def kill(self) -> None:
+        """Kill the process and read the rest of its records."""
+        super().kill()
+        self._in_trail.close()
+        self._on_stderr.close()
 
     def records(self, event: str | None = None, **fields: Any) -> list[dict[str, Any]]:
         """The records of one event, with these fields: those in the trail, and those that were in it before."""
@@ -291,7 +319,7 @@ class Scene:
             what=f"{daemon.folder} is watched, and claimed",
         )
         os.kill(daemon.pid, signal.SIGTERM)
-        code = daemon._process.wait(PATIENCE) if daemon._process else None
+        code = daemon.wait(PATIENCE)
         assert code == 0, f"exit code {code}: {daemon.stderr}"
         assert not quiet or daemon.stderr == "", daemon.stderr
         failed = daemon.everything("service.thread_failed")
