@@ -566,15 +566,12 @@ def _stall(share: float) -> None:
 
 
 def _be_host(name: str) -> None:
-    """Be another host: by name, if this process may have a name space for that, else as far as Python is asked."""
+    """Be another host, for the system too if this process may have its own UTS namespace."""
     import platform
 
-    if ctypes.CDLL(None).unshare(0x04000000) == 0:  # CLONE_NEWUTS: what is renamed is this process's host alone
+    if ctypes.CDLL(None).unshare(0x04000000) == 0:  # CLONE_NEWUTS
         socket.sethostname(name)
-        platform._uname_cache = None  # type: ignore[attr-defined]
-    else:
-        platform.node = lambda: name
-    assert platform.node() == name
+    platform.node = lambda: name  # Python may have cached the earlier name
     assert "benchd.folder.files" not in sys.modules, "it has the host's name already"
 
 

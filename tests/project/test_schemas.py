@@ -14,7 +14,6 @@ from jsonschema import ValidationError
 from benchd import BenchSettings, SelectionSettings, bench_config, read_audit, select
 from benchd.audit.refusals import CODES
 from benchd.bench.deciding import decide
-from benchd.cli.run import _Summary
 from benchd.trail.trail import MAX_LAYERS, Trail, TrailFile
 from corpus import SMALLER, document, encoded, entry, refused, validator
 
@@ -211,7 +210,9 @@ def write_everything(trail: Trail) -> None:
     trail.thread_failed("benchd-worker-0", "KeyError: 'x'", recovery="it goes on")
     trail.stopping(signal="SIGTERM")
     trail.stopped(answered=1, rejected=0, waiting=2)
-    trail.run_finished({"dry_run": False, **_Summary().counts()})
+    counted = ("selected", "unchanged", "rejected", "rejected_before", "failed", "unfinished", "kept", "ignored")
+    strategies = dict.fromkeys(("flagged", "priority_score", "disagreement", "none"), 0)
+    trail.run_finished({"dry_run": False, "by_strategy": strategies, **dict.fromkeys(counted, 0)})
 
 
 @pytest.fixture
