@@ -1,13 +1,13 @@
-"""Promise: any bytes become a config or an `AuditError`; never a crash, a hang, or another choice than the design's.
+"""Fuzz: any bytes become a config or an `AuditError`; never a crash, a hang, or a choice against the design.
 
 Mutated pieces of the real audits go through `read_audit`, `select` and `bench_config`. Each config must parse, be
-sealed, give every rank to one module, and hold what the plain reading of the design (`reference.py`, on `json`)
-chooses; from time to time it is also made twice, read as YAML and held against its schema. What `json` finds no
-audit in must be refused, and the other way round.
+sealed, give every rank to one module, and hold the choice of the plain reading of the design (`reference.py`, on
+`json`). Some configs are also made twice, read as YAML and validated against the schema. Bytes in which `json` finds
+no audit must be refused, and the other way round.
 
-The short form mutates at random for some seconds. The long form is guided by coverage and needs `atheris`
-(`pip install atheris`): 10 million executions (`BENCHD_CAMPAIGN_RUNS`), one process a core. What it finds goes to
-`findings.jsonl` in its folder, cut down to what matters.
+The short form mutates at random for some seconds. The long form is guided by coverage and needs `atheris` (`pip
+install atheris`): 10 million executions (`BENCHD_CAMPAIGN_RUNS`), one process a core (`guided.py`). It writes its
+findings, minimized, to `findings.jsonl` in its folder.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def check(data: bytes) -> str:
     if time.perf_counter() - started > HANG_SECONDS:
         raise Finding("hang", f"{time.perf_counter() - started:.1f} s for {len(data)} bytes")
     if isinstance(outcome, str):
-        # How deep is too deep depends on the parser; and what is not UTF-8 is read or refused, as it comes.
+        # The maximum depth depends on the parser, and bytes that are not UTF-8 may be read or refused.
         if outcome != "too_deep" and _is_utf(data) and _reference(data, selection) is not None:
             raise Finding(f"refused as {outcome} what json finds an audit in")
         return outcome

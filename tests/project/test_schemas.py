@@ -1,4 +1,4 @@
-"""The packaged schemas: closed, complete, and what really comes out holds to them."""
+"""The packaged schemas are closed and complete, and all output of benchd matches them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_closed(name: str) -> None:
 
 
 def test_codes() -> None:
-    """The schemas know the codes of rejections, all of them and no others."""
+    """The schemas list exactly the codes of rejections."""
     report, record = validator("error-report").schema, validator("trail-record").schema
     assert report["properties"]["code"]["enum"] == list(CODES)
     assert report["properties"]["provenance"]["properties"]["code"]["enum"] == list(CODES)
@@ -82,7 +82,7 @@ def test_codes() -> None:
 
 
 def test_settings_are_known() -> None:
-    """Every setting that can shape an answer has a name that the schema takes."""
+    """The schema accepts the name of every setting that shapes an answer, and no other."""
     names = [f"selection.{key}" for key in SelectionSettings.__struct_fields__]
     names += [f"bench.{key}" for key in BenchSettings.__struct_fields__]
     value = config()
@@ -111,7 +111,7 @@ KEYED = {"rank_pattern", "alpha_pattern"}
 
 @pytest.mark.parametrize("path", [path for path in _paths(config()) if isinstance(path[-1], str)], ids=str)
 def test_every_key_is_needed(path: tuple[Any, ...]) -> None:
-    """A config without one of its keys, or with another kind of value there, does not hold."""
+    """A config without one of its keys, or with a value of another type there, is invalid."""
     wrong = config()
     _at(wrong, path[:-1])[path[-1]] = [[1]]
     assert not holds("config", wrong)
@@ -158,7 +158,7 @@ def test_other_keys_at_the_top(value: Any) -> None:
     ],
 )
 def test_what_belongs_together(path: tuple[Any, ...], value: Any) -> None:
-    """Strategy and confidence, priority and validation, rank and source: a config that mixes them up does not hold."""
+    """A config whose strategy and confidence, priority and validation, or rank and source contradict is invalid."""
     changed = config()
     assert holds("config", changed)
     _at(changed, path[:-1])[path[-1]] = value
@@ -166,7 +166,7 @@ def test_what_belongs_together(path: tuple[Any, ...], value: Any) -> None:
 
 
 def test_error_report_keys() -> None:
-    """An error report with a code that nobody knows, or an unknown key, does not hold."""
+    """An error report with an unknown code or key is invalid."""
     from benchd.bench.config import error_report
 
     report = json.loads(error_report("a.json", refused(b""), sha256=None, size=0))
@@ -228,7 +228,7 @@ def records(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> list[dict[str,
 
 
 def test_every_record_holds(records: list[dict[str, Any]]) -> None:
-    """Every record that the trail can write holds to the schema, and the schema knows no other events."""
+    """Every record that the trail can write matches the schema, and the schema knows no other events."""
     for record in records:
         validator("trail-record").validate(record)
     schema = validator("trail-record").schema
@@ -238,7 +238,7 @@ def test_every_record_holds(records: list[dict[str, Any]]) -> None:
 
 
 def test_every_method_is_tried() -> None:
-    """No method of the trail that writes a record is missing above."""
+    """`write_everything` calls every method of the trail that writes a record."""
     source = inspect.getsource(write_everything)
     others = {"open", "reopen", "close", "flush_to_disk", "share", "together"}
     methods = {name for name, _ in inspect.getmembers(Trail, inspect.isroutine) if not name.startswith("_")} - others
@@ -246,7 +246,7 @@ def test_every_method_is_tried() -> None:
 
 
 def test_records_are_closed(records: list[dict[str, Any]]) -> None:
-    """A record with an unknown key, or without one of its own, does not hold; an unknown event neither."""
+    """A record with an unknown key, level or event, or without one of its keys, is invalid."""
     optional = {"instead"}
     for record in records:
         assert not holds("trail-record", {**record, "unknown": 1}), record
@@ -265,7 +265,7 @@ def test_triggers(records: list[dict[str, Any]]) -> None:
 
 
 def test_long_records_hold(tmp_path: Path) -> None:
-    """A record that is clipped for the journal holds as well, and says that it is clipped."""
+    """A record that is clipped for the journal matches the schema, and says that it is clipped."""
     trail = Trail(TrailFile(str(tmp_path / "t")))
     trail.reload_failed(["x" * 3000] * 30)
     trail.close()
