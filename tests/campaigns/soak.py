@@ -59,6 +59,7 @@ def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
     try:
         soak.drop_all_the_while()
         soak.settle()
+        soak.rest()
         daemon.stop()
     finally:
         daemon.kill()
@@ -131,6 +132,7 @@ class _Soak:
         self._verdicts: dict[str, str] = {}
         self._subfolders: list[_Subfolder] = []
         self._continued = 0.0
+        self._at_rest = self._held()
         self._whole = place / "whole"
 
     def _outside(self) -> Path:
@@ -419,6 +421,12 @@ class _Soak:
         left = temporary_files(self.folder)
         assert [path.name for path in left if "00000000" not in path.name and path.name != ".benchd-x.tmp"] == []
 
+    def rest(self) -> None:
+        """Wait until the idle daemon holds as many descriptors and threads as before the first drop."""
+        for name, allowed in (("descriptors", 4), ("threads", 1)):
+            most = self._at_rest[name] + allowed
+            until(lambda name=name, most=most: self._held()[name] <= most, 30, f"at most {most} {name}: {self._held()}")
+
     # --- the figures ----------------------------------------------------------------------------------------------
 
     def _sample(self) -> None:
@@ -431,21 +439,17 @@ class _Soak:
             "waiting": len(self._waiting),
             "resident, MiB": round(memory(pid, "VmRSS") / MIB, 2),
             "anonymous, MiB": round(memory(pid, "RssAnon") / MIB, 2),
-            "descriptors": self._descriptors(pid),
-            "threads": len(os.listdir(f"/proc/{pid}/task")),
+            **self._held(),
             "latest of the last 50, ms": round(recent[-1] * 1000, 1),
         }
         self.samples.append(sample)
         with (self.place / "soak.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(sample) + "\n")
 
-    def _descriptors(self, pid: int) -> int:
-        """Return the number of descriptors between two batches, since a batch that is flushed has its files open."""
-        before = self.samples[-1]["descriptors"] if self.samples else 0
-        least, deadline = len(os.listdir(f"/proc/{pid}/fd")), time.monotonic() + 0.5
-        while least > before and time.monotonic() < deadline:
-            least = min(least, len(os.listdir(f"/proc/{pid}/fd")))
-        return least
+    def _held(self) -> dict[str, int]:
+        """Return the numbers of descriptors and threads; a batch that is being flushed has its files open."""
+        process = Path(f"/proc/{self.daemon.pid}")
+        return {"descriptors": len(os.listdir(process / "fd")), "threads": len(os.listdir(process / "task"))}
 
     def figures(self) -> dict[str, int | float | str]:
         """Return the figures of the run. Raises AssertionError if something has grown."""
@@ -453,10 +457,11 @@ class _Soak:
         first, last = self.samples[tenth : 2 * tenth] or self.samples[:1], self.samples[-tenth:]
         found: dict[str, int | float | str] = {}
         # The memory of a Python process varies with what it has just read; a leak of a few bytes a drop still shows.
-        for name, allowed in (("resident, MiB", 8 if self.seconds > 600 else 32), ("descriptors", 4), ("threads", 1)):
-            early, late = (statistics.median(sample[name] for sample in part) for part in (first, last))
-            assert late <= early + allowed, f"{name}: {early:g} after the warm-up, {late:g} in the end"
-            found[f"{name}: after the warm-up"], found[f"{name}: in the end"] = early, late
+        name, allowed = "resident, MiB", 8 if self.seconds > 600 else 32
+        early, late = (statistics.median(sample[name] for sample in part) for part in (first, last))
+        assert late <= early + allowed, f"{name}: {early:g} after the warm-up, {late:g} in the end"
+        found[f"{name}: after the warm-up"], found[f"{name}: in the end"] = early, late
+        found |= self._at_rest
         quantiles = statistics.quantiles(self.waits, n=1000)
         kinds = ("drops", "replaced", "bad", "fixed", "deleted", "crafted", "dense", "subfolders", "reloads")
         return {
