@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 WRAPPERS = {
@@ -136,6 +137,7 @@ def choose(
     if on_flat == "uniform_only" and an_object(pd.get("distribution")).get("is_flat") is True:
         del rungs[1:]
     strategy, layers = next((rung for rung in rungs if rung[1]), ("none", []))
+    unreachable = out_of_reach(audit)
 
     def described(layer: tuple[str, dict[str, Any]]) -> Chosen:
         name, rationale = layer
@@ -146,7 +148,7 @@ def choose(
             priority = "MEDIUM" if score >= medium_priority else "LOW" if score >= low_priority else "SKIP"
         if priority in {"HIGH", "MEDIUM"}:
             own, scaling = own_of(audit, name)
-            reached = module_of(name) not in out_of_reach(audit)
+            reached = module_of(name) not in unreachable
             source, found = next(evidence(audit, *layer, own), (None, None)) if reached else (None, None)
             spread = a_rank(rationale.get("spread")) or 0
             rank = min(max(found, spread), own or 65536) or None if found is not None else None
@@ -179,6 +181,7 @@ def layers_of(entries: Any) -> list[tuple[str, dict[str, Any]]]:
     return list(found.values())
 
 
+@cache
 def module_of(name: str) -> str:
     """Return the name as PEFT sees it: without wrapper parts, and without parts of what holds a whole PEFT model."""
     parts = [part for part in name.split(".") if part not in WRAPPERS]

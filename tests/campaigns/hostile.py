@@ -1,13 +1,13 @@
-"""Promise: no file that anybody drops can hurt the daemon, reach outside its folder, or keep other audits waiting.
+"""Hostile: no file that anybody drops can hurt the daemon, reach outside its folder, or delay other audits.
 
-One daemon gets everything that `crafted.py` can make: links, pipes, devices, odd names, odd and gigantic contents,
-files in the way of its sidecars, its temporary files and its lock; folders and files are swapped for links while it
-works. Beside all that honest audits arrive, twenty a second, and each must be answered within two seconds. The trail
-must hold the right verdict about each thing. Nothing outside the folder may be opened, which the kernel tells
-(inotify), or changed. While a large file is read, daemon and child processes may take three times its size and
-64 MiB more, and time as its size explains. Names of layers, read as PEFT reads them, must match one module each.
+One daemon gets everything that `crafted.py` can make: links, pipes, devices, odd names, odd and huge contents, files
+in place of its sidecars, temporary files and lock. Folders and files are replaced by links while it works. Meanwhile
+good audits arrive, twenty a second, and each must be answered within two seconds. The trail must hold the right
+verdict about each file. Nothing outside the folder may be opened or changed, which inotify shows. While a large file
+is read, daemon and child processes may take three times its size and 64 MiB more, and a time that its size explains.
+Names of layers, read as PEFT reads them, must match one module each.
 
-The short form has small large files and few swaps.
+The short form has smaller large files and fewer swaps.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class Meter:
             self.peak = max(self.peak, self._sample())
 
     def _sample(self) -> int:
-        # Until a new process runs a program of its own, its memory is its parent's, and would count twice.
+        # Until a new process calls `exec`, its memory is its parent's, and would count twice.
         children = [child for child in self.children() if _command(child) != self._command]
         self.most_children = max(self.most_children, len(children))
         return memory(self._pid, "RssAnon") + sum(memory(child, "RssAnon") for child in children)
@@ -265,7 +265,7 @@ def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
     seed, chance = seeded()
     started = time.monotonic()
     outside = _outside(place)
-    # Often, since some things are only found by a scan; but one must not follow on the heels of the other.
+    # Scans are frequent because only they find some files, but not continuous.
     daemon = Daemon(place, watching=f'rescan_interval = "{"1s" if long else "200ms"}"').start()
     campaign = _Campaign(place, daemon, outside, chance, long=long)
     try:

@@ -143,7 +143,7 @@ def test_the_template_is_the_service_line_by_line() -> None:
 
 
 def test_a_drop_by_a_member_of_the_group_is_answered_and_readable(service: float) -> None:
-    """Alice, who is in the group, drops an audit; the config appears, is hers to read, and belongs to the group."""
+    """A member of the group drops an audit; the config belongs to the group and is readable for the member."""
     sh("runuser", "-u", "alice", "--", "cp", str(shutil.copyfile(AUDIT, "/tmp/sample.json")), f"{INBOX}/mine.json")
     config = INBOX / "mine.bench.json"
     until(config.exists, "the config")
@@ -199,7 +199,7 @@ def test_a_stop_is_clean_and_quick(service: float) -> None:
 
 
 def test_a_reload_changes_what_it_changes_and_loses_nothing(service: float) -> None:
-    """New settings are in force, only the answers that they change are made again, drops meanwhile are answered."""
+    """A reload applies new settings, answers again only what they change, and answers drops meanwhile."""
     fallback = drop(INBOX / "fallback.json", ROOT / "tests/audits/mistral4_flat__default.json")
     flagged = drop(INBOX / "flagged.json")
     until(lambda: fallback.exists() and flagged.exists(), "both configs")
