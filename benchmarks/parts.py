@@ -19,7 +19,7 @@ from benchd.answering.recording import selected as record_of
 from benchd.bench.config import write_config
 from benchd.bench.deciding import decide
 from benchd.folder.folder import Folder
-from benchd.inbox import Work
+from benchd.inbox import Ticket
 from benchd.settings.keys import FolderSettings
 from benchd.trail.sinks import TrailFile
 from benchd.trail.trail import Trail
@@ -79,8 +79,8 @@ def _answers(place, data, batch, *, count, pause):
     measuring.fill(inbox, data, count * batch)
     folder = Folder(FolderSettings(path=str(inbox), bench=BenchSettings(durable=False)), max_bytes=2**30)
     answering = Answering(Trail(TrailFile(str(place / "trail.jsonl"))), settle=2.0)
-    works = (Work(folder, f"a{number}.json", "closed") for number in range(count * batch))
-    took = _median(answering.answer, lambda: [next(works) for _ in range(batch)], count=count, pause=pause)
+    tickets = (Ticket(folder, f"a{number}.json", "closed") for number in range(count * batch))
+    took = _median(answering.answer, lambda: [next(tickets) for _ in range(batch)], count=count, pause=pause)
     if len(measuring.configs(inbox)) != count * batch:
         raise SystemExit("not all were answered")
     return took / batch
