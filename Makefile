@@ -62,7 +62,7 @@ check: $(VENV)/.installed-dev ## ruff, formatting, types, the arrows between pac
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-BENCHMARKS := latency burst backlog growth large startup idle peers syscalls parts
+BENCHMARKS := latency burst backlog growth large startup idle peers syscalls parts hops
 RESULTS := benchmarks/results.json
 BENCH_growth := $(if $(FULL),--full)
 BENCH_peers := $(if $(FULL),--systemd)

@@ -72,12 +72,17 @@ def paced(inbox, data, *, rate, seconds, mask=floors.MOVED_TO):
     return sorted(took), lost
 
 
-def one_by_one(inbox, data, count):
-    """Seconds from close() to config, each drop once the one before is answered."""
+def one_by_one(inbox, data, count, *, rename=False):
+    """Seconds from close() to config, each drop once the one before is answered.
+
+    With `rename` each audit is written outside the folder and moved in, so that the folder has one event for it.
+    """
     arrivals = Arrivals(inbox)
     try:
         for number in range(count):
-            closed = drop(f"{inbox}/a{number}.json", data)
+            closed = drop(f"{inbox}{'.part' * rename}/a{number}.json", data)
+            if rename:
+                os.rename(f"{inbox}.part/a{number}.json", f"{inbox}/a{number}.json")
             arrivals.until_all(number + 1)
             if len(arrivals.seen) <= number:
                 raise SystemExit(f"a{number}.json was not answered")
