@@ -15,11 +15,9 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Final, NamedTuple
 
-import msgspec
-
 from benchd.audit.adapter import ADAPTER_CONFIG, AdapterConfig
 from benchd.bench.seal import Provenance, provenance_of, unbroken
-from benchd.bench.tables import base_used
+from benchd.bench.standing import SidecarCheck
 from benchd.folder.adapter_beside import adapter_beside
 from benchd.folder.clock import FolderClock
 from benchd.folder.files import (
@@ -31,9 +29,7 @@ from benchd.folder.files import (
     seems_there,
 )
 from benchd.folder.names import ERROR_SUFFIX, config_name, error_name, is_sidecar
-from benchd.selection.selection import SELECTION_VERSION
 from benchd.settings.reading import FolderSettings
-from benchd.values import utf8
 
 __all__ = ["Beside", "Folder", "Standing", "Tally"]
 
@@ -45,9 +41,6 @@ _CLEARLY_NS: Final = 50_000_000
 _MAX_REMEMBERED: Final = 50_000
 
 _MAX_REJECTED: Final = 1000
-
-#: Rejections that another look may lift though the file is unchanged: the settings or our rights may differ now.
-_LOOK_AGAIN: Final = frozenset({"unreadable"})
 
 
 class Standing(Enum):
@@ -101,11 +94,7 @@ class Folder:
         self._nested = nested
         self._patterns = _matcher(settings.patterns)
         self._ignored = _matcher(settings.ignore)
-        self._shaping = {
-            **{f"selection.{key}": value for key, value in msgspec.structs.asdict(settings.selection).items()},
-            "bench.uniform_rank": settings.bench.uniform_rank,
-            **base_used(settings.bench),
-        }
+        self._check = SidecarCheck(settings.selection, settings.bench, max_bytes=max_bytes)
         #: The directories in which the last scan met an adapter_config.json; only the scan touches it.
         self._adapters: set[str] = set()
         self._remembered: dict[tuple[str, int, int], str | None] = {}
@@ -148,12 +137,15 @@ class Folder:
         doubtful: Provenance | None = None
         for found, is_config in ((beside.config, True), (beside.report, False)):
             provenance = provenance_of(found[0]) if found else None
-            # One that names another audit (a copy, or that of `x` beside `x.json`) was not written for this one.
-            if found is None or provenance is None or (provenance.audit != name and provenance.audit != utf8(name)):
+            if found is None or provenance is None:
                 continue
-            if not self._still_holds(provenance, info, is_config=is_config):
-                continue
-            if is_config and provenance.adapter_config != (beside.adapter.token if beside.adapter else None):
+            size = info.st_size
+            if is_config:
+                token = beside.adapter.token if beside.adapter else None
+                holds = self._check.config_holds(provenance, name=name, size=size, adapter=token)
+            else:
+                holds = self._check.report_holds(provenance, name=name, size=size)
+            if not holds:
                 continue
             if info.st_ctime_ns + _CLEARLY_NS < found[1].st_mtime_ns <= self._now_ns():
                 return Standing.ANSWERED, provenance
@@ -161,22 +153,6 @@ class Folder:
         if doubtful is not None and doubtful.audit_sha256 is not None:
             return Standing.IN_DOUBT, doubtful
         return Standing.OPEN, None
-
-    def _still_holds(self, provenance: Provenance, info: os.stat_result, *, is_config: bool) -> bool:
-        if provenance.selection_version != SELECTION_VERSION:
-            return False
-        if is_config and not self.same_settings(provenance):
-            return False
-        if provenance.code in _LOOK_AGAIN or (provenance.code == "too_large" and info.st_size <= self.max_bytes):
-            return False
-        return provenance.audit_bytes is None or provenance.audit_bytes == info.st_size
-
-    def same_settings(self, provenance: Provenance) -> bool:
-        """Whether the settings that shaped a config are still the present ones."""
-        used = provenance.settings
-        if used is None or used.get("bench.base") != self._shaping.get("bench.base"):
-            return False
-        return used.items() <= self._shaping.items()
 
     def remember(self, relative: str, info: os.stat_result, *, beside: str | None = None) -> None:
         """Note that this content needs no sidecar, so that the next scan passes it by.

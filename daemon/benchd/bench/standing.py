@@ -1,0 +1,64 @@
+"""Decide whether a sidecar still answers an audit under the present settings. Pure.
+
+The time stamps of the two files are not compared here: they belong to the folder.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from benchd.bench.seal import Provenance
+from benchd.bench.tables import base_used
+from benchd.selection.selection import SELECTION_VERSION
+from benchd.settings.reading import BenchSettings, SelectionSettings
+from benchd.values import utf8
+
+__all__ = ["SidecarCheck"]
+
+#: Codes of error reports that never hold: the file may be readable now, though it is unchanged.
+_TRY_AGAIN: Final = frozenset({"unreadable"})
+
+
+class SidecarCheck:
+    """Checks what sidecars say of themselves against one folder's settings.
+
+    `max_bytes` is `watching.max_bytes`: a file is rejected as too large only if it is larger.
+    """
+
+    def __init__(self, selection: SelectionSettings, bench: BenchSettings, *, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._settings = {
+            **{f"selection.{key}": value for key, value in msgspec.structs.asdict(selection).items()},
+            "bench.uniform_rank": bench.uniform_rank,
+            **base_used(bench),
+        }
+
+    def config_holds(self, config: Provenance, *, name: str, size: int, adapter: str | None) -> bool:
+        """Return whether a config answers the audit `name` of `size` bytes.
+
+        `adapter` is the token of the `adapter_config.json` beside the audit, None without such a file.
+        """
+        return self._holds(config, name, size) and config.adapter_config == adapter and self._has_same_settings(config)
+
+    def report_holds(self, report: Provenance, *, name: str, size: int) -> bool:
+        """Return whether an error report answers the audit `name` of `size` bytes."""
+        return self._holds(report, name, size)
+
+    def _holds(self, sidecar: Provenance, name: str, size: int) -> bool:
+        # A copy of a sidecar, or that of `x` beside `x.json`, names another audit.
+        if sidecar.audit != name and sidecar.audit != utf8(name):
+            return False
+        if sidecar.selection_version != SELECTION_VERSION or sidecar.code in _TRY_AGAIN:
+            return False
+        if sidecar.code == "too_large" and size <= self._max_bytes:
+            return False
+        return sidecar.audit_bytes is None or sidecar.audit_bytes == size
+
+    def _has_same_settings(self, config: Provenance) -> bool:
+        """Return whether the settings that shaped a config have the same values now."""
+        used = config.settings
+        if used is None or used.get("bench.base") != self._settings.get("bench.base"):
+            return False
+        return used.items() <= self._settings.items()
