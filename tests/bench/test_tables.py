@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from benchd import AdapterConfig, BenchSettings, bench_config, read_adapter_config, read_audit, select
-from benchd.bench.config import decision_id, noted, settings_used
+from benchd.bench.config import settings_used, write_config
 from benchd.bench.seal import provenance_of
 from benchd.bench.tables import base_used
 from corpus import THREE_GAINS, THREE_MODULES, USABLE, Sample, checked, document, encoded, entry
@@ -314,16 +314,14 @@ def test_each_input_is_another_decision() -> None:
         (BenchSettings(base={**BASE, "runtime": {}}), None),
     ]
     audits = [(read_audit(encoded(THREE_MODULES), adapter=adapter), settings) for settings, adapter in inputs]
-    assert len({decision_id(read, select(read), settings) for read, settings in audits}) == len(inputs)
+    assert len({write_config(read, select(read), settings).decision_id for read, settings in audits}) == len(inputs)
 
 
-def test_noted() -> None:
-    """The records of a decision have the notes that its config has."""
+def test_notes() -> None:
+    """A decision has the notes that its config has."""
     read = read_audit(encoded({**THREE_MODULES, "issues": ["x"]}), adapter=ADAPTER)
     selection = select(read)
-    settings = BenchSettings(base={**BASE, "lora": {"dropout": 0.0, "probe_r": 4}})
-    told = noted(read, selection, settings).notes
-    assert list(told) == json.loads(bench_config(read, selection, settings))["selection"]["notes"]
-    assert told[: len(selection.notes)] == selection.notes
-    assert len(told) > len(selection.notes) == 1
-    assert noted(read, selection, BenchSettings()) is selection
+    written = write_config(read, selection, BenchSettings(base={**BASE, "lora": {"dropout": 0.0, "probe_r": 4}}))
+    assert list(written.notes) == json.loads(written.config)["selection"]["notes"]
+    assert written.notes[: len(selection.notes)] == selection.notes
+    assert len(written.notes) > len(selection.notes) == 1

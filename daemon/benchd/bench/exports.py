@@ -14,8 +14,8 @@ from benchd.audit.adapter import ADAPTER_CONFIG, AdapterConfig, Weights
 from benchd.audit.audit import Audit, Module
 from benchd.audit.matching import endings, plain_ending
 from benchd.audit.naming import unaddressable, usable
-from benchd.bench.config import uniform_rank
 from benchd.bench.patterns import pattern_keys
+from benchd.bench.plan import uniform_baseline
 from benchd.bench.tables import focused
 from benchd.selection.ladder import reach_note
 from benchd.selection.selection import Selection
@@ -106,7 +106,7 @@ def plan_training(
     carried = audit.adapter.carried() if audit.adapter else {}
     if not may_use_rslora:
         carried.pop("use_rslora", None)
-    uniform, notes = uniform_rank(audit, settings)
+    uniform, _, notes = uniform_baseline(audit, settings)
     focus = focused(audit, selection, settings)
     own = dict(audit.modules)
     selected = {layer.module: layer.rank for layer in selection.layers if layer.rank}

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from benchd.audit.adapter import ADAPTER_CONFIG, Weights
-from benchd.bench.config import bench_config, noted
+from benchd.bench.config import write_config
 from benchd.bench.exports import Training, axolotl, bench_audit, bench_audit_notes, plan_training
 from benchd.cli.chosen import Chosen, choose
 from benchd.cli.loading import config_option, fail
@@ -79,10 +79,11 @@ def command(
     weights = read_weights(adapter_folder)
     training = plan_training(parsed, selection, folder.bench, weights=weights)
     if bench_yaml:
-        notes = [*noted(parsed, selection, folder.bench).notes]
+        written = write_config(parsed, selection, folder.bench)
+        notes = [*written.notes]
         if not folder.bench.base:
             notes.append("Bench can't run this config: the settings have neither [bench.base] nor bench.base_file")
-        _print(notes, training, yaml_text(json.loads(bench_config(parsed, selection, folder.bench))))
+        _print(notes, training, yaml_text(json.loads(written.config)))
     elif as_bench_audit:
         try:
             probe = bench_audit(parsed, training, folder.bench)
