@@ -66,7 +66,7 @@ def test_targets_hit_their_own(names: list[str], count: int) -> None:
 @pytest.mark.parametrize("sample", USABLE, ids=lambda sample: sample.file)
 def test_real_names(sample: Sample) -> None:
     """The modules of every real audit are their own keys, so that people can read them."""
-    names = read_audit(sample.content).names
+    names = read_audit(sample.content).modules.names
     assert pattern_keys(names, names) == {name: name for name in names}
     assert target_modules(names[:2], names) == list(names[:2])
 

@@ -93,18 +93,18 @@ def test_real_audits(sample: Sample, focus: bool) -> None:
     selection = select(read)
     value = checked(bench_config(read, selection, BenchSettings(base=BASE, focus=focus)))
     lacking = [note for note in value["selection"]["notes"] if note.startswith("Bench can't run")]
-    if not read.modules:
+    if not read.modules.known:
         assert lacking
         return
     assert not lacking
-    largest = max(module.rank or 0 for module in read.modules.values())
+    largest = max(module.rank or 0 for module in read.modules.known.values())
     assert value["lora"]["probe_r"] == largest
     uniform = min(8, largest)
     ranks = {layer.rank for layer in selection.layers if layer.rank} | {uniform, largest}
-    ranks |= {module.rank for module in read.modules.values() if module.rank and module.rank < uniform}
+    ranks |= {module.rank for module in read.modules.known.values() if module.rank and module.rank < uniform}
     assert value["compression"]["allowed_ranks"] == sorted(ranks)
     focused = focus and bool(selection.layers)
-    wanted = [layer.module for layer in selection.layers] if focused else list(read.names)
+    wanted = [layer.module for layer in selection.layers] if focused else list(read.modules.names)
     assert value["lora"]["target_modules"] == wanted
 
 

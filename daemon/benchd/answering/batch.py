@@ -19,7 +19,6 @@ from enum import StrEnum
 from typing import Final, NamedTuple, TypeVar
 
 from benchd.answering.case import Case, Place, Places, trigger_of
-from benchd.answering.digest import Digest
 from benchd.answering.retry import FIRST_WAIT, patience, state_of
 from benchd.audit.audit import AuditError, Costly, NotAnAudit
 from benchd.audit.refusals import refusal
@@ -267,9 +266,9 @@ class Answering:
         case, content, answered = item
         if content is None:
             return self._decide_isolated(case, answered)
-        digest = Digest(content)
-        if answered is not None and answered.audit_sha256 == digest():
-            return _Decided(case, digest(), answered)
+        digest = hashlib.sha256(content).hexdigest()
+        if answered is not None and answered.audit_sha256 == digest:
+            return _Decided(case, digest, answered)
         settings = case.work.folder.settings
         try:
             decision = decide(
@@ -283,7 +282,7 @@ class Answering:
                 bounded=True,
             )
         except AuditError as error:
-            return _Decided(case, digest(), error)
+            return _Decided(case, digest, error)
         except Costly:
             if not large:
                 raise

@@ -46,7 +46,7 @@ def plan_config(audit: Audit, selection: Selection, settings: BenchSettings) -> 
     notes = (*uniform.notes, *_adapter_notes(audit, has_alphas="alpha_pattern" in strategies[-1]))
     if not settings.base:
         return Plan(strategies, {}, notes)
-    smaller = {module.rank for module in audit.modules.values() if module.rank and module.rank < uniform.rank}
+    smaller = {module.rank for module in audit.modules.known.values() if module.rank and module.rank < uniform.rank}
     ranks = {uniform.rank, *smaller, *(layer.rank for layer in ranked if layer.rank)}
     run = runnable(audit, selection, ranks, settings)
     return Plan(strategies, run.tables, (*notes, *run.notes))
@@ -61,7 +61,7 @@ def uniform_baseline(audit: Audit, settings: BenchSettings) -> Uniform:
         if suggested:
             description = f"Uniform baseline at the audit's own suggestion ({which})"
         asked = suggested or _DEFAULT_RANK
-    rank, largest = min(asked, MAX_RANK), audit.largest_rank
+    rank, largest = min(asked, MAX_RANK), audit.modules.largest_rank
     if largest is None or rank <= largest:
         return Uniform(rank, description)
     return Uniform(
@@ -72,7 +72,7 @@ def uniform_baseline(audit: Audit, settings: BenchSettings) -> Uniform:
 
 
 def _per_layer(audit: Audit, selection: Selection, ranked: list[SelectedLayer]) -> dict[str, Any]:
-    keys = pattern_keys([layer.module for layer in ranked], audit.adapted)
+    keys = pattern_keys([layer.module for layer in ranked], audit.modules.adapted)
     alphas = {keys[layer.module]: layer.alpha for layer in ranked if layer.alpha is not None}
     layers = "layer" if len(ranked) == 1 else "layers"
     return {
@@ -90,7 +90,8 @@ def _justification(audit: Audit, selection: Selection, ranked: list[SelectedLaye
     """Return Gradience's own message if it is about exactly this selection; else the reason of the rung that fired."""
     message = audit.focus_message
     is_same = message is not None and audit.focus_set == {layer.layer_name for layer in selection.layers}
-    if message is not None and is_same and audit.out_of_reach.isdisjoint([layer.module for layer in selection.layers]):
+    out_of_reach = audit.modules.out_of_reach
+    if message is not None and is_same and out_of_reach.isdisjoint([layer.module for layer in selection.layers]):
         return message
     left = len(selection.layers) - len(ranked)
     without = f"; {left} of them without a rank" if left else ""
@@ -103,7 +104,7 @@ def _adapter_notes(audit: Audit, *, has_alphas: bool) -> list[str]:
         if not has_alphas:
             return []
         return [f"each alpha assumes a scaling of alpha / rank; for rsLoRA put {ADAPTER_CONFIG} beside the audit"]
-    problem = audit.adapter_problem
+    problem = audit.modules.adapter_problem
     if audit.beside.kind is not None and audit.is_of_nothing:
         return []  # the reason of the answer says it
     if problem is not None:

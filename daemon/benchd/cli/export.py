@@ -74,7 +74,7 @@ def command(
     path = None if adapter_config is None else _new_file(adapter_config, audit)
     chosen = choose("export", audit, config, adapter)
     parsed, selection, folder, adapter_folder = chosen
-    if parsed.is_of_nothing or not parsed.adapted:
+    if parsed.is_of_nothing or not parsed.modules.adapted:
         _end(audit, parsed.no_analysis if parsed.is_of_nothing else "the audit names no module: nothing to export")
     weights = read_weights(adapter_folder)
     training = plan_training(parsed, selection, folder.bench, weights=weights)
@@ -96,8 +96,8 @@ def command(
         _print((*selection.notes, *training.notes, *training.peft_notes, *lacks), training, yaml_text(options))
     else:
         arguments = training.arguments
-        if path is not None and parsed.adapter is not None and parsed.adapter.base_model is not None:
-            arguments = {"base_model_name_or_path": parsed.adapter.base_model, **arguments}
+        if path is not None and parsed.modules.adapter is not None and parsed.modules.adapter.base_model is not None:
+            arguments = {"base_model_name_or_path": parsed.modules.adapter.base_model, **arguments}
         text = _as_json(arguments)
         _print((*selection.notes, *training.notes, *training.peft_notes), training, None if path else text)
         if path is not None:
