@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SAMPLE ?= sample
 BIN := $(VENV)/bin
-PURE := daemon/benchd/values.py,daemon/benchd/audit/*,daemon/benchd/selection/*,daemon/benchd/bench/*,daemon/benchd/settings/*
+PURE := daemon/benchd/audit/*,daemon/benchd/selection/*,daemon/benchd/bench/*,daemon/benchd/settings/*
 NEW_PIP := 'pip>=25.1'  # the first version that knows dependency groups; does nothing if pip is new enough
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -90,7 +90,7 @@ $(VENV)/.installed-docs: $(VENV)/.made pyproject.toml
 docs: $(VENV)/.installed-docs ## build the documentation site in site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-BENCHMARKS := latency burst backlog growth large startup idle peers syscalls parts
+BENCHMARKS := latency burst backlog growth large startup idle peers syscalls parts hops
 RESULTS := benchmarks/results.json
 BENCH_growth := $(if $(FULL),--full)
 BENCH_peers := $(if $(FULL),--systemd)

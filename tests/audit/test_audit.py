@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from benchd import Audit, AuditError, NotAnAudit, bench_config, read_audit, select
+from benchd import AuditError, NotAnAudit, bench_config, read_audit, select
 from benchd.audit.audit import Costly, Module
 from benchd.audit.naming import MAX_NAME
-from benchd.values import MAX_RANK, finite, utf8, whole, words
+from benchd.audit.values import MAX_RANK, finite, utf8, whole, words
 from corpus import content, document, encoded, entry, refused, tolerantly
 
 #: A clean audit, and the same with a key that forces the tolerant way.
@@ -197,14 +197,14 @@ def test_repeated_layers(data: bytes) -> None:
     audit = read_audit(data)
     assert [(layer.name, layer.rationale.spread) for layer in audit.flagged] == [("a", 1), ("b", None)]
     assert audit.notes[-1] == "flagged_layers: 1 entry repeats a layer already named; the first counts"
-    assert audit.name_notes == ("two names in the audit are one module, for which the first counts: a",)
+    assert audit.modules.name_notes == ("two names in the audit are one module, for which the first counts: a",)
 
 
 def test_a_module_of_two_names() -> None:
     """Either name tells of the module, whichever is asked for first."""
     row = {"name": "a", "r": 8, "adapter_scale": 5}
     audit = encoded(document(candidates=[entry("base_model.model.a")], layers=[row]))
-    assert read_audit(audit).module("base_model.model.a") == read_audit(audit).module("a") == Module(8, 5.0)
+    assert read_audit(audit).modules.of("base_model.model.a") == read_audit(audit).modules.of("a") == Module(8, 5.0)
 
 
 def test_one_repeated_layer() -> None:
@@ -226,12 +226,6 @@ def test_layers_as_values() -> None:
     assert fast.flagged == tolerant.flagged
     assert fast.flagged[0] != fast.candidates[0]
     assert {*fast.flagged, *tolerant.flagged} == set(fast.flagged)
-
-
-def test_described() -> None:
-    """What is computed when it is asked for has its words and no value on the class."""
-    assert type(Audit.names).__name__ == "_Once"
-    assert "PEFT" in str(Audit.names.__doc__)
 
 
 @pytest.mark.parametrize(
@@ -459,7 +453,7 @@ def test_one_endless_line(text: bytes, code: str) -> None:
 def test_modules(top: dict[str, Any], module: Module | None) -> None:
     """A module's own rank and scaling are found in `per_module_gain`, and what is missing there in a layer row."""
     for data in (encoded(document(**top)), tolerantly(encoded(document(**top)))):
-        assert read_audit(data).module("a") == module
+        assert read_audit(data).modules.of("a") == module
 
 
 @pytest.mark.parametrize(

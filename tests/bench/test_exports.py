@@ -91,9 +91,11 @@ def test_real_audits(sample: Sample) -> None:
     for uniform in (1, 8, 64, "audit_median", "audit_p90"):
         training = plan_training(of, select(of), BenchSettings(uniform_rank=uniform))
         assert all(
-            rank <= (of.modules[name].rank or rank) for name, rank in training.ranks.items() if name in of.modules
+            rank <= (of.modules.known[name].rank or rank)
+            for name, rank in training.ranks.items()
+            if name in of.modules.known
         )
-        assert set(training.ranks) == set(of.names)
+        assert set(training.ranks) == set(of.modules.names)
         if training.change:
             assert training.change.grow == 0
             assert training.change.ranks[1] == sum(training.ranks.values()) <= training.change.ranks[0]
@@ -118,7 +120,7 @@ def test_every_module_as_planned(modules: list[tuple[int, float, int | None]], u
     for name, own, reported in named:
         rank = made["rank_pattern"].get(name, made["r"])
         alpha = made["alpha_pattern"].get(name, made["lora_alpha"])
-        assert rank == training.ranks[name] == min(own, ranks.get(name, min(uniform, of.largest_rank or 0)))
+        assert rank == training.ranks[name] == min(own, ranks.get(name, min(uniform, of.modules.largest_rank or 0)))
         before = reported * own / (own**0.5 if rslora else own)
         assert alpha / (rank**0.5 if made.get("use_rslora") else rank) == pytest.approx(before)
 
@@ -146,8 +148,8 @@ def test_real_lora_config() -> None:
     of = read(content("rank_pattern__default.json"))
     made = lora_config(of, select(of))
     assert made["r"] == 8
-    scalings = {name: made["alpha_pattern"].get(name, made["lora_alpha"]) for name in of.names}
-    for name, module in of.modules.items():
+    scalings = {name: made["alpha_pattern"].get(name, made["lora_alpha"]) for name in of.modules.names}
+    for name, module in of.modules.known.items():
         assert scalings[name] / made["rank_pattern"].get(name, 8) == pytest.approx(module.scaling)
 
 

@@ -168,7 +168,7 @@ def test_parameters(file: Path) -> None:
     total = json.loads(file.read_bytes())["total_lora_params"]
     assert f"parameters {total:,} → 16,032; " in export(file, "--peft").stderr
     file.write_bytes((AUDITS / "llama4_one__default.json").read_bytes())
-    names = read_audit(file.read_bytes()).names
+    names = read_audit(file.read_bytes()).modules.names
     tensors = {f"base_model.model.{name}.lora_{part}.weight": [16, 32] for name in names for part in "AB"}
     header = json.dumps({name: {"dtype": "F32", "shape": shape} for name, shape in tensors.items()}).encode()
     weights = file.with_name("adapter_model.safetensors")

@@ -8,13 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from benchd import bench_config, read_audit, select
 from benchd.audit.refusals import refusal
 from benchd.bench.config import error_report
-from benchd.bench.seal import Provenance
 from benchd.folder.adapter_beside import adapter_beside
 from benchd.folder.files import look, read_sidecar
 from benchd.folder.folder import Beside, Folder, Standing, Tally
@@ -443,13 +441,3 @@ class TestScan:
         assert failures == ["bad"]
         config_of(tmp_path / "audit.json").write_bytes(b"{}")
         assert scan(folder, **options)[0] == ["audit.json"]
-
-
-def test_same_settings_compares_only_what_shaped_it(make: Make):
-    """Settings that an answer did not look at make no difference to it."""
-    folder = make(selection=SelectionSettings(top_n=1))
-    provenance = msgspec.convert(
-        {"audit": "a", "audit_sha256": None, "audit_bytes": None, "selection_version": 1, "settings": {}},
-        type=Provenance,
-    )
-    assert folder.same_settings(provenance)

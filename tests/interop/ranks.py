@@ -40,9 +40,9 @@ def read(sample: Sample) -> Audit:
 
 def names(audit: Audit) -> list[str]:
     """The modules that the answer is tried on: all, but for the largest audit, which has thousands."""
-    if len(audit.names) < 1000:
-        return list(audit.names)
-    return [name for name in audit.names if int(name.split(".")[2]) < LAYERS_OF_THE_LARGEST]
+    if len(audit.modules.names) < 1000:
+        return list(audit.modules.names)
+    return [name for name in audit.modules.names if int(name.split(".")[2]) < LAYERS_OF_THE_LARGEST]
 
 
 def of_audit(sample: Sample) -> dict[str, Adapted] | None:

@@ -54,7 +54,7 @@ def arguments_of(sample: Sample) -> dict[str, Any]:
 
 def model_of(sample: Sample) -> nn.Module:
     """Return a new model that has the modules of the sample's audit, always with the same weights."""
-    model = build(sample.file, ranks.read(sample).names)
+    model = build(sample.file, ranks.read(sample).modules.names)
     assert model is not None
     return model
 

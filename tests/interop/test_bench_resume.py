@@ -46,7 +46,7 @@ def wanted(audit: Audit, selection: Selection) -> dict[str, int]:
     own = {layer.module: layer.rank for layer in selection.layers if layer.rank}
     assert own
     assert UNIFORM not in own.values()
-    return {name: own.get(name, UNIFORM) for name in audit.names}
+    return {name: own.get(name, UNIFORM) for name in audit.modules.names}
 
 
 def exported(audit: Audit, selection: Selection, **settings: Any) -> dict[str, Any]:
@@ -82,9 +82,9 @@ def test_focus(audit: Audit, selection: Selection, base: dict[str, Any], tmp_pat
 def test_exact_keys(audit: Audit, selection: Selection, base: dict[str, Any], tmp_path: Path) -> None:
     """Bench passes keys on as they are, so keys that hit one module only (`$|^…`) work there as in PEFT."""
     ranks = wanted(audit, selection)
-    first, *others = audit.names
+    first, *others = audit.modules.names
     # Another module's name that ends in the first one makes the plain name ambiguous.
-    keys = pattern_keys([first], [*audit.names, f"other.{first}"])
+    keys = pattern_keys([first], [*audit.modules.names, f"other.{first}"])
     assert keys[first] != first
     ranks[first] = 3
     pattern = {keys[first]: 3, **{name: ranks[name] for name in others}}

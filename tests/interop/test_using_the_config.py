@@ -71,7 +71,7 @@ def test_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "inbox").mkdir()
     shutil.copy(AUDITS / "llama4_many__default.json", tmp_path / "inbox" / "audit.json")
     audit = read_audit((tmp_path / "inbox" / "audit.json").read_bytes())
-    model = build("llama", audit.names)
+    model = build("llama", audit.modules.names)
     assert model is not None
     model.save_pretrained(tmp_path / "the-base-model")
     monkeypatch.chdir(tmp_path)

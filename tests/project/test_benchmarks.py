@@ -26,6 +26,7 @@ SHORT = {
     "peers": ["--count", "20", "--scripts", "1", "--repeats", "1"],
     "syscalls": ["--count", "2"],
     "parts": ["--count", "2", "--pause", "0.1"],
+    "hops": ["--count", "2", "--by", "order"],
 }
 
 

@@ -21,9 +21,9 @@ from benchd import (
     read_audit,
     select,
 )
+from benchd.audit.values import finite
 from benchd.bench.config import error_report, settings_used
 from benchd.bench.seal import seal, unbroken
-from benchd.values import finite
 from corpus import checked, document, encoded, tolerantly
 
 # --- audits and settings --------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_layers(value: dict[str, Any], chosen: SelectionSettings) -> None:
     for layer in selection.layers:
         assert layer.rank is None or (type(layer.rank) is int and layer.rank >= 1)
         assert layer.rank is None or layer.rank_source is not None
-        own = audit.module(layer.layer_name)
+        own = audit.modules.of(layer.layer_name)
         if layer.rank and own and own.rank:
             assert layer.rank <= own.rank
         assert layer.alpha is None or layer.alpha > 0

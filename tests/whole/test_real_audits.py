@@ -105,7 +105,7 @@ def test_ranks(sample: Sample) -> None:
     audit = read_audit(sample.content)
     config = answer(sample.content)
     names = {layer.name for layer in audit.candidates + audit.flagged}
-    own = {name.removeprefix(PEFT_PREFIX): module for name in names if (module := audit.module(name))}
+    own = {name.removeprefix(PEFT_PREFIX): module for name in names if (module := audit.modules.of(name))}
     for strategy in config["compression_strategies"][1:]:
         for key, rank in strategy["rank_pattern"].items():
             assert not key.startswith(PEFT_PREFIX)

@@ -12,13 +12,13 @@ from benchd.answering.outcome import Outcome, Result
 from benchd.answering.recording import rejected
 from benchd.answering.retry import SOON, Patience, history_of
 from benchd.audit.refusals import AuditError, NotAnAudit
+from benchd.audit.values import utf8
 from benchd.bench.config import error_report
 from benchd.bench.deciding import Decision
 from benchd.bench.seal import Provenance, provenance_of, unbroken
 from benchd.folder.names import config_name
 from benchd.trail.records import Deferred, Ignored, Kept, Unchanged
 from benchd.trail.trail import Trail
-from benchd.values import utf8
 
 __all__ = ["Concluder", "is_same_file", "rejected_result"]
 

@@ -10,10 +10,10 @@ from typing import Final
 from benchd.answering.case import Case
 from benchd.answering.disk import Disk
 from benchd.answering.outcome import Outcome, Result
-from benchd.audit.reading import Costly
 from benchd.audit.refusals import AuditError
+from benchd.audit.unread import Costly
+from benchd.audit.values import utf8
 from benchd.bench.deciding import Decision, decide
-from benchd.values import utf8
 
 __all__ = ["Judge"]
 

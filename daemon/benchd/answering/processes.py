@@ -19,10 +19,10 @@ import msgspec
 
 from benchd.answering.batch import Answering
 from benchd.answering.outcome import Outcome, Result
+from benchd.audit.values import utf8
 from benchd.inbox import Ticket
 from benchd.trail.records import ThreadFailed
 from benchd.trail.trail import Trail
-from benchd.values import utf8
 
 __all__ = ["answer_all", "count_workers"]
 

@@ -190,7 +190,7 @@ def matchable(audit: Audit) -> AdapterConfig | None:
     before = signal.signal(signal.SIGVTALRM, stop)
     try:
         signal.setitimer(signal.ITIMER_VIRTUAL, _MATCHING_SECONDS)  # CPU time: a busy machine makes no difference
-        audit.adapter_problem  # noqa: B018 - matches the patterns, under the timer
+        audit.modules.adapter_problem  # noqa: B018 - matches the patterns, under the timer
     except (_TooLong, MemoryError):
         return msgspec.structs.replace(adapter, problem="its patterns take too long to match")
     else:

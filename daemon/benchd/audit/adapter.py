@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from benchd.audit.matching import Matcher, endings
-from benchd.values import finite, whole, words
+from benchd.audit.values import finite, whole, words
 
 __all__ = [
     "ADAPTER_CONFIG",

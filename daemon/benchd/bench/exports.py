@@ -14,13 +14,13 @@ from benchd.audit.adapter import ADAPTER_CONFIG, AdapterConfig, Weights
 from benchd.audit.audit import Audit, Module
 from benchd.audit.matching import endings, plain_ending
 from benchd.audit.naming import unaddressable, usable
-from benchd.bench.config import uniform_rank
+from benchd.audit.values import listed, whole
 from benchd.bench.patterns import pattern_keys
+from benchd.bench.plan import uniform_baseline
 from benchd.bench.tables import focused
-from benchd.selection.ladder import reach_note
+from benchd.selection.notes import reach_note
 from benchd.selection.selection import Selection
 from benchd.settings.keys import BenchSettings
-from benchd.values import listed, whole
 
 __all__ = ["Change", "Training", "axolotl", "bench_audit", "bench_audit_notes", "lora_config", "plan_training"]
 
@@ -103,14 +103,15 @@ def plan_training(
     `weights` are the modules of the saved adapter, where the caller knows them. Unless `may_use_rslora` every alpha is
     for a training without `use_rslora`, at the same scaling.
     """
-    carried = audit.adapter.carried() if audit.adapter else {}
+    adapter = audit.modules.adapter
+    carried = adapter.carried() if adapter else {}
     if not may_use_rslora:
         carried.pop("use_rslora", None)
-    uniform, notes = uniform_rank(audit, settings)
+    uniform, _, notes = uniform_baseline(audit, settings)
     focus = focused(audit, selection, settings)
-    own = dict(audit.modules)
+    own = dict(audit.modules.known)
     selected = {layer.module: layer.rank for layer in selection.layers if layer.rank}
-    ranks = _ranks(own, selected, focus or audit.names, uniform)
+    ranks = _ranks(own, selected, focus or audit.modules.names, uniform)
     saved = _own_weights(audit, weights or {})
     extra = _Extra({}, known=False) if focus else _unaudited(audit, saved)
     own.update(extra.modules)
@@ -119,10 +120,10 @@ def plan_training(
         ranks = every
     default = _default(audit, {name: rank for name, rank in ranks.items() if name not in selected}, uniform, carried)
     arguments = _arguments(audit, selected, own, every, default, use_rslora=bool(carried.get("use_rslora")))
-    targets = [*(focus or audit.names), *extra.modules]
+    targets = [*(focus or audit.modules.names), *extra.modules]
     if targets:
         arguments["target_modules"] = targets
-    counts = {**{name: module.parameters for name, module in saved.items()}, **audit.parameters()}
+    counts = {**{name: module.parameters for name, module in saved.items()}, **audit.modules.parameters()}
     return Training(
         {"peft_type": "LORA", **arguments, **carried},
         ranks,
@@ -157,7 +158,7 @@ def _rank_of(modules: Mapping[str, Module], name: str) -> int | None:
 
 def _own_weights(audit: Audit, weights: Mapping[str, Weights]) -> Mapping[str, Weights]:
     """`weights` if they can be the audited adapter's: modules that both name have the same rank there and here."""
-    ranks = [(module.rank, weights[name].rank) for name, module in audit.modules.items() if name in weights]
+    ranks = [(module.rank, weights[name].rank) for name, module in audit.modules.known.items() if name in weights]
     return weights if ranks and all(told in {None, saved} for told, saved in ranks) else {}
 
 
@@ -166,14 +167,14 @@ def _unaudited(audit: Audit, weights: Mapping[str, Weights]) -> _Extra:
 
     The weights name these modules. Without them the targets in the adapter's file do, by the ends of their names.
     """
-    adapter = audit.adapter
+    adapter, adapted = audit.modules.adapter, audit.modules.adapted
     if weights:
-        adapted = set(audit.adapted)
-        missed = [name for name in weights if name not in adapted]
-        unreachable = unaddressable([*audit.adapted, *missed])
+        audited = set(adapted)
+        missed = [name for name in weights if name not in audited]
+        unreachable = unaddressable([*adapted, *missed])
         names = [name for name in missed if name not in unreachable]
         applied = adapter.applied(names) if adapter else {}
-        scalings = {module.scaling for module in audit.modules.values()}
+        scalings = {module.scaling for module in audit.modules.known.values()}
         usual = scalings.pop() if len(scalings) == 1 else None
         return _Extra(
             {
@@ -186,11 +187,11 @@ def _unaudited(audit: Audit, weights: Mapping[str, Weights]) -> _Extra:
             known=True,
         )
     asked = adapter.fields.get("target_modules") if adapter else None
-    if adapter is None or not isinstance(asked, list) or not audit.adapted or adapter.fields.get("layers_to_transform"):
+    if adapter is None or not isinstance(asked, list) or not adapted or adapter.fields.get("layers_to_transform"):
         return _Extra({}, known=False)
-    audited = {ending for module in audit.adapted for ending in endings(module)}
+    reached = {ending for module in adapted for ending in endings(module)}
     excluded = adapter.fields.get("exclude_modules") or ()
-    names = sorted(usable([n for n in asked if isinstance(n, str) and n not in audited and n not in excluded]))
+    names = sorted(usable([n for n in asked if isinstance(n, str) and n not in reached and n not in excluded]))
     return _Extra({name: _by_ending(adapter, name) for name in names}, known=False)
 
 
@@ -204,7 +205,7 @@ def _by_ending(adapter: AdapterConfig, name: str) -> Module:
 
 def _default(audit: Audit, others: Mapping[str, int], uniform: int, carried: Mapping[str, Any]) -> int:
     """The `r` of modules without a pattern: what most that are not selected have. Fused experts can have no other."""
-    own = audit.adapter.rank if audit.adapter else None
+    own = audit.modules.adapter.rank if audit.modules.adapter else None
     if carried.get("target_parameters") and own:
         return min(uniform, own)
     counts = Counter(others.values())
@@ -231,7 +232,7 @@ def _arguments(
         arguments["lora_alpha"] = usual
     ranked = [name for name, rank in ranks.items() if name in selected or rank != default]
     scaled = [name for name, alpha in alphas.items() if name in selected or alpha != usual]
-    keys = pattern_keys(list(dict.fromkeys([*ranked, *scaled])), dict.fromkeys([*audit.adapted, *ranks]))
+    keys = pattern_keys(list(dict.fromkeys([*ranked, *scaled])), dict.fromkeys([*audit.modules.adapted, *ranks]))
     arguments["rank_pattern"] = {keys[name]: ranks[name] for name in ranked}
     arguments["alpha_pattern"] = {keys[name]: alphas[name] for name in scaled}
     return arguments
@@ -241,7 +242,7 @@ def _usual_alpha(
     audit: Audit, ranks: Mapping[str, int], alphas: Mapping[str, float], default: int, *, use_rslora: bool
 ) -> float | None:
     """Return the most frequent alpha of the modules with the default rank; if none has it, of all modules."""
-    adapter = audit.adapter
+    adapter = audit.modules.adapter
     if adapter is not None and adapter.target_parameters and adapter.rank:
         # Fused experts can't have another alpha.
         expert = Module(adapter.rank, adapter.scaling(adapter.alpha, adapter.rank))
@@ -259,7 +260,7 @@ def _rank_notes(
     notes = []
     if audit.no_analysis is not None:  # the selection has no look at the names then
         reach = reach_note(audit)
-        notes.extend([*audit.name_notes, *([reach] if reach else [])])
+        notes.extend([*audit.modules.name_notes, *([reach] if reach else [])])
     if not any(layer.rank for layer in selection.layers):
         notes.append(f"no module has a rank of its own here: {selection.reason}")
     smaller = sum(rank < uniform and rank == _rank_of(own, name) for name, rank in ranks.items())
@@ -269,9 +270,9 @@ def _rank_notes(
 
 
 def _adapter_notes(audit: Audit, carried: Mapping[str, Any], extra: _Extra) -> list[str]:
-    adapter = audit.adapter
+    adapter = audit.modules.adapter
     if adapter is None:
-        problem = audit.adapter_problem
+        problem = audit.modules.adapter_problem
         return [f"{ADAPTER_CONFIG} is not used: {problem}"] if problem else [_UNKNOWN]
     notes = []
     if adapter.use_rslora:
@@ -295,7 +296,7 @@ def _argument_notes(audit: Audit, arguments: Mapping[str, Any], carried: Mapping
     notes = []
     if "lora_alpha" not in arguments:
         notes.append("the audit doesn't tell the adapter's scaling; set lora_alpha yourself")
-    own = audit.adapter.rank if audit.adapter else None
+    own = audit.modules.adapter.rank if audit.modules.adapter else None
     if carried.get("target_parameters") and own and arguments["r"] < own:
         notes.append(f"fused experts (target_parameters) shrink, too: r {own} → {arguments['r']}")
     return notes
@@ -356,10 +357,10 @@ def bench_audit(audit: Audit, training: Training, settings: BenchSettings) -> di
     ranks = _trained_by_bench(audit, training, settings)
     if not ranks:
         raise ValueError("there is no module whose rank Bench could take")
-    keys = pattern_keys(list(ranks), audit.adapted)
+    keys = pattern_keys(list(ranks), audit.modules.adapted)
     means = audit.means
     return {
-        **({"probe_rank": audit.largest_rank} if audit.largest_rank else {}),
+        **({"probe_rank": audit.modules.largest_rank} if audit.modules.largest_rank else {}),
         **({"summary": means} if means else {}),
         "per_layer_suggestions": {"rank_pattern": {keys[name]: rank for name, rank in ranks.items()}},
     }
@@ -367,7 +368,7 @@ def bench_audit(audit: Audit, training: Training, settings: BenchSettings) -> di
 
 def _trained_by_bench(audit: Audit, training: Training, settings: BenchSettings) -> dict[str, int]:
     """The modules whose ranks the config's `lora.target_modules` let Bench train."""
-    names = set(audit.names)
+    names = set(audit.modules.names)
     asked = (settings.base.get("lora") or {}).get("target_modules")
     if isinstance(asked, list) and not settings.focus:
         targets = set(asked)
@@ -378,7 +379,7 @@ def _trained_by_bench(audit: Audit, training: Training, settings: BenchSettings)
 def bench_audit_notes(audit: Audit, training: Training, settings: BenchSettings) -> list[str]:
     """Return what Bench will not do as the audit says, under its rules for ranks (field-notes, section 4)."""
     lora, compression = settings.base.get("lora") or {}, settings.base.get("compression") or {}
-    probe = lora.get("probe_r") or audit.largest_rank
+    probe = lora.get("probe_r") or audit.modules.largest_rank
     ranks = list(_trained_by_bench(audit, training, settings).values())
     if not ranks or not probe:
         return []

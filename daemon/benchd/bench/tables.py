@@ -44,16 +44,16 @@ def _targets(audit: Audit, selection: Selection, settings: BenchSettings) -> lis
     """`target_modules`: the selected modules with `bench.focus`, else the base's, else all that the audit names."""
     focus = focused(audit, selection, settings)
     if focus:
-        return target_modules(focus, audit.adapted)
+        return target_modules(focus, audit.modules.adapted)
     asked: list[str] | str | None = settings.base.get("lora", {}).get("target_modules")
-    return asked or list(audit.names)
+    return asked or list(audit.modules.names)
 
 
 def focused(audit: Audit, selection: Selection, settings: BenchSettings) -> list[str]:
     """Return the selected modules that can be a target, with `bench.focus`; none without it."""
     if not settings.focus or not selection.layers:
         return []
-    return [layer.module for layer in selection.layers if layer.module not in audit.out_of_reach]
+    return [layer.module for layer in selection.layers if layer.module not in audit.modules.out_of_reach]
 
 
 def runnable(
@@ -86,9 +86,9 @@ def _told(
     settings: BenchSettings,
 ) -> Base:
     """What the audit and the adapter's own file tell, by Bench's keys; without what they don't."""
-    own = audit.largest
+    own = audit.modules.largest
     probe = settings.base.get("lora", {}).get("probe_r") or (own.rank if own else None)
-    adapter = audit.adapter if settings.adapter_config else None
+    adapter = audit.modules.adapter if settings.adapter_config else None
     told: Base = {
         "model": {"name": adapter.base_model if adapter else None},
         "lora": {

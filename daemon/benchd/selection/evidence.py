@@ -1,4 +1,4 @@
-"""Find the evidence for a layer's rank: the first in the audit, in a fixed order (spec, section 3). Pure.
+"""Find the evidence for the ranks of layers: the first in the audit, in a fixed order (spec, section 3). Pure.
 
 Bench validates the rank that it gets, so a rank must not be too low. It is the largest rank that any policy asks for.
 That is at least the layer's spread (the largest rank minus the smallest).
@@ -7,11 +7,12 @@ That is at least the layer's spread (the largest rank minus the smallest).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 from benchd.audit.audit import Audit
 from benchd.audit.shapes import Rationale
-from benchd.values import MAX_RANK, whole
+from benchd.audit.values import MAX_RANK, largest_rank, whole
 
 __all__ = ["Evidence", "RankSource", "find_evidence"]
 
@@ -30,24 +31,29 @@ class Evidence(NamedTuple):
     is_upper_bound: bool = False
 
 
-def find_evidence(audit: Audit, name: str, rationale: Rationale, own: int | None) -> Evidence | None:
-    """Return the evidence for the rank of the layer `name`; None if the audit has none.
+def find_evidence(
+    audit: Audit, rationales: Mapping[str, Rationale], own: Mapping[str, int | None]
+) -> dict[str, Evidence]:
+    """Return the evidence for the rank of each layer, by its name in the audit; none for a layer without evidence.
 
-    The rank is at least the layer's spread and at most `own`, the rank of the module's adapter (None: unknown).
+    A rank is at least the layer's spread and at most `own`, the rank of the module's adapter (None: unknown).
     """
-    most = own or MAX_RANK
-    found = _first(audit, name, rationale, most)
-    if found is None:
-        return None
-    rank = min(max(found.rank, whole(rationale.spread) or 0), most)
-    return found if rank == found.rank else found._replace(rank=rank)
+    policies = {name: largest_rank(rationale.k_values) for name, rationale in rationales.items()}
+    found = {}
+    for name, rationale in rationales.items():
+        most = own[name] or MAX_RANK
+        k = policies[name]
+        evidence = _derived_or_suggested(audit, name, rationale, most) if k is None else Evidence(k, "k_values")
+        if evidence is not None:
+            rank = evidence.rank
+            if rationale.spread is not None and rationale.spread > rank:
+                rank = whole(rationale.spread) or rank
+            found[name] = evidence._replace(rank=min(rank, most)) if rank > most or rank > evidence.rank else evidence
+    return found
 
 
-def _first(audit: Audit, name: str, rationale: Rationale, most: int) -> Evidence | None:
-    if rationale.k_values:
-        largest = _largest(rationale.k_values)
-        if largest is not None:
-            return Evidence(largest, "k_values")
+def _derived_or_suggested(audit: Audit, name: str, rationale: Rationale, most: int) -> Evidence | None:
+    """Return the evidence outside of `k_values`."""
     row = audit.row_ranks(name)
     if row and _has_all_policies(row, rationale):
         return Evidence(max(row), "layer_rows")
@@ -61,14 +67,6 @@ def _first(audit: Audit, name: str, rationale: Rationale, most: int) -> Evidence
         return Evidence(max(row), "layer_rows")
     policies = audit.policy_ranks(name)
     return Evidence(max(policies), "policies") if policies else None
-
-
-def _largest(values: list[float | None]) -> int | None:
-    """Return the largest rank among `values`; None if there is none. Fast where all values are ranks."""
-    largest = None if None in values else whole(max(values))  # type: ignore[type-var]
-    if largest is None:
-        largest = max([k for value in values if (k := whole(value)) is not None], default=None)
-    return largest
 
 
 def _has_all_policies(row: list[int], rationale: Rationale) -> bool:

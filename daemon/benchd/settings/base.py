@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from benchd.audit.values import MAX_RANK
 from benchd.settings.rules import NOT_EMPTY, Key, integer, list_of, number, shown, text
-from benchd.values import MAX_RANK
 
 __all__ = [
     "KEYS",

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, get_args, get_type_hints
 
 import msgspec
 
+from benchd.audit.values import MAX_RANK
 from benchd.settings.base import Base
 from benchd.settings.rules import (
     ANY_PATH,
@@ -27,7 +28,6 @@ from benchd.settings.rules import (
     size,
     text,
 )
-from benchd.values import MAX_RANK
 
 __all__ = [
     "BenchSettings",

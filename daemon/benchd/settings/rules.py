@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from benchd.values import finite, words
+from benchd.audit.values import finite, words
 
 __all__ = [
     "ANY_PATH",
