@@ -72,8 +72,9 @@ class Workers:
         if len(self._shared) < self._most_shared:
             loop = self._make(f"benchd-loop-{len(self._shared)}")
             self._shared.append((loop, open_instances(loop)))
+        chosen = self._shared[self._assigned % len(self._shared)]
         self._assigned += 1
-        return self._shared[self._assigned % len(self._shared)]
+        return chosen
 
     def _make(self, name: str) -> Loop:
         loop = Loop(name, self._answering, self.large, self._counts, self._trail, on_refused=self._on_refused)
