@@ -1,6 +1,9 @@
-"""The life of the daemon: reload, notifications, health. The units themselves: tests/system/."""
+"""The life of the daemon: reload, notifications, failures. The units themselves: tests/system/."""
 
+import fcntl
+import gc
 import json
+import logging
 import os
 import signal
 import socket
@@ -8,18 +11,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchd.answering.batch import Answering
-from benchd.folder.folder import Folder
-from benchd.inbox import Inbox
-from benchd.service.process import _Health, changed_settings
-from benchd.service.workers import Counts, Workers
-from benchd.settings.keys import FolderSettings
+from benchd.service.process import Service, block_signals, changed_settings
+from benchd.settings.keys import FolderSettings, Settings
 from benchd.settings.reading import parse_settings
-from benchd.trail.trail import Trail, TrailFile
+from benchd.trail.trail import Trail
+from benchd.watching.lock import LOCK_NAME
 from daemon import Daemon, answers, audit, config_of, read_json, until
 
 pytestmark = pytest.mark.timeout(60)
@@ -193,52 +195,6 @@ def test_a_mistake_at_the_start_is_the_status(daemon, tmp_path, monkeypatch):
     assert len(daemon.stderr.splitlines()) == 2
 
 
-class _Blocked(Answering):
-    """An answering that hangs, as on a dead file server."""
-
-    def __init__(self, trail: Trail) -> None:
-        super().__init__(trail, settle=0)
-        self.release = threading.Event()
-
-    def answer(self, batch, *, large=True):
-        self.release.wait(30)
-        return super().answer(batch, large=large)
-
-
-def test_a_stuck_worker_and_a_dead_thread_are_trouble(tmp_path):
-    """The watchdog hears nothing while a worker is at one batch for longer than its limit, or a thread has died."""
-    trail = Trail(TrailFile(str(tmp_path / "trail")))
-    inbox, counts, answering = Inbox(), Counts(), _Blocked(trail)
-    workers = Workers(inbox, answering, trail, counts, count=1, waits=False)
-    health = _Health(inbox, counts)
-    workers.start()
-    assert health.trouble(workers, [], limit=0.2) is None
-    (tmp_path / "a.json").write_bytes(audit())
-    folder = Folder(FolderSettings(path=str(tmp_path)), max_bytes=2**20)
-    inbox.put(folder, "a.json", "closed")
-    inbox.put(folder, "b.json", "closed")
-    until(lambda: health.trouble(workers, [], limit=0.2) == "worker 0 is stuck")
-    assert health.trouble(workers, [], limit=60) is None
-    answering.release.set()
-    until(lambda: counts.total == 2)
-    assert health.trouble(workers, [], limit=0.2) is None
-    inbox.close()
-    assert workers.join(5)
-    assert health.trouble(workers, [], limit=0.2) == "thread benchd-worker-0 is dead"
-
-
-def test_work_that_nobody_takes_is_trouble(tmp_path):
-    """Audits that wait while no worker answers any: work does not move."""
-    trail = Trail(TrailFile(str(tmp_path / "trail")))
-    inbox, counts = Inbox(), Counts()
-    workers = Workers(inbox, Answering(trail, settle=0), trail, counts, count=1, waits=False)
-    workers.threads.clear()
-    health = _Health(inbox, counts)
-    inbox.put(Folder(FolderSettings(path=str(tmp_path)), max_bytes=1), "a.json", "closed")
-    assert health.trouble(workers, [], limit=0.05) is None
-    until(lambda: health.trouble(workers, [], limit=0.05) == "1 audits wait and none is answered")
-
-
 def test_the_started_record_has_the_settings_that_differ():
     """Folders, and every setting that is not the default."""
     settings = parse_settings('[[watch]]\npath = "/a"\n[selection]\ntop_n = 5\n[watching]\nsettle = "2s"\n')
@@ -255,22 +211,6 @@ def test_the_started_record_has_the_folders_own_settings():
         "watch[0].selection.top_n": 5,
         "watch[0].bench.uniform_rank": 4,
     }
-
-
-def test_a_stop_while_a_folder_is_slow_to_open(tmp_path):
-    """A signal counts also before every folder is watched."""
-    code = (
-        "import sys, time; from benchd.watching.lock import FolderLock; "
-        "FolderLock.acquire = lambda self: sys.stderr.write('slow') and sys.stderr.flush() or time.sleep(30); "
-        "from benchd.service.process import Service; Service.claim = lambda self: None; "
-        "from benchd.cli import main; main(['watch', sys.argv[1]])"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stderr.read(4) == b"slow"
-        process.terminate()
-        assert process.wait(5) == 0
 
 
 def test_folders_are_given_back_when_one_is_taken(daemon, tmp_path):
@@ -295,38 +235,137 @@ def test_without_standard_output(tmp_path):
     assert '"event":"audit.selected"' in done.stderr
 
 
-def _run(home: Path, patch: str) -> subprocess.Popen[bytes]:
-    """`benchd watch` over `home/in` after `patch`, with its trail on standard output."""
-    (home / "in").mkdir()
-    code = f"{patch}\nfrom benchd.cli import main\nmain(['watch', {str(home / 'in')!r}])"
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+class Recording:
+    """A sink that keeps the records, and calls `react` with each event before the write returns."""
+
+    name = "memory"
+    written = None
+
+    def __init__(self, react: Callable[[str], None] = lambda _: None) -> None:
+        self.records: list[dict[str, Any]] = []
+        self._react = react
+
+    def write(self, text: bytes) -> None:
+        for line in text.splitlines():
+            self.records.append(json.loads(line))
+            self._react(self.records[-1]["event"])
+
+    def close(self) -> None:
+        """Keep nothing open."""
+
+    @property
+    def events(self) -> list[str]:
+        return [record["event"] for record in self.records]
 
 
-def test_a_thread_that_dies_is_never_silent(tmp_path):
-    """It is recorded, and ends the process with a failure, so that a service manager starts it again."""
-    patch = "from benchd.service.workers import Workers\nWorkers._run = lambda self, index, large: 1 / 0"
-    with _run(tmp_path, patch) as process:
-        out, _ = process.communicate(timeout=20)
-        assert process.returncode == 1
-    records = [json.loads(line) for line in out.splitlines()]
-    failed = [record for record in records if record["event"] == "service.thread_failed"]
-    assert "ZeroDivisionError" in failed[0]["error"]
-    assert records[-1]["event"] == "service.stopped"
+@pytest.fixture
+def process() -> Iterator[None]:
+    """Let this process be a service, and undo that afterwards."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    hooks, handlers = (threading.excepthook, sys.unraisablehook), list(logging.getLogger().handlers)
+    block_signals()
+    yield
+    while signal.sigpending() - mask:
+        signal.sigwait(signal.sigpending())
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    threading.excepthook, sys.unraisablehook = hooks
+    logging.getLogger().handlers[:] = handlers
+    gc.unfreeze()
 
 
+def service(folder: Path, sink: Recording) -> Service:
+    """A service in this process."""
+    return Service(Settings(watch=(FolderSettings(path=str(folder)),)), Trail(sink, level="debug"))
+
+
+@pytest.mark.usefixtures("process")
+class TestInThisProcess:
+    def test_a_thread_that_dies_is_never_silent(self, tmp_path: Path):
+        """It is recorded, and ends the process with a failure, so that a service manager starts it again."""
+
+        def die(event: str) -> None:
+            if event == "service.ready":
+                threading.Thread(target=lambda: 1 / 0, name="doomed").start()
+
+        sink = Recording(die)
+        assert service(tmp_path, sink).run() == 1
+        [failed] = [record for record in sink.records if record["event"] == "service.thread_failed"]
+        assert failed["thread"] == "doomed"
+        assert "ZeroDivisionError" in failed["error"]
+        assert "doomed" in next(record["signal"] for record in sink.records if record["event"] == "service.stopping")
+        assert sink.events[-1] == "service.stopped"
+
+    def test_an_exception_that_can_not_be_raised_is_recorded(self, tmp_path: Path):
+        """An exception in a finalizer is recorded; the service goes on."""
+
+        class Broken:
+            def __del__(self) -> None:
+                raise ValueError("in a finalizer")
+
+        def break_one(event: str) -> None:
+            if event == "service.ready":
+                done.append(threading.Thread(target=finalize))
+                done[0].start()
+
+        def finalize() -> None:
+            Broken()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        done: list[threading.Thread] = []
+        sink = Recording(break_one)
+        assert service(tmp_path, sink).run() == 0
+        [failed] = [record for record in sink.records if record["event"] == "service.thread_failed"]
+        assert "in a finalizer" in failed["error"]
+
+    def test_library_warnings_are_in_the_trail(self, tmp_path: Path):
+        """What a library logs as a warning is a record."""
+
+        def react(event: str) -> None:
+            if event == "service.ready":
+                threading.Thread(target=lambda: (warn(), os.kill(os.getpid(), signal.SIGTERM))).start()
+
+        def warn() -> None:
+            logging.getLogger("a library").warning("something is odd")
+
+        sink = Recording(react)
+        assert service(tmp_path, sink).run() == 0
+        assert "a library: something is odd" in [record.get("reason") for record in sink.records]
+
+    def test_a_stop_while_a_folder_is_slow_to_open(self, tmp_path: Path):
+        """A signal counts also before every folder is watched: here the lock file is held for a while."""
+        with (tmp_path / LOCK_NAME).open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            os.kill(os.getpid(), signal.SIGTERM)
+            sink = Recording()
+            assert service(tmp_path, sink).run() == 0
+        assert sink.events == ["service.started", "service.ready", "service.stopping", "service.stopped"]
+
+
+def in_a_namespace(*command: str) -> list[str]:
+    """Return the command for a user namespace in which nobody can have an inotify instance."""
+    script = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'
+    return ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", *command]
+
+
+def can_unshare() -> bool:
+    try:
+        return subprocess.run(in_a_namespace("true"), capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not can_unshare(), reason="needs user namespaces")
 def test_without_inotify_it_polls(tmp_path):
-    """No more inotify instances to be had: said, with the remedy, and polled instead."""
-    patch = (
-        "import benchd.service.process\n"
-        "def refuse(after):\n    raise OSError(24, 'inotify instance limit reached')\n"
-        "benchd.service.process.open_reader = refuse"
-    )
-    with _run(tmp_path, patch) as process:
+    """With no inotify instance left it polls, and records the remedy."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    command = in_a_namespace(sys.executable, "-m", "benchd", "watch", str(folder))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         records = []
         while not records or records[-1]["event"] != "service.ready":
             records.append(json.loads(process.stdout.readline()))
-        (tmp_path / "in" / "a.json").write_bytes(audit())
-        until(lambda: answers(tmp_path / "in" / "a.json"))
+        (folder / "a.json").write_bytes(audit())
+        until(lambda: answers(folder / "a.json"))
         process.terminate()
         process.communicate(timeout=20)
         assert process.returncode == 0

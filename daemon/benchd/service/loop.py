@@ -133,7 +133,7 @@ class Loop:
         self._readers: dict[int, Reader] = {}
         self._removed: deque[Reader] = deque()
         self._is_stopping = False
-        #: Set before the inbox is asked for work, so that nothing is put unnoticed between that and the wait.
+        #: Set before the loop checks for work, so that nothing comes unnoticed between that and the wait.
         self._may_sleep = False
         #: When (monotonic) the present batch was begun; None while the loop waits.
         self.busy_since: float | None = None
@@ -167,9 +167,9 @@ class Loop:
 
     def _run(self) -> None:
         while not self._is_stopping:
+            self._may_sleep = True
             if self._removed:
                 self._close_removed()
-            self._may_sleep = True
             batch, wait = self.inbox.take(_BATCH)
             if batch:
                 self._may_sleep = False

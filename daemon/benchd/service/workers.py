@@ -14,6 +14,7 @@ from benchd.folder.flushing import Flusher
 from benchd.folder.folder import Folder
 from benchd.service.loop import Counts, LargeLane, Loop
 from benchd.settings.keys import FolderSettings, WatchingSettings
+from benchd.trail.records import Degraded
 from benchd.trail.trail import Trail
 from benchd.watching.sources import open_instances, wants_polling
 
@@ -30,7 +31,8 @@ class Workers:
     """The loops of a service, and the lane for large files.
 
     Folders watched through inotify share a loop; without the GIL, as many loops as `watching.workers` says. Each polled
-    folder has a loop of its own, so that a slow file server keeps no other folder waiting.
+    folder has a loop of its own, so that a slow file server keeps no other folder waiting. `has_gil` and
+    `open_instances` are for tests.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Workers:
         *,
         on_refused: Callable[[Folder], None] = lambda _: None,
         has_gil: bool = _HAS_GIL,
+        open_instances: Callable[[Loop], Instances | None] = open_instances,
     ) -> None:
         self._trail = trail
         self._counts = counts
@@ -53,6 +56,9 @@ class Workers:
         self._own: dict[str, Loop] = {}
         self._assigned = 0
         self._is_started = False
+        self._open_instances = open_instances
+        #: What to record at the start if this watchdog lacks a name.
+        self._degraded: Degraded | None = None
 
     @property
     def loops(self) -> list[Loop]:
@@ -65,15 +71,27 @@ class Workers:
         return [*(loop.thread for loop in self.loops), self.large.thread]
 
     def loop_for(self, settings: FolderSettings) -> tuple[Loop, Instances | None]:
-        """Return the loop that answers a folder, and what opens its inotify instances. Raises ImportError, OSError."""
+        """Return the loop that answers a folder, and what opens its inotify instances. Raises OSError."""
         if wants_polling(settings):
             loop = self._own[settings.path] = self._make(f"benchd-loop {settings.path}")
             return loop, None
         if len(self._shared) < self._most_shared:
             loop = self._make(f"benchd-loop-{len(self._shared)}")
-            self._shared.append((loop, open_instances(loop)))
+            self._shared.append((loop, self._instances_of(loop)))
+        chosen = self._shared[self._assigned % len(self._shared)]
         self._assigned += 1
-        return self._shared[self._assigned % len(self._shared)]
+        return chosen
+
+    def _instances_of(self, loop: Loop) -> Instances | None:
+        try:
+            return self._open_instances(loop)
+        except (ImportError, AttributeError) as error:  # a function, or a constant of a class
+            if self._degraded is None:
+                reason = f"this watchdog can't be used for inotify: {error}"
+                self._degraded = Degraded(root="", reason=reason, instead="watchdog's own observer")
+                if self._is_started:
+                    self._trail.write(self._degraded)
+            return None
 
     def _make(self, name: str) -> Loop:
         loop = Loop(name, self._answering, self.large, self._counts, self._trail, on_refused=self._on_refused)
@@ -90,6 +108,8 @@ class Workers:
     def start(self) -> None:
         """Start all threads; loops that are made later start at once."""
         self._is_started = True
+        if self._degraded is not None:
+            self._trail.write(self._degraded)
         for thread in self.threads:
             thread.start()
 

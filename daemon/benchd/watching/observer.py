@@ -1,4 +1,4 @@
-"""For folders that inotify can't serve: watchdog's polling for network file systems, its observer on other systems."""
+"""Folders that our inotify source can't serve: watchdog's polling for network file systems, else its observer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ObserverSource(Handler):
         if self._polling:
             # lstat, so that links are not followed.
             self._observer = PollingObserverVFS(os.lstat, os.scandir, polling_interval=self._interval)
-        else:  # pragma: no cover - not Linux
+        else:
             from watchdog.observers import Observer  # noqa: PLC0415 - picks the system's own at import
 
             self._observer = Observer()

@@ -298,9 +298,9 @@ class Watcher:
         try:
             source.start(self.folder)
         except OSError as error:
-            if source.backend != "inotify":
+            if source.backend == "polling":
                 raise
-            reason = f"inotify refused: {error.strerror}"
+            reason = f"{source.backend} refused: {error.strerror}"
             self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="polling at poll_interval"))
             source = polling_source(settings, self)
             source.start(self.folder)
