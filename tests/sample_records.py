@@ -42,7 +42,8 @@ def _nothing() -> records.SelectedNothing:
 
 
 def _scan(cause: str, queued: int) -> records.ScanFinished:
-    return records.ScanFinished(root="/in", cause=cause, found=3, answered=2, queued=queued, duration_ms=0.123)
+    kind = records.RoutineScan if cause == "rescan" and not queued else records.ScanFinished
+    return kind(root="/in", cause=cause, found=3, answered=2, queued=queued, duration_ms=0.123)
 
 
 _REFUSAL = refusal("symlink")

@@ -39,6 +39,11 @@ def event_of(record: type[Record]) -> str:
 # --- the schema -----------------------------------------------------------------------------------------------
 
 
+def levels_of(record: type[Record]) -> list[str]:
+    """Return the levels that the event can have, the usual one first."""
+    return [record.level, *(kind.level for kind in record.__subclasses__())]
+
+
 def schema(_old: str) -> str:
     """Return the JSON Schema of a record."""
     _, shapes = msgspec.json.schema_components(RECORDS, ref_template="#/$defs/{name}")
@@ -60,7 +65,7 @@ def schema(_old: str) -> str:
 
 def definition(record: type[Record], shape: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of one type's lines: the time and the level come first, `clipped` comes last."""
-    levels = sorted(record.LEVELS)
+    levels = sorted(levels_of(record))
     head = {
         "ts": {"$ref": "#/$defs/ts"},
         "level": {"enum": levels} if len(levels) > 1 else {"const": levels[0]},
@@ -89,7 +94,7 @@ def section(record: type[Record], definitions: dict[str, Any]) -> Iterator[str]:
     shape = definitions[event_of(record)]
     yield f"### `{event_of(record)}`"
     yield ""
-    levels = " or ".join(f"`{level}`" for level in record.LEVELS)
+    levels = " or ".join(f"`{level}`" for level in levels_of(record))
     yield from textwrap.wrap(f"Level: {levels}. {shape['description']}", 100, break_on_hyphens=False)
     yield ""
     yield "| field | type | description |"

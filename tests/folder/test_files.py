@@ -295,7 +295,7 @@ class TestWrite:
             os.chown(tmp_path, -1, 12345)
         before = os.umask(0o027)
         try:
-            group = files.group_to_give(os.fstat(directory))
+            group = os.fstat(directory).st_gid
             name = files.write_temporary(directory, b"", durable=False, group=group).name
         finally:
             os.umask(before)

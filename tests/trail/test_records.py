@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 
-from benchd.trail.records import RECORDS, Record, ScanFinished, Selected, SelectedNothing
+from benchd.trail.records import RECORDS, Record, RoutineScan, ScanFinished, Selected, SelectedNothing
 from sample_records import EVERY
 
 
@@ -27,26 +26,10 @@ def test_named_and_described(kind: type[Record]):
     assert "\n" not in kind.__doc__
 
 
-@pytest.mark.parametrize("record", EVERY, ids=lambda record: type(record).__name__)
-def test_level(record: Any):
-    """A record's level is one of those that its type declares."""
-    assert record.level in record.LEVELS
-
-
-def test_every_level_is_used():
-    """Each declared level has a sample."""
-    declared = {(kind.__struct_config__.tag, level) for kind in RECORDS for level in kind.LEVELS}
-    assert {(record.__struct_config__.tag, record.level) for record in EVERY} == declared
-
-
-@pytest.mark.parametrize(
-    ("cause", "queued", "level"),
-    [("rescan", 0, "debug"), ("rescan", 1, "info"), ("start", 0, "info"), ("overflow", 0, "info")],
-)
-def test_routine_scans_are_quiet(cause: str, queued: int, level: str):
-    """A routine scan that queued nothing has the level `debug`; every other scan has `info`."""
-    scan = ScanFinished(root="/in", cause=cause, found=1, answered=1, queued=queued, duration_ms=1.0)
-    assert scan.level == level
+def test_routine_scans_are_quiet():
+    """A routine scan that queued nothing has the level `debug`, under the event of all scans."""
+    assert (RoutineScan.level, ScanFinished.level) == ("debug", "info")
+    assert RoutineScan.__struct_config__.tag == ScanFinished.__struct_config__.tag
 
 
 def test_audit_without_layers_is_a_warning():

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 from benchd.answering.case import Case
-from benchd.answering.concluding import Concluder, is_same_file, rejected_result
+from benchd.answering.concluding import Concluder, rejected_result
 from benchd.answering.disk import Disk
 from benchd.answering.outcome import Outcome, Result
 from benchd.answering.recording import rejected, selected
@@ -62,7 +62,7 @@ class Publisher:
 
     def _record(self, case: Case, records: list[Record]) -> Case | Result:
         """Add the record of the decision to `records`, unless the audit has changed since it was read."""
-        if not is_same_file(self._disk, case):
+        if not self._disk.is_same(case.directory, case.name, case.info):
             self.discard(case)
             wait = history_of(case.ticket).next_change()
             return Result(case.ticket, Outcome.DEFERRED, error="it changed while it was being answered", retry_in=wait)
@@ -95,7 +95,7 @@ class Publisher:
                 if case.temporary.descriptor in failed:
                     raise failed[case.temporary.descriptor]
                 case.temporary = self._disk.close(case.directory, case.temporary)
-            if is_config:
+            if is_config and case.beside.report is not None:
                 # First the report: a crash in between leaves an audit without an answer, not one with two.
                 self._concluder.remove_report(case)
             if not self._is_as_before(case.directory, name, before):

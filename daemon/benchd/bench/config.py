@@ -78,7 +78,8 @@ def write_config(audit: Audit, selection: Selection, settings: BenchSettings) ->
 
 def settings_used(selection: Selection, settings: BenchSettings) -> dict[str, Any]:
     """Return every setting that shaped this answer, by dotted key. No other setting changes the answer."""
-    return {"bench.uniform_rank": settings.uniform_rank, **base_used(settings), **selection.settings}
+    base = base_used(settings) if settings.base else {}
+    return {"bench.uniform_rank": settings.uniform_rank, **base, **selection.settings}
 
 
 def error_report(name: str, error: AuditError, *, sha256: str | None, size: int | None) -> bytes:

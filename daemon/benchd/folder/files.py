@@ -28,8 +28,8 @@ __all__ = [
     "discard",
     "exists",
     "explained",
-    "group_to_give",
     "has_writer",
+    "is_same",
     "look",
     "open_directory",
     "open_regular",
@@ -145,6 +145,15 @@ def stat_now(directory: int, name: str) -> os.stat_result | None:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def is_same(directory: int, name: str, info: os.stat_result) -> bool:
+    """Return whether the file `name` has the inode, size and ctime of `info`: it is the file that was read."""
+    try:
+        now = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (now.st_ino, now.st_size, now.st_ctime_ns) == (info.st_ino, info.st_size, info.st_ctime_ns)
 
 
 def open_regular(directory: int, name: str, info: os.stat_result, max_bytes: int) -> tuple[int, os.stat_result]:
@@ -265,11 +274,6 @@ class Temporary(NamedTuple):
 
     name: str
     descriptor: int = -1
-
-
-def group_to_give(folder: os.stat_result) -> int | None:
-    """The group that new files in a folder are to have, where they would not have it anyway."""
-    return None if folder.st_gid == os.getegid() else folder.st_gid
 
 
 def write_temporary(directory: int, content: bytes, *, durable: bool, group: int | None = None) -> Temporary:
