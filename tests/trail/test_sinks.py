@@ -177,8 +177,8 @@ class TestFile:
         assert os.read(reader, 9) == b"1\n"
         os.close(reader)
 
-    def test_unreadable_end(self, path: Path, tmp_path: Path):
-        """A file that is replaced by a folder is an error, and is created again once the folder is gone."""
+    def test_folder_in_its_place(self, path: Path):
+        """A folder at the path is an error, and the file is created once the folder is gone."""
         sink = TrailFile(str(path))
         path.mkdir()
         with pytest.raises(IsADirectoryError):
