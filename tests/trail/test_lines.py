@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchd.trail.lines import MAX_LINE, journal_line, json_line
-from benchd.trail.records import Degraded, Reloaded, ReloadFailed, Stopping
+from benchd.trail.records import Degraded, Reloaded, ReloadFailed, Stopping, WriteFailed
 from sample_records import EVERY
 
 LINES = Path(__file__).with_name("lines.jsonl")
@@ -72,6 +72,13 @@ def test_long_records_are_clipped(text: str):
     assert record["clipped"] is True
     assert [len(problem) for problem in record["problems"]] == [2000] * 5
     assert all(problem.endswith("…") for problem in record["problems"])
+
+
+def test_numbers_are_not_clipped():
+    """Clipping changes long texts and lists only."""
+    record = WriteFailed(audit="/in/a.json", trigger="scan", error="x" * MAX_LINE, attempt=3, retry_in_s=4.0)
+    found = json.loads(json_line(TS, record))
+    assert (found["attempt"], found["retry_in_s"], len(found["error"])) == (3, 4.0, 2000)
 
 
 def test_longest_whole_line():

@@ -31,7 +31,7 @@ class Disk:
         self.room -= len(part)
         return os.write(descriptor, part)
 
-    def flush(self, descriptor: int) -> None:
+    def fdatasync(self, descriptor: int) -> None:
         if self.broken:
             raise BROKEN
         os.fdatasync(descriptor)
@@ -126,7 +126,7 @@ class TestFile:
     def test_torn_by_a_full_disk(self, path: Path):
         """A line that the disk had no room for is ended before the next record, once there is room."""
         disk = Disk()
-        sink = TrailFile(str(path), write=disk.write)
+        sink = TrailFile(str(path), disk=disk)
         sink.write(b"first\n")
         disk.room = 3
         with pytest.raises(OSError, match="No space left"):
@@ -137,10 +137,24 @@ class TestFile:
         sink.write(b"fourth\n")
         assert path.read_bytes() == b"first\nsec\nfourth\n"
 
+    def test_no_room_for_the_end_of_a_torn_line(self, path: Path):
+        """A torn line is ended even if the disk takes nothing at first."""
+        path.write_bytes(b"torn")
+        disk = Disk(room=0)
+        sink = TrailFile(str(path), disk=disk)
+        with pytest.raises(OSError, match="No space left"):
+            sink.write(b"1\n")
+        disk.room = 1
+        with pytest.raises(OSError, match="No space left"):
+            sink.write(b"2\n")
+        disk.room = None
+        sink.write(b"3\n")
+        assert path.read_bytes() == b"torn\n3\n"
+
     def test_full_between_two_lines(self, path: Path):
         """A disk that fills up at the end of a line leaves no torn line."""
         disk = Disk(room=2)
-        sink = TrailFile(str(path), write=disk.write)
+        sink = TrailFile(str(path), disk=disk)
         with pytest.raises(OSError, match="No space left"):
             sink.write(b"1\n2\n")
         disk.room = None
@@ -163,8 +177,8 @@ class TestFile:
         assert os.read(reader, 9) == b"1\n"
         os.close(reader)
 
-    def test_unreadable_end(self, path: Path, tmp_path: Path):
-        """A file that is replaced by a folder is an error, and is created again once the folder is gone."""
+    def test_folder_in_its_place(self, path: Path):
+        """A folder at the path is an error, and the file is created once the folder is gone."""
         sink = TrailFile(str(path))
         path.mkdir()
         with pytest.raises(IsADirectoryError):
@@ -188,7 +202,7 @@ class TestFile:
     def test_closing_flushes(self, path: Path):
         """A file is flushed before it is closed, and closed even if that fails."""
         disk = Disk()
-        sink = TrailFile(str(path), flush=disk.flush)
+        sink = TrailFile(str(path), disk=disk)
         sink.write(b"1\n")
         disk.broken = True
         with pytest.raises(OSError, match="Input/output"):
@@ -242,7 +256,7 @@ class TestFallback:
 
     def test_torn_line_is_repeated(self, path: Path, fallback: Fallback):
         """A line that was cut off is written wholly to the fallback."""
-        output = output_to(TrailFile(str(path), write=Disk(room=1).write), fallback)
+        output = output_to(TrailFile(str(path), disk=Disk(room=1)), fallback)
         output.write([b"first\n"])
         assert path.read_bytes() == b"f"
         assert fallback.read() == [b"trail.jsonl: No space left on device", b"first"]
@@ -339,18 +353,28 @@ class TestFlushing:
     def test_failing_close(self, path: Path, fallback: Fallback):
         """Closing flushes: if that fails, the lines since the last good flush are repeated."""
         disk = Disk()
-        output = output_to(TrailFile(str(path), flush=disk.flush), fallback)
+        output = output_to(TrailFile(str(path), disk=disk), fallback)
         output.unflushed()
         output.write([b"1\n"])
         disk.broken = True
         output.close()
         assert fallback.read() == [b"trail.jsonl: Input/output error", b"1"]
 
+    def test_written_again_after_a_failed_flush(self, path: Path, fallback: Fallback):
+        """A disk that fails to flush does not stop the lines."""
+        disk = Disk()
+        output = output_to(TrailFile(str(path), disk=disk), fallback)
+        output.write([b"1\n"])
+        disk.broken = True
+        output.close()
+        output.write([b"2\n"])
+        assert path.read_bytes() == b"1\n2\n"
+
     def test_close_before_any_flush(self, path: Path, fallback: Fallback):
         """A trail that nobody flushes keeps no lines to repeat."""
         disk = Disk()
         disk.broken = True
-        output = output_to(TrailFile(str(path), flush=disk.flush), fallback)
+        output = output_to(TrailFile(str(path), disk=disk), fallback)
         output.write([b"1\n"])
         output.close()
         assert fallback.read() == [b"trail.jsonl: Input/output error"]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Final, NamedTuple, Protocol
 
-__all__ = ["Output", "Sink", "TrailFile", "TrailStream", "Written", "is_journal"]
+__all__ = ["Disk", "Output", "Sink", "TrailFile", "TrailStream", "Written", "is_journal"]
 
 #: Maximum number of lines that are kept until they are on the disk.
 _MAX_UNFLUSHED: Final = 1000
@@ -28,6 +28,16 @@ class Written(NamedTuple):
 
     descriptor: int
     device: int
+
+
+class Disk(Protocol):  # pragma: no cover - a shape
+    """The system calls that can fail with the disk; the module `os` has them."""
+
+    def write(self, descriptor: int, text: bytes, /) -> int:
+        """Write some of `text`. Return the number of bytes."""
+
+    def fdatasync(self, descriptor: int, /) -> None:
+        """Wait until the file is on the disk."""
 
 
 class Sink(Protocol):  # pragma: no cover - a shape
@@ -82,16 +92,9 @@ class TrailFile:
     It follows logrotate: a file that was moved or deleted is created again, and a truncated file is appended to.
     """
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        write: Callable[[int, bytes], int] = os.write,
-        flush: Callable[[int], None] = os.fdatasync,
-    ) -> None:
+    def __init__(self, path: str, *, disk: Disk = os) -> None:
         self.name = path
-        self._write = write
-        self._flush = flush
+        self._disk = disk
         self._descriptor = -1
         self._identity = (-1, -1)
         self._torn = False
@@ -100,11 +103,11 @@ class TrailFile:
         """Append whole lines, after opening the file if needed. Raises OSError."""
         self._follow()
         if self._torn:
-            self._write(self._descriptor, b"\n")
-            self._torn = False
-        written, error = _write_all(self._descriptor, text, self._write)
+            text = b"\n" + text
+        written, error = _write_all(self._descriptor, text, self._disk)
+        if written:
+            self._torn = text[written - 1] != _NEWLINE
         if error is not None:
-            self._torn = written > 0 and text[written - 1] != _NEWLINE
             raise error
 
     @property
@@ -140,7 +143,7 @@ class TrailFile:
         """Flush and close the file. The next `write` opens it again. Raises OSError."""
         if self._descriptor >= 0:
             try:
-                self._flush(self._descriptor)  # a thread that flushes the new file may count on the old one
+                self._disk.fdatasync(self._descriptor)  # a thread that flushes the new file may count on the old one
             except OSError as error:
                 if error.errno not in _NOTHING_TO_FLUSH:
                     raise
@@ -149,14 +152,12 @@ class TrailFile:
                 os.close(descriptor)
 
 
-def _write_all(
-    descriptor: int, text: bytes, write: Callable[[int, bytes], int] = os.write
-) -> tuple[int, OSError | None]:
+def _write_all(descriptor: int, text: bytes, disk: Disk = os) -> tuple[int, OSError | None]:
     """Write `text`, with several calls if needed. Return the number of bytes written, and the error that stopped it."""
     written = 0
     while written < len(text):
         try:
-            written += write(descriptor, text[written:] if written else text)
+            written += disk.write(descriptor, text[written:] if written else text)
         except OSError as error:
             return written, error
     return written, None
