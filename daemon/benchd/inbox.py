@@ -108,7 +108,7 @@ class Inbox:
         self._wake = wake
         #: True while the thread that takes may sleep. It sets this before it calls `take`, so that no ticket is put
         #: unnoticed between `take` and the sleep.
-        self.is_awaited = False
+        self.is_awaited = True
         self._capacity = capacity
         self._on_refused = on_refused
         self._lock = threading.Lock()

@@ -66,8 +66,8 @@ class Mistake(NamedTuple):
 
 
 _TEXT: Final = text("a string that is not empty", NOT_EMPTY)
-_RATE: Final = number("a number above 0", exclusiveMinimum=0)
-_AMOUNT: Final = number("a number >= 0", minimum=0)
+_RATE: Final = number(above=True)
+_AMOUNT: Final = number()
 _RANK: Final = integer(1, MAX_RANK)
 _SEED: Final = integer(0, 2**32 - 1)
 
@@ -84,7 +84,7 @@ KEYS: Final = {
     "train.max_steps": Key(integer(1), "The number of training steps"),
     "lora.probe_r": Key(_RANK, "The rank of the probe; by default the adapter's largest rank"),
     "lora.alpha": Key(_RATE, "The alpha of the probe; by default it keeps the adapter's scaling"),
-    "lora.dropout": Key(number("a number from 0 to 1", minimum=0, maximum=1), "The dropout"),
+    "lora.dropout": Key(number(0, 1), "The dropout"),
     "lora.target_modules": Key(
         list_of(_TEXT, "a list of module names that is not empty, or one pattern", least=1, or_item=True),
         "The modules to train; by default those that the audit names",
@@ -216,7 +216,7 @@ def missing(base: Base, *, adapter_config: bool = False) -> list[str]:
         return []
     needed = set(_NEEDED) - (LEFT_OPEN if adapter_config else set())
     if len(base.get("compression", {}).get("seeds") or ()) > 1:
-        needed.discard("train.seed")  # a run over several seeds sets it for each run
+        needed.discard("train.seed")  # a run over several seeds sets each seed itself
     return [key for key in _NEEDED if key in needed and not tells(base, key)]
 
 

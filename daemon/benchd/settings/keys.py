@@ -71,14 +71,12 @@ class SelectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     medium_priority: Annotated[
         float,
         Key(
-            number("a number >= 0", minimum=0),
+            number(),
             "Lowest priority score that is `MEDIUM`",
             "It can't be below `low_priority`.",
         ),
     ] = 2.0
-    low_priority: Annotated[
-        float, Key(number("a number >= 0", minimum=0), "Lowest priority score that is `LOW`; a lower one is `SKIP`")
-    ] = 1.0
+    low_priority: Annotated[float, Key(number(), "Lowest priority score that is `LOW`; a lower one is `SKIP`")] = 1.0
 
 
 class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -137,18 +138,19 @@ def integer(low: int, high: int = _MOST, choices: tuple[str, ...] = ()) -> Rule:
     return Rule(accepts=f"{', '.join(first)} or {last}", parse=parse, schema=schema)
 
 
-def number(accepts: str, **limits: float) -> Rule:
-    """Accept a finite number within `limits`, which are those of JSON Schema: minimum, exclusiveMinimum, maximum."""
-    low, above = limits.get("minimum", 0.0), limits.get("exclusiveMinimum", -1.0)
-    high = limits.get("maximum")
+def number(low: float = 0, high: float = math.inf, *, above: bool = False) -> Rule:
+    """Accept a finite number from `low` to `high`; with `above` not `low` itself."""
 
     def parse(value: Any) -> float:
         found = finite(value)
-        if found is None or found < low or found <= above or (high is not None and found > high):
+        if found is None or not low <= found <= high or (above and found == low):
             raise ValueError
         return found
 
-    return Rule(accepts=accepts, parse=parse, schema={"type": "number", **limits})
+    schema: dict[str, Any] = {"type": "number", "exclusiveMinimum" if above else "minimum": low}
+    if high == math.inf:
+        return Rule(accepts=f"a number {'above' if above else '>='} {low:g}", parse=parse, schema=schema)
+    return Rule(accepts=f"a number from {low:g} to {high:g}", parse=parse, schema={**schema, "maximum": high})
 
 
 def _flag(value: Any) -> bool:
