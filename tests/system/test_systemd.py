@@ -1,4 +1,4 @@
-"""The units under a real systemd: boots a throw-away one and runs `inside_systemd.py` in it."""
+"""Boots a temporary systemd and runs the tests of `inside_systemd.py` in it."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ SANDBOX = HERE / "with-systemd.sh"
 
 
 def missing() -> str | None:
-    """Why there can be no systemd here, or None."""
+    """Return why systemd can't be booted here, or None."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         return "needs root on Linux"
     probe = subprocess.run([SANDBOX, "true"], capture_output=True, text=True, timeout=60, check=False)

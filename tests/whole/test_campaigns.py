@@ -11,6 +11,7 @@ from campaigns import CAMPAIGNS
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # each campaign has its own deadlines
 @pytest.mark.parametrize("name", CAMPAIGNS)
 def test_short_form(name: str, tmp_path: Path) -> None:
     """The short form of each campaign finds every promise kept; `make campaign` runs the long forms."""
