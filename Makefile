@@ -47,9 +47,9 @@ $(VENV)-lowest/.installed: pyproject.toml tools/lowest.py
 	@$(VENV)-lowest/bin/pip install --quiet --constraint $(VENV)-lowest/lowest.txt --editable . --group test
 	@touch $@
 
-# Without the slow tests: `make test` runs them. Needs Python 3.11: old versions have no wheels for newer ones.
+# Leaves out slow tests and benchmarks. Needs Python 3.11: old versions have no wheels for newer ones.
 test-lowest: $(VENV)-lowest/.installed ## run the tests with the lowest allowed version of each dependency
-	$(VENV)-lowest/bin/python -m pytest -n auto -m "not slow" $(PYTEST_ARGS)
+	$(VENV)-lowest/bin/python -m pytest -n auto -m "not slow" --ignore tests/project/test_benchmarks.py $(PYTEST_ARGS)
 
 campaign: $(VENV)/.installed-dev ## run the long reliability campaigns (hours); CAMPAIGN=kill runs one of them
 	cd tests && "$(abspath $(BIN))/python" -m campaigns --long $(CAMPAIGN)
