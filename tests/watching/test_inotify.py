@@ -86,7 +86,7 @@ def inbox(folder: Folder) -> Path:
 
 class TestEvents:
     def test_files(self, source: InotifySource, inbox: Path, reading: Reading, heard: Listening, tmp_path: Path):
-        """A close, a move and a link are told apart; hidden files and sidecars are left out."""
+        """A close, a move and a link have different hints. Hidden files and sidecars have none."""
         for name in (".hidden.json", "a.bench.json", "a.bench-error.json"):
             (inbox / name).write_bytes(b"x")
         (tmp_path / "x").write_bytes(b"x")
@@ -441,7 +441,7 @@ class TestInstances:
         first.stop()
 
     def test_reader_fails(self, make_folder: Callable[..., Folder], reading: Reading):
-        """When an instance can't be read any more, each of its folders is told, and no source is alive."""
+        """If an instance can't be read any more, its listeners hear of lost events, and no source is alive."""
         instances = Instances(reading, most=1)
         heard = [Listening(), Listening()]
         sources = [InotifySource(instances, each) for each in heard]

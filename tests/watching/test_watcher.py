@@ -291,7 +291,7 @@ class TestDirectories:
         until(lambda: watching.taken() == ["sub/a.json"])
 
     def test_that_can_not_be_read(self, watch: Callable[..., Watching], tmp_path: Path):
-        """A directory that can't be read is recorded once, with who needs what, and the others are scanned."""
+        """A directory that can't be read is recorded once, with the missing access. The others are scanned."""
         locked = Locked(tmp_path / "inbox")
         (tmp_path / "inbox" / "locked").mkdir()
         (tmp_path / "inbox" / "sub").mkdir()
@@ -355,7 +355,7 @@ class TestRoot:
         assert (watching.path / LOCK_NAME).exists()
 
     def test_missing_at_the_start(self, watch: Callable[..., Watching]):
-        """A folder that does not exist yet is awaited."""
+        """A folder that does not exist yet is watched once it exists."""
         path = Path(watch().path)
         later = Folder(FolderSettings(path=str(path.parent / "later"), backend="inotify"), max_bytes=10**6)
         watching = watch(folder=later)
@@ -491,7 +491,7 @@ class TestLock:
         until(lambda: watching.records("watch.root_restored"))
 
     def test_lock_file_removed(self, watch: Callable[..., Watching], folder: Folder):
-        """A lock file that somebody removed is made again by the next round; or the folder is left to its new owner."""
+        """A lock file that somebody removed is made again, unless another benchd has the folder by now."""
         lock = Taken(folder.path)
         watching = watch(lock=lock)
         (watching.path / LOCK_NAME).unlink()
