@@ -188,7 +188,7 @@ class TestLoop:
         loop.remove(reader)
 
     def test_failing_reader(self, desk: Desk):
-        """A reader that fails is told, and read no more; the loop lives, and closes it when it is removed."""
+        """A reader that fails gets its error and is read no more. The loop lives, and closes it once it is removed."""
 
         def fail() -> None:
             raise ValueError("a bug")

@@ -1,6 +1,5 @@
 """The life of the daemon: reload, notifications, failures. The units themselves: tests/system/."""
 
-import fcntl
 import gc
 import json
 import logging
@@ -21,7 +20,7 @@ from benchd.service.process import Service, block_signals, changed_settings
 from benchd.settings.keys import FolderSettings, Settings
 from benchd.settings.reading import parse_settings
 from benchd.trail.trail import Trail
-from benchd.watching.lock import LOCK_NAME
+from benchd.watching.lock import FolderLock
 from daemon import Daemon, answers, audit, config_of, read_json, until
 
 pytestmark = pytest.mark.timeout(60)
@@ -203,7 +202,7 @@ def test_the_started_record_has_the_settings_that_differ():
 
 
 def test_the_started_record_has_the_folders_own_settings():
-    """What a folder has of its own is named as `benchd config` names it."""
+    """Settings of one folder have the names that `benchd config` shows."""
     text = '[[watch]]\npath = "/a"\nignore = ["x"]\n[watch.selection]\ntop_n = 5\n[watch.bench]\nuniform_rank = 4\n'
     assert changed_settings(parse_settings(text)) == {
         "watch": ["/a"],
@@ -273,9 +272,9 @@ def process() -> Iterator[None]:
     gc.unfreeze()
 
 
-def service(folder: Path, sink: Recording) -> Service:
+def service(folder: Path, sink: Recording, **options: Any) -> Service:
     """A service in this process."""
-    return Service(Settings(watch=(FolderSettings(path=str(folder)),)), Trail(sink, level="debug"))
+    return Service(Settings(watch=(FolderSettings(path=str(folder)),)), Trail(sink, level="debug"), **options)
 
 
 @pytest.mark.usefixtures("process")
@@ -332,13 +331,20 @@ class TestInThisProcess:
         assert "a library: something is odd" in [record.get("reason") for record in sink.records]
 
     def test_a_stop_while_a_folder_is_slow_to_open(self, tmp_path: Path):
-        """A signal counts also before every folder is watched: here the lock file is held for a while."""
-        with (tmp_path / LOCK_NAME).open("w") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
-            os.kill(os.getpid(), signal.SIGTERM)
-            sink = Recording()
-            assert service(tmp_path, sink).run() == 0
+        """A signal counts also before every folder is watched."""
+        release = threading.Event()
+
+        class SlowLock(FolderLock):
+            def acquire(self) -> str | None:
+                os.kill(os.getpid(), signal.SIGTERM)
+                release.wait(30)
+                return super().acquire()
+
+        sink = Recording()
+        slow = service(tmp_path, sink, make_lock=SlowLock)
+        assert slow.run() == 0
         assert sink.events == ["service.started", "service.ready", "service.stopping", "service.stopped"]
+        release.set()
 
 
 def in_a_namespace(*command: str) -> list[str]:

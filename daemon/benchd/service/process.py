@@ -31,7 +31,7 @@ from benchd.settings.reading import SettingsError
 from benchd.trail.lines import Render
 from benchd.trail.records import Degraded, Ready, Reloaded, ReloadFailed, Started, Stopped, Stopping, ThreadFailed
 from benchd.trail.trail import Trail
-from benchd.watching.lock import Occupied
+from benchd.watching.lock import FolderLock, Occupied
 from benchd.watching.watcher import Watcher
 
 __all__ = ["Service", "block_signals", "changed_settings"]
@@ -87,7 +87,8 @@ def _differences(where: str, values: msgspec.Struct, general: msgspec.Struct) ->
 class Service:
     """One daemon over any number of folders.
 
-    `reread` gives the settings anew, or raises `SettingsError`; it is called on SIGHUP, on the main thread.
+    `reread` gives the settings anew, or raises `SettingsError`; it is called on SIGHUP, on the main thread. `make_lock`
+    is for tests.
     """
 
     def __init__(
@@ -97,11 +98,13 @@ class Service:
         *,
         reread: Callable[[], Settings] | None = None,
         console: Render | None = None,
+        make_lock: Callable[[str], FolderLock] = FolderLock,
     ) -> None:
         self._settings = settings
         self._trail = trail
         self._reread = reread or (lambda: settings)
         self._console = console
+        self._make_lock = make_lock
         self._started = time.monotonic()
         self._failure: str | None = None
         self._complaint = ""
@@ -117,7 +120,14 @@ class Service:
         watching = self._settings.watching
         folder = Folder(settings, max_bytes=watching.max_bytes, nested=_nested(settings.path, self._settings))
         loop, instances = self._workers.loop_for(settings)
-        return Watcher(folder, loop.inbox, self._trail, instances=instances, rescan_interval=watching.rescan_interval)
+        return Watcher(
+            folder,
+            loop.inbox,
+            self._trail,
+            instances=instances,
+            rescan_interval=watching.rescan_interval,
+            lock=self._make_lock(folder.path),
+        )
 
     def claim(self) -> None:
         """Take all folders. Raises `Occupied` if another benchd has one; then none is taken."""

@@ -221,7 +221,8 @@ class InotifySource:
         instance = self._instance
         if instance is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        with self._lock:  # so that no event of the new watch is handled before its path is known
+        # Events of a new watch are dropped until its path is known. The scan lists the directory after that.
+        with self._lock:
             watch = instance.watch(b"/proc/self/fd/%d" % descriptor, self)
             self._places[watch] = (relative, self._generation)
         return watch

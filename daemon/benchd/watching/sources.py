@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from benchd.settings.keys import FolderSettings
@@ -29,7 +30,7 @@ def open_instances(loop: Loop) -> Instances | None:
     return None  # pragma: no cover - not Linux
 
 
-def wants_polling(settings: FolderSettings) -> bool:
+def wants_polling(settings: FolderSettings, *, is_remote: Callable[[str], bool] = is_remote) -> bool:
     """Return whether to poll a folder: if the settings ask for it, or if other hosts may write to it unseen."""
     return settings.backend == "polling" or (settings.backend == "auto" and is_remote(settings.path))
 

@@ -335,7 +335,7 @@ class Watcher:
                 unexplored, self._unexplored = self._unexplored, {}
                 moved, self._moved = self._moved, deque()
             source = self._source
-            if source is None or not (unexplored or moved):
+            if source is None or self._is_stopping or not (unexplored or moved):
                 return  # without a source; the scan after the next one is opened finds all of it
             for relative in unexplored:
                 self._put_found(Scan(self.folder, below=relative, entering=source.enter, failed=self._cannot_enter))

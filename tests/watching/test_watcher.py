@@ -1,0 +1,515 @@
+"""The watcher over real folders."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchd.folder.folder import Folder
+from benchd.inbox import Inbox
+from benchd.settings.reading import FolderSettings
+from benchd.trail.sinks import TrailFile
+from benchd.trail.trail import Trail
+from benchd.watching.inotify import Inotify, InotifySource, Instances
+from benchd.watching.lock import LOCK_NAME, FolderLock, Occupied
+from benchd.watching.watcher import Watcher
+from daemon import audit, until
+from listening import Reading, ReadingThread
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="inotify")
+
+
+@pytest.fixture
+def reading() -> Iterator[ReadingThread]:
+    """A loop that reads all the time."""
+    reading = ReadingThread()
+    yield reading
+    reading.stop()
+    assert reading.readers == [], "every watcher has given its instance back"
+
+
+class Watching:
+    """A watcher over a real folder, its inbox and its trail."""
+
+    def __init__(
+        self,
+        home: Path,
+        folder: Folder,
+        instances: Instances | None,
+        *,
+        rescan_interval: float = 60.0,
+        lock: FolderLock | None = None,
+        inbox: Inbox | None = None,
+    ) -> None:
+        self.path = Path(folder.path)
+        self.inbox = Inbox() if inbox is None else inbox
+        self._trail_path = home / "trail.jsonl"
+        trail = Trail(TrailFile(str(self._trail_path)), level="debug")
+        self.watcher = Watcher(
+            folder, self.inbox, trail, instances=instances, rescan_interval=rescan_interval, lock=lock
+        )
+
+    def records(self, event: str) -> list[dict[str, Any]]:
+        if not self._trail_path.exists():
+            return []
+        content = self._trail_path.read_bytes()
+        every = [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+        return [
+            record for record in every if record["event"] == event and record.get("root", "") in ("", str(self.path))
+        ]
+
+    def taken(self) -> list[str]:
+        """Take what is due, and be done with it."""
+        tickets, _ = self.inbox.take(100)
+        self.inbox.give_back((ticket, None) for ticket in tickets)
+        return [ticket.relative for ticket in tickets]
+
+
+@pytest.fixture
+def watch(tmp_path: Path, folder: Folder, instances: Instances) -> Iterator[Callable[..., Watching]]:
+    """Starts watchers."""
+    every: list[Watching] = []
+
+    def start(folder: Folder = folder, instances: Instances | None = instances, **options: Any) -> Watching:
+        watching = Watching(tmp_path, folder, instances, **options)
+        every.append(watching)
+        watching.watcher.claim()
+        watching.watcher.start()
+        assert watching.watcher.watched.wait(5)
+        return watching
+
+    yield start
+    for watching in every:
+        watching.inbox.close()
+        watching.watcher.stop()
+        watching.watcher.thread.join(5)
+        assert not watching.watcher.thread.is_alive()
+
+
+class TestScans:
+    def test_finds_what_is_there_and_what_comes(self, watch: Callable[..., Watching], folder: Folder):
+        """The first scan queues what is there; events bring the rest; names that no audit has are left out."""
+        (Path(folder.path) / "old.json").touch()
+        watching = watch()
+        until(lambda: watching.taken() == ["old.json"])
+        [scan] = until(lambda: watching.records("scan.finished"))
+        (watching.path / "new.json").touch()
+        (watching.path / "new.txt").touch()
+        until(lambda: watching.taken() == ["new.json"])
+        assert (scan["cause"], scan["found"], scan["queued"]) == ("start", 1, 1)
+        assert watching.watcher.present
+
+    def test_rescans(self, watch: Callable[..., Watching]):
+        """Every `rescan_interval` it scans, whatever the events said."""
+        watching = watch(rescan_interval=0.1)
+        (watching.path / "a.json").touch()
+        until(watching.taken)
+        until(lambda: watching.taken() == ["a.json"], what="unanswered, it is found again")
+        # The scan is recorded when it ends, which may be after its find was taken.
+        until(lambda: watching.records("scan.finished")[-1]["cause"] == "rescan")
+
+    def test_lost_events(self, watch: Callable[..., Watching]):
+        """Lost events are recorded and make it scan at once."""
+        watching = watch()
+        until(lambda: watching.records("scan.finished"))
+        watching.watcher.lost_events("the queue was full")
+        until(lambda: len(watching.records("scan.finished")) == 2)
+        assert watching.records("watch.overflow")[0]["reason"] == "the queue was full"
+        assert watching.records("scan.finished")[1]["cause"] == "overflow"
+
+    def test_lost_events_are_recorded_once_for_each_scan(self, watch: Callable[..., Watching], tmp_path: Path):
+        """Further overflows before the scan begins are the same one; one that comes later is a new one."""
+        held = Held(tmp_path / "inbox")
+        watching = watch(folder=held)
+        until(lambda: watching.records("scan.finished"))
+        held.release.clear()
+        watching.watcher.request_scan("test")
+        assert held.is_waiting.wait(5)
+        for _ in range(3):
+            watching.watcher.lost_events("first")
+        held.release.set()
+        until(lambda: len(causes(watching)) == 2)
+        watching.watcher.lost_events("second")
+        until(lambda: len(watching.records("watch.overflow")) == 2)
+        assert [record["reason"] for record in watching.records("watch.overflow")] == ["first", "second"]
+
+    def test_requests_before_a_scan_are_one(self, watch: Callable[..., Watching], tmp_path: Path):
+        """Requests that come before a scan begins are one, and the first names the cause."""
+        held = Held(tmp_path / "inbox")
+        watching = watch(folder=held)
+        until(lambda: watching.records("scan.finished"))
+        held.release.clear()
+        watching.watcher.request_scan("first")
+        assert held.is_waiting.wait(5)
+        for cause in ("second", "third"):
+            watching.watcher.request_scan(cause)
+        held.release.set()
+        until(lambda: len(causes(watching)) == 2)
+        watching.watcher.request_scan("fourth")
+        until(lambda: causes(watching) == ["start", "first", "fourth"])
+
+    def test_problem(self, watch: Callable[..., Watching]):
+        """A folder that can't be watched wholly is scanned at its polling interval from then on."""
+        watching = watch()
+        watching.watcher.problem("no more watches")
+        until(lambda: len(watching.records("scan.finished")) >= 4)
+        assert len(watching.records("watch.degraded")) == 1
+
+    def test_stops_while_the_inbox_is_full(self, tmp_path: Path, folder: Folder, instances: Instances):
+        """A scan that waits for room ends with the inbox, and the lock is given back."""
+        for number in range(20):
+            (Path(folder.path) / f"{number}.json").write_bytes(audit(number))
+        watching = Watching(tmp_path, folder, instances, inbox=Inbox(capacity=4))
+        watching.watcher.start()
+        until(lambda: len(watching.inbox) == 2)
+        watching.inbox.close()
+        watching.watcher.stop()
+        watching.watcher.thread.join(5)
+        assert not watching.watcher.thread.is_alive()
+        assert not (watching.path / LOCK_NAME).exists()
+
+
+def causes(watching: Watching) -> list[str]:
+    """Return why each scan was made."""
+    return [record["cause"] for record in watching.records("scan.finished")]
+
+
+class Held(Folder):
+    """A folder whose rounds wait until `release` is set."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FolderSettings(path=str(path), backend="inotify", poll_interval=0.05), max_bytes=10**6)
+        self.release = threading.Event()
+        self.release.set()
+        self.is_waiting = threading.Event()
+
+    def open(self, relative: str = "") -> int:
+        if not self.release.is_set():
+            self.is_waiting.set()
+            self.release.wait(10)
+        return super().open(relative)
+
+
+class TestDirectories:
+    def test_new_tree(self, watch: Callable[..., Watching], tmp_path: Path):
+        """A tree that appears is watched, and what it holds already is found."""
+        tree = tmp_path / "tree"
+        (tree / "deep").mkdir(parents=True)
+        (tree / ".hidden").mkdir()
+        (tree / "deep" / "a.json").touch()
+        (tree / ".hidden" / "b.json").touch()
+        watching = watch()
+        until(lambda: watching.records("scan.finished"))
+        os.rename(tree, watching.path / "tree")
+        until(lambda: watching.taken() == ["tree/deep/a.json"])
+        (watching.path / "tree" / "deep" / "c.json").touch()
+        until(lambda: watching.taken() == ["tree/deep/c.json"])
+        (watching.path / "tree" / "new").mkdir()
+        (watching.path / "tree" / "new" / "d.json").touch()
+        until(lambda: watching.taken() == ["tree/new/d.json"])
+        assert len(watching.records("scan.finished")) == 1
+
+    def test_new_directory_while_a_scan_runs(self, watch: Callable[..., Watching], folder: Folder):
+        """A long scan pauses now and then to explore directories that appeared meanwhile."""
+        path = Path(folder.path)
+        for number in range(3000):
+            (path / f"{number}.json").touch()
+        inbox = Noting()
+        watching = watch(inbox=inbox)
+        until(lambda: causes(watching) == ["start"])
+
+        def make_directory() -> None:
+            (path / "sub").mkdir()
+            (path / "sub" / "a.json").touch()
+            watching.watcher.explore("sub")
+
+        inbox.found.clear()
+        inbox.act = make_directory
+        watching.watcher.request_scan("test")
+        until(lambda: causes(watching) == ["start", "test"])
+        found = inbox.found
+        assert found.index("sub/a.json") < 2000
+        assert len(set(found)) == 3001
+        (path / "sub" / "b.json").touch()
+        until(lambda: "sub/b.json" in watching.taken())
+
+    def test_moved_inside(self, watch: Callable[..., Watching]):
+        """Files in a directory that was moved within the folder are found by their new path."""
+        watching = watch()
+        (watching.path / "old" / "deep").mkdir(parents=True)
+        (watching.path / "old" / "deep" / "a.json").touch()
+        until(lambda: watching.taken() == ["old/deep/a.json"])
+        os.rename(watching.path / "old", watching.path / "new")
+        until(lambda: watching.taken() == ["new/deep/a.json"])
+        (watching.path / "new" / "deep" / "b.json").touch()
+        until(lambda: watching.taken() == ["new/deep/b.json"])
+
+    def test_moved_away_and_back(self, watch: Callable[..., Watching], tmp_path: Path):
+        """A directory that was moved out of the folder is not heard any more; when it comes back, it is."""
+        watching = watch()
+        (watching.path / "sub").mkdir()
+        (watching.path / "sub" / "a.json").touch()
+        until(lambda: watching.taken() == ["sub/a.json"])
+        os.rename(watching.path / "sub", tmp_path / "away")
+        (tmp_path / "away" / "b.json").touch()
+        (watching.path / "c.json").touch()
+        until(lambda: "c.json" in watching.taken())
+        os.rename(tmp_path / "away", watching.path / "sub")
+        until(lambda: sorted(watching.taken()) == ["sub/a.json", "sub/b.json"])
+        (watching.path / "sub" / "d.json").touch()
+        until(lambda: watching.taken() == ["sub/d.json"])
+
+    def test_too_many_new_directories(self, watch: Callable[..., Watching], tmp_path: Path):
+        """With too many new directories at once, a scan of the whole folder finds them."""
+        held = Held(tmp_path / "inbox")
+        watching = watch(folder=held)
+        until(lambda: watching.records("scan.finished"))
+        held.release.clear()
+        watching.watcher.explore("first")
+        assert held.is_waiting.wait(5)
+        for number in range(1001):
+            watching.watcher.explore(f"{number}")
+        held.release.set()
+        until(lambda: causes(watching) == ["start", "overflow"])
+
+    def test_ignored_directories_are_not_entered(self, watch: Callable[..., Watching], tmp_path: Path):
+        """A directory that the settings ignore, or that is hidden, is not explored."""
+        settings = FolderSettings(path=str(tmp_path / "inbox"), backend="inotify", ignore=("skipped",))
+        watching = watch(folder=Folder(settings, max_bytes=10**6))
+        for name in ("skipped", ".hidden", "sub"):
+            (watching.path / name).mkdir()
+            (watching.path / name / "a.json").touch()
+        until(lambda: watching.taken() == ["sub/a.json"])
+
+    def test_that_can_not_be_read(self, watch: Callable[..., Watching], tmp_path: Path):
+        """A directory that can't be read is recorded once, with the missing access. The others are scanned."""
+        locked = Locked(tmp_path / "inbox")
+        (tmp_path / "inbox" / "locked").mkdir()
+        (tmp_path / "inbox" / "sub").mkdir()
+        (tmp_path / "inbox" / "sub" / "a.json").touch()
+        watching = watch(folder=locked)
+        until(lambda: watching.taken() == ["sub/a.json"])
+        watching.watcher.request_scan("again")
+        until(lambda: len(watching.records("scan.finished")) == 2)
+        [record] = watching.records("watch.degraded")
+        assert f"uid {os.geteuid()}" in record["reason"]
+        assert str(watching.path / "locked") in record["reason"]
+
+    def test_new_one_that_can_not_be_read(self, watch: Callable[..., Watching], tmp_path: Path):
+        """A new directory that can't be read is recorded, and the folder is scanned at its polling interval."""
+        watching = watch(folder=Locked(tmp_path / "inbox"))
+        until(lambda: watching.records("scan.finished"))
+        (watching.path / "locked").mkdir()
+        until(lambda: watching.records("watch.degraded"))
+        assert "can't watch" in watching.records("watch.degraded")[0]["reason"]
+        until(lambda: len(watching.records("scan.finished")) >= 3)
+
+
+class Locked(Folder):
+    """A folder in which one directory can't be opened, not even by root."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FolderSettings(path=str(path), backend="inotify", poll_interval=0.05), max_bytes=10**6)
+
+    def open(self, relative: str = "") -> int:
+        if relative == "locked":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return super().open(relative)
+
+
+class Noting(Inbox):
+    """An inbox that notes what scans find, and calls `act` once before it takes a find."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.act: Callable[[], None] = lambda: None
+
+    def put_scanned(self, folder: Folder, relative: str) -> bool:
+        act, self.act = self.act, lambda: None
+        act()
+        self.found.append(relative)
+        return super().put_scanned(folder, relative)
+
+
+class TestRoot:
+    def test_gone_and_back(self, watch: Callable[..., Watching]):
+        """A lost root is recorded once, and so is its return."""
+        watching = watch()
+        shutil.rmtree(watching.path)
+        until(lambda: watching.records("watch.root_lost"))
+        until(lambda: not watching.watcher.present)
+        watching.path.mkdir()
+        (watching.path / "a.json").touch()
+        until(lambda: watching.taken() == ["a.json"])
+        assert len(watching.records("watch.root_lost")) == len(watching.records("watch.root_restored")) == 1
+        assert (watching.path / LOCK_NAME).exists()
+
+    def test_missing_at_the_start(self, watch: Callable[..., Watching]):
+        """A folder that does not exist yet is watched once it exists."""
+        path = Path(watch().path)
+        later = Folder(FolderSettings(path=str(path.parent / "later"), backend="inotify"), max_bytes=10**6)
+        watching = watch(folder=later)
+        assert not watching.watcher.present
+        watching.path.mkdir()
+        until(lambda: watching.watcher.present)
+        assert "does not exist" in watching.records("watch.root_lost")[0]["reason"]
+
+    def test_replaced(self, watch: Callable[..., Watching]):
+        """Another folder in its place is watched instead."""
+        watching = watch()
+        until(lambda: watching.records("scan.finished"))
+        os.rename(watching.path, f"{watching.path}.old")
+        watching.path.mkdir()
+        until(lambda: watching.records("watch.root_restored"))
+        (watching.path / "a.json").touch()
+        until(lambda: watching.taken() == ["a.json"])
+
+
+class TestSources:
+    def test_reader_fails(self, watch: Callable[..., Watching], reading: ReadingThread):
+        """When its events can't be read any more, the folder is polled instead."""
+        watching = watch()
+        until(lambda: watching.records("scan.finished"))
+        reading.fail(KeyError("a bug"))
+        until(lambda: watching.records("watch.started")[1:])
+        assert watching.records("watch.started")[1]["backend"] == "polling"
+        assert "KeyError" in watching.records("watch.overflow")[0]["reason"]
+        [degraded] = watching.records("watch.degraded")
+        assert degraded["reason"] == "the source of events has failed"
+        (watching.path / "a.json").touch()
+        until(lambda: "a.json" in watching.taken())
+
+    def test_inotify_refuses(self, watch: Callable[..., Watching], reading: Reading):
+        """Where the system gives no instance the folder is polled, and that is recorded with its reason."""
+
+        class Exhausted(Instances):
+            def join(self, source: InotifySource) -> Inotify:
+                raise OSError(errno.EMFILE, "raise fs.inotify.max_user_instances")
+
+        watching = watch(instances=Exhausted(reading))
+        assert watching.records("watch.started")[0]["backend"] == "polling"
+        assert watching.records("watch.degraded")[0]["reason"] == (
+            "inotify refused: raise fs.inotify.max_user_instances"
+        )
+        assert watching.records("watch.root_lost") == []
+        (watching.path / "a.json").touch()
+        until(lambda: "a.json" in watching.taken())
+
+    def test_another_watchdog(self, watch: Callable[..., Watching]):
+        """Without instances watchdog's own observer brings the events."""
+        watching = watch(instances=None)
+        until(lambda: watching.records("scan.finished"))
+        assert watching.records("watch.started")[0]["backend"] == "observer"
+        (watching.path / "sub").mkdir()
+        (watching.path / "sub" / "a.json").touch()
+        until(lambda: "sub/a.json" in watching.taken())
+        assert watching.records("watch.degraded") == []
+
+    def test_same_directory_in_a_shared_instance(
+        self, watch: Callable[..., Watching], reading: ReadingThread, tmp_path: Path
+    ):
+        """A second path to a directory that its instance watches already is polled."""
+        instances = Instances(reading, most=1)
+        first = watch(instances=instances)
+        bound = tmp_path / "same"
+        bound.symlink_to(first.path)
+        second = watch(
+            instances=instances,
+            folder=Folder(FolderSettings(path=str(bound), backend="inotify", poll_interval=0.05), max_bytes=10**6),
+        )
+        assert [record["backend"] for record in second.records("watch.started")] == ["polling"]
+
+    def test_survives_a_bug(self, watch: Callable[..., Watching], tmp_path: Path):
+        """A failure of a round is recorded, and the folder is watched anew."""
+        buggy = Buggy(tmp_path / "inbox")
+        watching = watch(folder=buggy)
+        until(lambda: watching.records("scan.finished"))
+        buggy.bugs.append(ValueError("a bug"))
+        watching.watcher.request_scan("test")
+        until(lambda: watching.records("service.thread_failed"))
+        assert "a bug" in watching.records("service.thread_failed")[0]["error"]
+        (watching.path / "a.json").touch()
+        until(lambda: "a.json" in watching.taken())
+        until(lambda: len(watching.records("watch.started")) == 2)
+
+
+class Buggy(Folder):
+    """A folder whose scans fail as often as there are `bugs`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FolderSettings(path=str(path), backend="inotify"), max_bytes=10**6)
+        self.bugs: list[Exception] = []
+
+    def set_clock(self, *, check: bool) -> None:
+        if self.bugs:
+            raise self.bugs.pop()
+        super().set_clock(check=check)
+
+
+class Taken(FolderLock):
+    """A lock that another benchd holds while `is_taken`."""
+
+    is_taken = False
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def acquire(self) -> str | None:
+        if self.is_taken:
+            raise Occupied(self.path, 4711)
+        return super().acquire()
+
+
+class TestLock:
+    def test_without(self, watch: Callable[..., Watching], folder: Folder):
+        """A folder that can't be locked is watched all the same, and that is recorded."""
+        (Path(folder.path) / LOCK_NAME).mkdir()
+        watching = watch()
+        assert watching.records("watch.degraded")[0]["instead"] == "watching without a lock"
+        assert watching.watcher.present
+
+    def test_occupied_when_it_comes_back(self, watch: Callable[..., Watching], folder: Folder):
+        """A folder that another benchd has taken meanwhile is left to it, until it ends."""
+        lock = Taken(folder.path)
+        watching = watch(lock=lock)
+        lock.is_taken = True
+        os.rename(watching.path, f"{watching.path}.old")
+        watching.path.mkdir()
+        until(lambda: any("pid 4711" in record["reason"] for record in watching.records("watch.root_lost")))
+        lock.is_taken = False
+        until(lambda: watching.records("watch.root_restored"))
+
+    def test_lock_file_removed(self, watch: Callable[..., Watching], folder: Folder):
+        """A lock file that somebody removed is made again, unless another benchd has the folder by now."""
+        lock = Taken(folder.path)
+        watching = watch(lock=lock)
+        (watching.path / LOCK_NAME).unlink()
+        watching.watcher.request_scan("test")
+        until((watching.path / LOCK_NAME).exists)
+        (watching.path / LOCK_NAME).unlink()
+        lock.is_taken = True
+        watching.watcher.request_scan("test")
+        until(lambda: not watching.watcher.present)
+        [lost] = until(lambda: watching.records("watch.root_lost"))
+        assert "pid 4711" in lost["reason"]
+        lock.is_taken = False
+        until(lambda: watching.watcher.present)
+
+    def test_unclaim(self, tmp_path: Path, folder: Folder, instances: Instances):
+        """A claim can be given back before anything has started."""
+        watching = Watching(tmp_path, folder, instances)
+        watching.watcher.claim()
+        assert (watching.path / LOCK_NAME).exists()
+        watching.watcher.unclaim()
+        assert not (watching.path / LOCK_NAME).exists()
