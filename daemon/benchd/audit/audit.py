@@ -12,31 +12,15 @@ from msgspec import UNSET
 from benchd.audit.adapter import AdapterConfig
 from benchd.audit.issues import issue_notes, why_no_analysis
 from benchd.audit.layers import Layer, Layers, layers_of
-from benchd.audit.modules import Module, Modules
+from benchd.audit.modules import Module, Modules, ranks_of
 from benchd.audit.reading import read_document
 from benchd.audit.refusals import AuditError, NotAnAudit, refusal
-from benchd.audit.shapes import (
-    Analysis,
-    DisagreementConfig,
-    Document,
-    Gain,
-    PerModule,
-    Policies,
-    Policy,
-    PolicyRow,
-    Rationale,
-    Row,
-    Rows,
-    Suggestions,
-)
+from benchd.audit.shapes import Analysis, DisagreementConfig, Document, Policies, PolicyRow, Rationale, Suggestions
 from benchd.audit.unread import Costly, part, value
 from benchd.values import finite, whole, words
 
 __all__ = ["Audit", "AuditError", "Costly", "Layer", "Module", "Modules", "NotAnAudit", "Rationale", "read_audit"]
 
-_decode_per_module: Final = msgspec.json.Decoder(PerModule).decode
-_decode_layer_data: Final = msgspec.json.Decoder(Rows).decode
-_decode_rows: Final = msgspec.json.Decoder(list[Row]).decode
 _decode_policies: Final = msgspec.json.Decoder(Policies).decode
 _decode_suggestions: Final = msgspec.json.Decoder(Suggestions).decode
 
@@ -176,17 +160,12 @@ class Audit:
     @cached_property
     def modules(self) -> Modules:
         """Every adapted module, with what the audit and the adapter's file tell of it."""
-        return Modules(self._gains, self._rows, self._layers, beside=self.beside, bounded=self._bounded)
-
-    def row_ranks(self, name: str) -> list[int]:
-        """Return the `k` of each policy in the module's layer row; empty without a row."""
-        row = self._rows.get(name)
-        return _ranks(row.rank_suggestions) if row else []
+        return Modules(self._document, self._layers, beside=self.beside, frugal=self._frugal, bounded=self._bounded)
 
     def policy_ranks(self, name: str) -> list[int]:
         """Return the module's `k` values in `policies.per_layer`: Gradience writes the energy policy's only."""
         row = self._policy_rows.get(name)
-        return _ranks(row.suggestions) if row else []
+        return ranks_of(row.suggestions) if row else []
 
     def suggested_rank(self, name: str) -> int | None:
         """Return the rank that `--suggest-per-layer` or Bench suggests: the layer's, the pattern's, or the default."""
@@ -196,28 +175,6 @@ class Audit:
                 if rank is not None:
                     return rank
         return None
-
-    # These are by name, because a selection asks for a few of thousands. The first entry of a name counts, so the lists
-    # are reversed.
-
-    @cached_property
-    def _gains(self) -> dict[str, Gain]:
-        gains = self._document.per_module_gain
-        gains = gains if isinstance(gains, list) else []
-        if self._document.per_module is not UNSET:
-            more = part(self._document.per_module, _decode_per_module, PerModule, frugal=self._frugal)
-            gains = gains + ((more.gain if more else None) or [])
-        return {gain.module: gain for gain in reversed(gains)}
-
-    @cached_property
-    def _rows(self) -> dict[str, Row]:
-        rows: list[Row] = []
-        if self._document.layer_data is not UNSET:
-            data = part(self._document.layer_data, _decode_layer_data, Rows, frugal=self._frugal)
-            rows += (data.layer_rows if data else None) or []
-        if self._document.layers is not UNSET:
-            rows += part(self._document.layers, _decode_rows, list[Row], frugal=self._frugal) or []
-        return {row.name: row for row in reversed(rows)}
 
     @cached_property
     def _policy_rows(self) -> dict[str, PolicyRow]:
@@ -240,10 +197,6 @@ class Audit:
             for suggestions in found
             if suggestions is not None
         ]
-
-
-def _ranks(policies: dict[str, Policy] | None) -> list[int]:
-    return [k for policy in (policies or {}).values() if (k := whole(policy.k)) is not None]
 
 
 def read_audit(
