@@ -197,14 +197,14 @@ def test_repeated_layers(data: bytes) -> None:
     audit = read_audit(data)
     assert [(layer.name, layer.rationale.spread) for layer in audit.flagged] == [("a", 1), ("b", None)]
     assert audit.notes[-1] == "flagged_layers: 1 entry repeats a layer already named; the first counts"
-    assert audit.modules.name_notes == ("two names in the audit are one module, for which the first counts: a",)
+    assert audit.modules.merged == {"a"}
 
 
 def test_flagged_by_another_name() -> None:
     """A module that is flagged under another name than its gain has is noted."""
     gains = [{"module": "base_model.model.a", "r": 8, "scaling": 2.0}]
     audit = read_audit(encoded(document(flagged=[entry("a")], per_module_gain=gains)))
-    assert audit.modules.name_notes == ("two names in the audit are one module, for which the first counts: a",)
+    assert audit.modules.merged == {"a"}
 
 
 def test_a_module_of_two_names() -> None:

@@ -17,7 +17,7 @@ from benchd.audit.reading import read_document
 from benchd.audit.refusals import AuditError, NotAnAudit, refusal
 from benchd.audit.shapes import Analysis, DisagreementConfig, Document, Policies, PolicyRow, Rationale, Suggestions
 from benchd.audit.unread import Costly, part, value
-from benchd.values import finite, whole, words
+from benchd.values import finite, utf8, whole, words
 
 __all__ = ["Audit", "AuditError", "Costly", "Layer", "Module", "Modules", "NotAnAudit", "Rationale", "read_audit"]
 
@@ -30,8 +30,10 @@ class Audit:
 
     `flagged` and `candidates` are `flagged_layers` and `all_layers_with_disagreement` without malformed and repeated
     entries, in the file's order. `no_analysis` says why both are empty if Gradience made no analysis, else it is None.
-    `total_layers` is the number of layers that the analysis looked at. `notes` are what a reader should know about the
-    file. `beside` is the adapter's own file beside the audit, even if it does not count; see `modules`.
+    `total_layers` is the number of layers that the analysis looked at. `is_of_nothing` is true if Gradience found no
+    layer to audit; its exit code is 0 even if the folder was mistyped. `gradience_version` is the version that computed
+    the analysis, if the audit has it. `name` is the file's name without surrogates. `notes` are what a reader should
+    know about the file. `beside` is the adapter's own file beside the audit, even if it does not count; see `modules`.
 
     A `frugal` audit raises `Costly` instead of decoding a part that may take much more memory or time than its size
     explains. A `bounded` audit raises it instead of matching patterns that may take long.
@@ -53,7 +55,7 @@ class Audit:
         self._frugal = frugal
         self._bounded = bounded
         self.beside = adapter
-        self.name = name
+        self.name = utf8(name)
         self.sha256 = sha256
         self.size = size
         analysis = document.policy_disagreement_analysis
@@ -63,21 +65,18 @@ class Audit:
         self._layers = Layers(used.flagged_layers or (), used.all_layers_with_disagreement or ())
         self.flagged = layers_of(self._layers.flagged)
         self.notes = (*notes, *self._layers.notes, *issue_notes(document))
-        distribution = self._analysis.distribution
+        distribution, computed_with = self._analysis.distribution, self._analysis.computed_with
+        n_layers = whole(value(document.n_layers, frugal=frugal))
         told = whole(distribution.total_layers) if distribution else None
-        self.total_layers = max(len(self._layers), told or 0) or self._n_layers or 0
+        self.total_layers = max(len(self._layers), told or 0) or n_layers or 0
+        self.is_of_nothing = self.no_analysis is not None and n_layers == 0
+        version = computed_with.gradience_version if computed_with else None
+        self.gradience_version = None if version is None else words(version, 60)
 
     @cached_property
     def candidates(self) -> tuple[Layer, ...]:
         """The layers among which the fallback rungs choose."""
         return layers_of(self._layers.listed)
-
-    @property
-    def gradience_version(self) -> str | None:
-        """The version that computed the analysis, where the audit says so."""
-        computed_with = self._analysis.computed_with
-        version = computed_with.gradience_version if computed_with else None
-        return None if version is None else words(version, 60)
 
     @property
     def is_flat(self) -> bool:
@@ -125,15 +124,6 @@ class Audit:
         focus = self._analysis.disagreement_focus_set
         names = value(focus.high_impact_layers, frugal=self._frugal) if focus else None
         return frozenset([name for name in names if isinstance(name, str)]) if isinstance(names, list) else frozenset()
-
-    @property
-    def is_of_nothing(self) -> bool:
-        """Whether Gradience found no layer to audit. Its exit code is 0 even if the folder was mistyped."""
-        return self.no_analysis is not None and self._n_layers == 0
-
-    @property
-    def _n_layers(self) -> int | None:
-        return whole(value(self._document.n_layers, frugal=self._frugal))
 
     @property
     def suggested_median(self) -> int | None:

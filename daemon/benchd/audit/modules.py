@@ -15,7 +15,7 @@ from benchd.audit.matching import BadKey
 from benchd.audit.naming import modules_of, unaddressable, usable
 from benchd.audit.shapes import Document, Gain, PerModule, Policy, Row, Rows
 from benchd.audit.unread import Costly, part
-from benchd.values import MAX_RANK, finite, listed, whole, words
+from benchd.values import MAX_RANK, finite, whole, words
 
 __all__ = ["Module", "Modules", "ranks_of"]
 
@@ -54,6 +54,9 @@ class Modules:
     own file if it counts, and then every scaling is the one that PEFT applies. `adapter_problem` says why it does not
     count; None if it counts or is absent.
 
+    `largest_rank` is the largest rank in the adapter, None if no rank is told. `wrappers` are the wrapper parts that
+    were removed from the names, `merged` the modules that have several names in the audit.
+
     It raises `Costly` if `frugal`, instead of decoding what may take many times its size, and if `bounded`, instead of
     matching patterns that may take long.
     """
@@ -64,8 +67,8 @@ class Modules:
         # By name. The first entry of a name counts, so the lists are reversed.
         self._gains = {gain.module: gain for gain in reversed(_gains(document, frugal=frugal))}
         self._rows = {row.name: row for row in reversed(_rows(document, frugal=frugal))}
-        self._wrappers = set(layers.wrappers)
-        self._merged = set(layers.merged)
+        self.wrappers = set(layers.wrappers)
+        self.merged = set(layers.merged)
         self._first_names = self._named(layers)
         self.adapted = tuple(self._first_names)
         told = {gain.r for gain in self._gains.values()}
@@ -83,6 +86,7 @@ class Modules:
                 unnamed |= beside.holding_parameters(self.adapted)
         self.out_of_reach = unnamed
         self.names = tuple([module for module in self.adapted if module not in unnamed]) if unnamed else self.adapted
+        self.largest_rank = self._largest_rank()
 
     def _named(self, layers: Layers) -> dict[str, str]:
         """Return every adapted module by PEFT's name for it, with its first name in the audit."""
@@ -91,18 +95,18 @@ class Modules:
         if "" in modules:  # rare: the analysis usually lists all modules, and their names are checked already
             told = usable(told)
             modules, wrappers = modules_of(told)
-            self._wrappers.update(wrappers)
+            self.wrappers.update(wrappers)
         named = dict(zip(modules, told, strict=True))
         if len(named) < len(told):  # if a module has several names, the first counts
             named |= dict(zip(reversed(modules), reversed(told), strict=True))
-            self._merged.update(module for module, name in zip(modules, told, strict=True) if named[module] != name)
+            self.merged.update(module for module, name in zip(modules, told, strict=True) if named[module] != name)
         for module, entry in layers.flagged.items():
             if named.setdefault(module, entry.layer_name) != entry.layer_name:
-                self._merged.add(module)
+                self.merged.add(module)
         if not layers.names.items() <= named.items():
             for module, name in layers.names.items():
                 if named.setdefault(module, name) != name:
-                    self._merged.add(module)
+                    self.merged.add(module)
         return named
 
     @cached_property
@@ -115,7 +119,7 @@ class Modules:
 
         They come from `per_module_gain`, else from the layer row. If the adapter's file counts, it gives the scaling.
         """
-        found = self._smallest_of(name) if self._merged else self._told(name)
+        found = self._smallest_of(name) if self.merged else self._told(name)
         adapter = self.adapter
         if found is None or adapter is None:
             return found
@@ -157,9 +161,8 @@ class Modules:
         """The first module of the largest rank, or None where no module's rank is told."""
         return max(self.known.values(), key=lambda module: module.rank or 0, default=None)
 
-    @property
-    def largest_rank(self) -> int | None:
-        """The largest rank in the adapter, or None where no rank is told.
+    def _largest_rank(self) -> int | None:
+        """Return the largest rank in the adapter.
 
         Fused experts count with the rank in the adapter's file: the audit has one rank for all experts together.
         """
@@ -186,19 +189,6 @@ class Modules:
         rows = {module: self._rows.get(self._first_names[module]) for module in self.names}
         counts = {module: finite(row.params) for module, row in rows.items() if row is not None}
         return {module: int(count) for module, count in counts.items() if count is not None and count > 0}
-
-    @property
-    def name_notes(self) -> tuple[str, ...]:
-        """Notes about the modules' names: removed wrapper parts, and several names for one module."""
-        notes = []
-        if self._wrappers:
-            parts = ", ".join(sorted(self._wrappers))
-            notes.append(f"wrapper parts are removed from the names, because no unwrapped model has them: {parts}")
-        if self._merged:
-            notes.append(
-                f"two names in the audit are one module, for which the first counts: {listed(sorted(self._merged))}"
-            )
-        return tuple(notes)
 
     # --- the file of the adapter ---------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from benchd.audit.naming import unaddressable, usable
 from benchd.bench.patterns import pattern_keys
 from benchd.bench.plan import uniform_baseline
 from benchd.bench.tables import focused
-from benchd.selection.notes import reach_note
+from benchd.selection.notes import name_notes
 from benchd.selection.selection import Selection
 from benchd.settings.reading import BenchSettings
 from benchd.values import listed, whole
@@ -258,9 +258,8 @@ def _rank_notes(
     audit: Audit, selection: Selection, own: Mapping[str, Module], ranks: Mapping[str, int], uniform: int
 ) -> list[str]:
     notes = []
-    if audit.no_analysis is not None:  # the selection has no look at the names then
-        reach = reach_note(audit)
-        notes.extend([*audit.modules.name_notes, *([reach] if reach else [])])
+    if audit.no_analysis is not None:  # then the selection's notes say nothing about the names
+        notes.extend(name_notes(audit))
     if not any(layer.rank for layer in selection.layers):
         notes.append(f"no module has a rank of its own here: {selection.reason}")
     smaller = sum(rank < uniform and rank == _rank_of(own, name) for name, rank in ranks.items())
