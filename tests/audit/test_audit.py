@@ -778,7 +778,7 @@ def test_audit_failed(data: bytes, quote: str) -> None:
     """Where gradience itself failed its own words are quoted, and the hint is to mend that first."""
     error = refused(data)
     assert (error.code, error.message) == ("audit_failed", f"gradience says: {quote}")
-    assert error.hint.startswith("mend the cause that gradience names")
+    assert error.hint.startswith("fix the cause that gradience names")
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ class Layers:
         self.known: dict[str, str] = {}
         self.wrappers: set[str] = set()
         self.merged: set[str] = set()
-        # The flagged layers are among the listed ones nearly always; then their names are checked already.
+        # Nearly always the flagged layers are among the listed ones, so their names are checked only once.
         notes: list[str] = []
         self.listed = self._distinct(listed, "all_layers_with_disagreement", notes)
         self.names = {module: entry.layer_name for module, entry in self.listed.items()}

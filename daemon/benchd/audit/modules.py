@@ -54,7 +54,7 @@ class Modules:
     own file if it counts, and then every scaling is the one that PEFT applies. `adapter_problem` says why it does not
     count; None if it counts or is absent.
 
-    `largest_rank` is the largest rank in the adapter, None if no rank is told. `wrappers` are the wrapper parts that
+    `largest_rank` is the largest rank in the adapter, None if unknown. `wrappers` are the wrapper parts that
     were removed from the names, `merged` the modules that have several names in the audit.
 
     It raises `Costly` if `frugal`, instead of decoding what may take many times its size, and if `bounded`, instead of
@@ -158,7 +158,7 @@ class Modules:
 
     @property
     def largest(self) -> Module | None:
-        """The first module of the largest rank, or None where no module's rank is told."""
+        """The first module of the largest rank, or None if no rank is known."""
         return max(self.known.values(), key=lambda module: module.rank or 0, default=None)
 
     def _largest_rank(self) -> int | None:
