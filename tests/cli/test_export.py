@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchd import BenchSettings, bench_config, read_audit, select
-from benchd.bench.exports import lora_config
+from benchd.bench.training import lora_config
 from benchd.cli.yaml_text import yaml_text
 from commands import invoke
 from corpus import AUDITS, USABLE, Sample, document, encoded, entry

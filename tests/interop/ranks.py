@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import peft
 
 from benchd import Audit, BenchSettings, read_audit, select
-from benchd.bench.exports import lora_config
 from benchd.bench.patterns import pattern_keys, target_modules
+from benchd.bench.training import lora_config
 from corpus import USABLE, Sample
 from families import Adapted, adapted, build, tree
 

@@ -20,7 +20,7 @@ from torch import nn
 
 import ranks
 from benchd import select
-from benchd.bench.exports import lora_config
+from benchd.bench.training import lora_config
 from corpus import USABLE, Sample
 from families import Adapted, build
 

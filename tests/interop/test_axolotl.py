@@ -17,7 +17,7 @@ import yaml
 
 import ranks
 from benchd import select
-from benchd.bench.exports import lora_config
+from benchd.bench.training import lora_config
 from corpus import SMALLER, Sample
 from families import adapted, build
 

@@ -10,8 +10,9 @@ import pytest
 
 from bench_resume import resume, tiny_base
 from benchd import Audit, BenchSettings, Selection, bench_config, read_audit, select
-from benchd.bench.exports import bench_audit, bench_audit_notes, plan_training
 from benchd.bench.patterns import pattern_keys
+from benchd.bench.probe_audit import bench_audit, bench_audit_notes
+from benchd.bench.training import plan_training
 from corpus import content
 
 #: The uniform rank of the answers here.

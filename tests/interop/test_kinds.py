@@ -15,7 +15,7 @@ from torch import nn
 
 import kinds
 from benchd import Audit, BenchSettings, Selection, bench_config, read_adapter_config, read_audit, select
-from benchd.bench.exports import Training, lora_config, plan_training
+from benchd.bench.training import Training, lora_config, plan_training
 from benchd.folder.adapter_weights import read_weights
 
 

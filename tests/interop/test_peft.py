@@ -15,7 +15,7 @@ import pytest
 
 import ranks
 from benchd import BenchSettings, bench_config, read_adapter_config, read_audit, select
-from benchd.bench.exports import lora_config, plan_training
+from benchd.bench.training import lora_config, plan_training
 from corpus import INDEX, USABLE, Sample
 from families import adapted, build
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from bench_resume import write_command
 from benchd import BenchSettings, read_audit, select
-from benchd.bench.exports import plan_training
+from benchd.bench.training import plan_training
 from corpus import AUDITS
 from families import build
 from stand_ins import make_data, make_model

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchd import Audit, read_audit
+from benchd.audit.modules import Module
 from benchd.audit.shapes import Rationale
 from benchd.selection.evidence import Evidence, find_evidence
 from corpus import USABLE, Sample, content, document, encoded, entry
@@ -29,7 +30,7 @@ FULL = [
 
 def of_layer(audit: Audit, name: str, rationale: Rationale, own: int | None) -> Evidence | None:
     """Return the evidence for the rank of one layer."""
-    return find_evidence(audit, {name: rationale}, {name: own}).get(name)
+    return find_evidence(audit, {name: rationale}, {name: Module(own, None)}).get(name)
 
 
 def condensed(audit: dict[str, Any]) -> dict[str, Any]:

@@ -40,10 +40,10 @@ def facts(audit: Audit) -> dict[str, Any]:
     )
     return {
         **{attribute: getattr(audit, attribute) for attribute in attributes.split()},
-        **{
-            what: {name: getattr(audit, what)(name) for name in names}
-            for what in ("module", "row_ranks", "policy_ranks", "suggested_rank")
-        },
+        "modules": {name: audit.modules.of(name) for name in names},
+        "row_ranks": {name: audit.modules.row_ranks(name) for name in names},
+        "policy_ranks": {name: audit.policy_ranks(name) for name in names},
+        "suggested_rank": {name: audit.suggested_rank(name) for name in names},
         "notes": [note for note in audit.notes if not note.startswith("NaN or Infinity")],
     }
 

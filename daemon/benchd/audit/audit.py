@@ -12,31 +12,15 @@ from msgspec import UNSET
 from benchd.audit.adapter import AdapterConfig
 from benchd.audit.issues import issue_notes, why_no_analysis
 from benchd.audit.layers import Layer, Layers, layers_of
-from benchd.audit.modules import Module, Modules
+from benchd.audit.modules import Module, Modules, ranks_of
 from benchd.audit.reading import read_document
 from benchd.audit.refusals import AuditError, NotAnAudit, refusal
-from benchd.audit.shapes import (
-    Analysis,
-    DisagreementConfig,
-    Document,
-    Gain,
-    PerModule,
-    Policies,
-    Policy,
-    PolicyRow,
-    Rationale,
-    Row,
-    Rows,
-    Suggestions,
-)
+from benchd.audit.shapes import Analysis, DisagreementConfig, Document, Policies, PolicyRow, Rationale, Suggestions
 from benchd.audit.unread import Costly, part, value
-from benchd.audit.values import finite, whole, words
+from benchd.audit.values import finite, utf8, whole, words
 
 __all__ = ["Audit", "AuditError", "Costly", "Layer", "Module", "Modules", "NotAnAudit", "Rationale", "read_audit"]
 
-_decode_per_module: Final = msgspec.json.Decoder(PerModule).decode
-_decode_layer_data: Final = msgspec.json.Decoder(Rows).decode
-_decode_rows: Final = msgspec.json.Decoder(list[Row]).decode
 _decode_policies: Final = msgspec.json.Decoder(Policies).decode
 _decode_suggestions: Final = msgspec.json.Decoder(Suggestions).decode
 
@@ -46,8 +30,10 @@ class Audit:
 
     `flagged` and `candidates` are `flagged_layers` and `all_layers_with_disagreement` without malformed and repeated
     entries, in the file's order. `no_analysis` says why both are empty if Gradience made no analysis, else it is None.
-    `total_layers` is the number of layers that the analysis looked at. `notes` are what a reader should know about the
-    file. `beside` is the adapter's own file beside the audit, even if it does not count; see `modules`.
+    `total_layers` is the number of layers that the analysis looked at. `is_of_nothing` is true if Gradience found no
+    layer to audit; its exit code is 0 even if the folder was mistyped. `gradience_version` is the version that computed
+    the analysis, if the audit has it. `name` is the file's name without surrogates. `notes` are what a reader should
+    know about the file. `beside` is the adapter's own file beside the audit, even if it does not count; see `modules`.
 
     A `frugal` audit raises `Costly` instead of decoding a part that may take much more memory or time than its size
     explains. A `bounded` audit raises it instead of matching patterns that may take long.
@@ -69,7 +55,7 @@ class Audit:
         self._frugal = frugal
         self._bounded = bounded
         self.beside = adapter
-        self.name = name
+        self.name = utf8(name)
         self.sha256 = sha256
         self.size = size
         analysis = document.policy_disagreement_analysis
@@ -79,21 +65,18 @@ class Audit:
         self._layers = Layers(used.flagged_layers or (), used.all_layers_with_disagreement or ())
         self.flagged = layers_of(self._layers.flagged)
         self.notes = (*notes, *self._layers.notes, *issue_notes(document))
-        distribution = self._analysis.distribution
+        distribution, computed_with = self._analysis.distribution, self._analysis.computed_with
+        n_layers = whole(value(document.n_layers, frugal=frugal))
         told = whole(distribution.total_layers) if distribution else None
-        self.total_layers = max(len(self._layers), told or 0) or self._n_layers or 0
+        self.total_layers = max(len(self._layers), told or 0) or n_layers or 0
+        self.is_of_nothing = self.no_analysis is not None and n_layers == 0
+        version = computed_with.gradience_version if computed_with else None
+        self.gradience_version = None if version is None else words(version, 60)
 
     @cached_property
     def candidates(self) -> tuple[Layer, ...]:
         """The layers among which the fallback rungs choose."""
         return layers_of(self._layers.listed)
-
-    @property
-    def gradience_version(self) -> str | None:
-        """The version that computed the analysis, where the audit says so."""
-        computed_with = self._analysis.computed_with
-        version = computed_with.gradience_version if computed_with else None
-        return None if version is None else words(version, 60)
 
     @property
     def is_flat(self) -> bool:
@@ -143,15 +126,6 @@ class Audit:
         return frozenset([name for name in names if isinstance(name, str)]) if isinstance(names, list) else frozenset()
 
     @property
-    def is_of_nothing(self) -> bool:
-        """Whether Gradience found no layer to audit. Its exit code is 0 even if the folder was mistyped."""
-        return self.no_analysis is not None and self._n_layers == 0
-
-    @property
-    def _n_layers(self) -> int | None:
-        return whole(value(self._document.n_layers, frugal=self._frugal))
-
-    @property
     def suggested_median(self) -> int | None:
         """`suggested_r_global_median`: Gradience's own uniform rank, or None if there is none above 0."""
         return whole(value(self._document.suggested_r_global_median, frugal=self._frugal)) or None
@@ -176,17 +150,12 @@ class Audit:
     @cached_property
     def modules(self) -> Modules:
         """Every adapted module, with what the audit and the adapter's file tell of it."""
-        return Modules(self._gains, self._rows, self._layers, beside=self.beside, bounded=self._bounded)
-
-    def row_ranks(self, name: str) -> list[int]:
-        """Return the `k` of each policy in the module's layer row; empty without a row."""
-        row = self._rows.get(name)
-        return _ranks(row.rank_suggestions) if row else []
+        return Modules(self._document, self._layers, beside=self.beside, frugal=self._frugal, bounded=self._bounded)
 
     def policy_ranks(self, name: str) -> list[int]:
         """Return the module's `k` values in `policies.per_layer`: Gradience writes the energy policy's only."""
         row = self._policy_rows.get(name)
-        return _ranks(row.suggestions) if row else []
+        return ranks_of(row.suggestions) if row else []
 
     def suggested_rank(self, name: str) -> int | None:
         """Return the rank that `--suggest-per-layer` or Bench suggests: the layer's, the pattern's, or the default."""
@@ -196,28 +165,6 @@ class Audit:
                 if rank is not None:
                     return rank
         return None
-
-    # These are by name, because a selection asks for a few of thousands. The first entry of a name counts, so the lists
-    # are reversed.
-
-    @cached_property
-    def _gains(self) -> dict[str, Gain]:
-        gains = self._document.per_module_gain
-        gains = gains if isinstance(gains, list) else []
-        if self._document.per_module is not UNSET:
-            more = part(self._document.per_module, _decode_per_module, PerModule, frugal=self._frugal)
-            gains = gains + ((more.gain if more else None) or [])
-        return {gain.module: gain for gain in reversed(gains)}
-
-    @cached_property
-    def _rows(self) -> dict[str, Row]:
-        rows: list[Row] = []
-        if self._document.layer_data is not UNSET:
-            data = part(self._document.layer_data, _decode_layer_data, Rows, frugal=self._frugal)
-            rows += (data.layer_rows if data else None) or []
-        if self._document.layers is not UNSET:
-            rows += part(self._document.layers, _decode_rows, list[Row], frugal=self._frugal) or []
-        return {row.name: row for row in reversed(rows)}
 
     @cached_property
     def _policy_rows(self) -> dict[str, PolicyRow]:
@@ -240,10 +187,6 @@ class Audit:
             for suggestions in found
             if suggestions is not None
         ]
-
-
-def _ranks(policies: dict[str, Policy] | None) -> list[int]:
-    return [k for policy in (policies or {}).values() if (k := whole(policy.k)) is not None]
 
 
 def read_audit(

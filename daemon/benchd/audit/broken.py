@@ -11,24 +11,24 @@ from benchd.audit.values import words
 
 __all__ = ["BLANK", "explain", "place_of", "shows_audit"]
 
-#: A file system that lost its power can leave NUL bytes where content should be.
+#: White space, and the NUL bytes that a file system can leave after a power loss.
 BLANK: Final = "\0 \t\r\n"
 
 _FAILURE: Final = r"(?m)^(?:Error: .*|Traceback \(most recent call last\):)"
 _PROGRESS: Final = r"\s*(computing SVD and metrics for layer: |Warning: )"
 _PROGRESS_LINE: Final = "computing SVD and metrics for layer: "
 
-#: What the parser stumbles over when a text ends within a number or an escape.
+#: Where the parser stops if a text ends within a number or an escape.
 _CUT_NUMBER_OR_ESCAPE: Final = r"\.|[eE][+-]?|\\?u[0-9a-fA-F]{0,4}"
 _LITERALS: Final = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 
 
-#: So much of a text's beginning and of its end is looked at to tell what it is.
+#: Maximum characters at the start and at the end of a text to search for signs of Gradience.
 _WINDOW: Final = 64 * 1024
 
 
 def explain(text: str, start: int, error: json.JSONDecodeError, before: int) -> AuditError:
-    """What is wrong with a text that is no JSON, told by what Gradience leaves behind (field-notes, 1.2)."""
+    """Return what is wrong with a text that is not JSON. `start` is where its JSON may begin, after `before` lines."""
     end = len(text.rstrip(BLANK))
     if not text.startswith("{", start):
         shown = text
@@ -72,14 +72,14 @@ def shows_audit(text: str) -> bool:
 
 
 def _is_progress(lines: list[str]) -> bool:
-    """Whether this is what Gradience prints before the JSON. The last line may itself be cut off."""
+    """Return whether this is what Gradience prints before the JSON. The last line may be cut off."""
     if not all(re.match(_PROGRESS, line) for line in lines[:-1]):
         return False
     return len(lines) > 1 or bool(re.match(_PROGRESS, lines[0])) or _PROGRESS_LINE.startswith(lines[0].strip(BLANK))
 
 
 def _is_cut_off(rest: str, length: int) -> bool:
-    """Whether the parser stopped because the text does; `rest` is what it could not read, of `length` to the end."""
+    """Return whether the parser stopped because the text ends. `rest` begins there, `length` from the end."""
     if length <= 0:
         return True
     rest = rest[:length]

@@ -42,18 +42,20 @@ class Layer(Struct, gc=False, frozen=True, eq=False):
 class Layers:
     """The entries of `flagged_layers` and `all_layers_with_disagreement` by module.
 
-    Malformed and repeated entries are left out, with a note. `known` has the module of each listed name. `wrappers` are
-    the wrapper parts that were removed from the names, `merged` the modules that have several names.
+    Malformed and repeated entries are left out, with a note. `names` has the listed name of each module, `known` the
+    module of each listed name. `wrappers` are the wrapper parts that were removed from the names, `merged` the modules
+    that have several names.
     """
 
     def __init__(self, flagged: Sequence[Entry], listed: Sequence[Entry]) -> None:
         self.known: dict[str, str] = {}
         self.wrappers: set[str] = set()
         self.merged: set[str] = set()
-        # The flagged layers are among the listed ones nearly always; then their names are checked already.
+        # Nearly always the flagged layers are among the listed ones, so their names are checked only once.
         notes: list[str] = []
         self.listed = self._distinct(listed, "all_layers_with_disagreement", notes)
-        self.known.update({entry.layer_name: module for module, entry in self.listed.items()})
+        self.names = {module: entry.layer_name for module, entry in self.listed.items()}
+        self.known = dict(zip(self.names.values(), self.names, strict=True))
         flagged_notes: list[str] = []
         self.flagged = self._distinct(flagged, "flagged_layers", flagged_notes)
         self.notes = (*flagged_notes, *notes)

@@ -6,20 +6,25 @@ import math
 from functools import cached_property
 from typing import Final
 
-from msgspec import Struct
+import msgspec
+from msgspec import UNSET, Struct
 
 from benchd.audit.adapter import AdapterConfig, Applied
 from benchd.audit.layers import Layers
 from benchd.audit.matching import BadKey
 from benchd.audit.naming import modules_of, unaddressable, usable
-from benchd.audit.shapes import Gain, Row
-from benchd.audit.unread import Costly
-from benchd.audit.values import MAX_RANK, finite, listed, whole, words
+from benchd.audit.shapes import Document, Gain, PerModule, Policy, Row, Rows
+from benchd.audit.unread import Costly, part
+from benchd.audit.values import MAX_RANK, finite, whole, words
 
-__all__ = ["Module", "Modules"]
+__all__ = ["Module", "Modules", "ranks_of"]
 
 #: Number of modules to compare with the alphas of an `adapter_config.json`; as many show that it is another adapter's.
 _COMPARED: Final = 16
+
+_decode_per_module: Final = msgspec.json.Decoder(PerModule).decode
+_decode_layer_data: Final = msgspec.json.Decoder(Rows).decode
+_decode_rows: Final = msgspec.json.Decoder(list[Row]).decode
 
 
 class Module(Struct, gc=False, frozen=True):
@@ -49,27 +54,27 @@ class Modules:
     own file if it counts, and then every scaling is the one that PEFT applies. `adapter_problem` says why it does not
     count; None if it counts or is absent.
 
-    `gains` and `rows` are by the audit's names, in reverse order of the file. If `bounded`, it raises `Costly` instead
-    of matching patterns that may take long.
+    `largest_rank` is the largest rank in the adapter, None if unknown. `wrappers` are the wrapper parts that
+    were removed from the names, `merged` the modules that have several names in the audit.
+
+    It raises `Costly` if `frugal`, instead of decoding what may take many times its size, and if `bounded`, instead of
+    matching patterns that may take long.
     """
 
     def __init__(
-        self,
-        gains: dict[str, Gain],
-        rows: dict[str, Row],
-        layers: Layers,
-        *,
-        beside: AdapterConfig | None,
-        bounded: bool,
+        self, document: Document, layers: Layers, *, beside: AdapterConfig | None, frugal: bool, bounded: bool
     ) -> None:
-        self._gains = gains
-        self._rows = rows
-        self._wrappers = set(layers.wrappers)
-        self._merged = set(layers.merged)
+        # By name. The first entry of a name counts, so the lists are reversed.
+        self._gains = {gain.module: gain for gain in reversed(_gains(document, frugal=frugal))}
+        self._rows = {row.name: row for row in reversed(_rows(document, frugal=frugal))}
+        self.wrappers = set(layers.wrappers)
+        self.merged = set(layers.merged)
         self._first_names = self._named(layers)
         self.adapted = tuple(self._first_names)
-        told = {gain.r for gain in gains.values()} | {row.r for row in rows.values()}
-        self._ranks = {rank: whole(rank) for rank in told}  # few modules have a rank of their own
+        told = {gain.r for gain in self._gains.values()}
+        if self._rows:
+            told |= {row.r for row in self._rows.values()}
+        self._ranks = {rank: whole(rank) for rank in told}  # most modules have the same rank
         unnamed = unaddressable(self.adapted)
         self._applied: dict[str, Applied] = {}
         self.adapter_problem: str | None = None
@@ -81,6 +86,7 @@ class Modules:
                 unnamed |= beside.holding_parameters(self.adapted)
         self.out_of_reach = unnamed
         self.names = tuple([module for module in self.adapted if module not in unnamed]) if unnamed else self.adapted
+        self.largest_rank = self._largest_rank()
 
     def _named(self, layers: Layers) -> dict[str, str]:
         """Return every adapted module by PEFT's name for it, with its first name in the audit."""
@@ -89,15 +95,18 @@ class Modules:
         if "" in modules:  # rare: the analysis usually lists all modules, and their names are checked already
             told = usable(told)
             modules, wrappers = modules_of(told)
-            self._wrappers.update(wrappers)
+            self.wrappers.update(wrappers)
         named = dict(zip(modules, told, strict=True))
         if len(named) < len(told):  # if a module has several names, the first counts
             named |= dict(zip(reversed(modules), reversed(told), strict=True))
-            self._merged.update(module for module, name in zip(modules, told, strict=True) if named[module] != name)
-        for entries in (layers.flagged, layers.listed):
-            for module, entry in entries.items():
-                if named.setdefault(module, entry.layer_name) != entry.layer_name:
-                    self._merged.add(module)
+            self.merged.update(module for module, name in zip(modules, told, strict=True) if named[module] != name)
+        for module, entry in layers.flagged.items():
+            if named.setdefault(module, entry.layer_name) != entry.layer_name:
+                self.merged.add(module)
+        if not layers.names.items() <= named.items():
+            for module, name in layers.names.items():
+                if named.setdefault(module, name) != name:
+                    self.merged.add(module)
         return named
 
     @cached_property
@@ -110,7 +119,7 @@ class Modules:
 
         They come from `per_module_gain`, else from the layer row. If the adapter's file counts, it gives the scaling.
         """
-        found = self._smallest_of(name) if self._merged else self._told(name)
+        found = self._smallest_of(name) if self.merged else self._told(name)
         adapter = self.adapter
         if found is None or adapter is None:
             return found
@@ -149,45 +158,37 @@ class Modules:
 
     @property
     def largest(self) -> Module | None:
-        """The first module of the largest rank, or None where no module's rank is told."""
+        """The first module of the largest rank, or None if no rank is known."""
         return max(self.known.values(), key=lambda module: module.rank or 0, default=None)
 
-    @property
-    def largest_rank(self) -> int | None:
-        """The largest rank in the adapter, or None where no rank is told.
+    def _largest_rank(self) -> int | None:
+        """Return the largest rank in the adapter.
 
         Fused experts count with the rank in the adapter's file: the audit has one rank for all experts together.
         """
+        gains = self._gains
         if self.out_of_reach:
             ranks = {module.rank for module in self.known.values()}
+        elif not self._rows:
+            ranks = set(self._ranks.values())
         else:
-            told = {gain.r for gain in self._gains.values()}
-            if self._rows:
-                gains = self._gains
-                told |= {row.r for name, row in self._rows.items() if name not in gains or not gains[name].r}
+            told = {gain.r for gain in gains.values()}
+            told |= {row.r for name, row in self._rows.items() if name not in gains or not gains[name].r}
             ranks = {self._ranks[rank] for rank in told}
         if self.adapter is not None and (self.adapter.target_parameters or not any(ranks)):
             ranks |= self.adapter.ranks
         return max([rank for rank in ranks if rank], default=None)
+
+    def row_ranks(self, name: str) -> list[int]:
+        """Return the `k` of each policy in a module's layer row, by its name in the audit; empty without a row."""
+        row = self._rows.get(name)
+        return ranks_of(row.rank_suggestions) if row else []
 
     def parameters(self) -> dict[str, int]:
         """Return the LoRA parameter count of each of `names` whose layer row has one (`--layers`)."""
         rows = {module: self._rows.get(self._first_names[module]) for module in self.names}
         counts = {module: finite(row.params) for module, row in rows.items() if row is not None}
         return {module: int(count) for module, count in counts.items() if count is not None and count > 0}
-
-    @property
-    def name_notes(self) -> tuple[str, ...]:
-        """Notes about the modules' names: removed wrapper parts, and several names for one module."""
-        notes = []
-        if self._wrappers:
-            parts = ", ".join(sorted(self._wrappers))
-            notes.append(f"wrapper parts are removed from the names, because no unwrapped model has them: {parts}")
-        if self._merged:
-            notes.append(
-                f"two names in the audit are one module, for which the first counts: {listed(sorted(self._merged))}"
-            )
-        return tuple(notes)
 
     # --- the file of the adapter ---------------------------------------------------------------------------
 
@@ -226,3 +227,27 @@ class Modules:
             if not math.isclose(own.scaling * own.rank, alpha, rel_tol=1e-6):
                 return False
         return True
+
+
+def ranks_of(policies: dict[str, Policy] | None) -> list[int]:
+    """Return the rank that each policy suggests."""
+    return [k for policy in (policies or {}).values() if (k := whole(policy.k)) is not None]
+
+
+def _gains(document: Document, *, frugal: bool) -> list[Gain]:
+    told = document.per_module_gain
+    gains = told if isinstance(told, list) else []
+    if document.per_module is not UNSET:
+        more = part(document.per_module, _decode_per_module, PerModule, frugal=frugal)
+        gains = gains + ((more.gain if more else None) or [])
+    return gains
+
+
+def _rows(document: Document, *, frugal: bool) -> list[Row]:
+    rows: list[Row] = []
+    if document.layer_data is not UNSET:
+        data = part(document.layer_data, _decode_layer_data, Rows, frugal=frugal)
+        rows += (data.layer_rows if data else None) or []
+    if document.layers is not UNSET:
+        rows += part(document.layers, _decode_rows, list[Row], frugal=frugal) or []
+    return rows

@@ -86,7 +86,7 @@ def _is_json(text: bytes) -> bool:
 
 
 def _is_crowded(document: Document, size: int) -> bool:
-    """Whether there are many more entries than a file of this size has, or one that is like no entry."""
+    """Return whether there are many more entries than in audits of this size, or one larger than any real entry."""
     analysis, gains = document.policy_disagreement_analysis, document.per_module_gain
     lists = (analysis.flagged_layers, analysis.all_layers_with_disagreement) if isinstance(analysis, Analysis) else ()
     number = sum(len(entries) for entries in (*lists, gains) if isinstance(entries, list))
@@ -111,10 +111,9 @@ def _without_mark(data: bytes, notes: list[str]) -> bytes:
 
 
 def _starts(text: bytes) -> list[int]:
-    """Where the JSON may begin, the likeliest first: the first line that is exactly `{` (spec, section 2).
+    """Return where the JSON may begin, the likeliest position first (spec, section 2).
 
-    A document that begins with more than that on its first line (a compact one) comes second; and where there is
-    neither, the text is looked at from its beginning.
+    That is the first line that is exactly `{`, else a line that begins with an object, else the start of the text.
     """
     if _BARE_OBJECT.match(text):
         return [0]
@@ -128,7 +127,7 @@ def _starts(text: bytes) -> list[int]:
 
 
 def _end(text: bytes, start: int) -> int:
-    """Where the JSON ends, as Gradience writes it: with the text, or with the last line that is exactly `}`."""
+    """Return where the JSON ends, as Gradience writes it: at the end of the text or of the last line that is `}`."""
     if text.endswith((b"}\n", b"}", b"}\r\n")):
         return len(text)
     closing = max(text.rfind(b"\n}\n"), text.rfind(b"\n}\r\n"))
@@ -179,7 +178,7 @@ def _read_non_finite(text: bytes, starts: list[int], notes: list[str], *, frugal
 
 
 def _without_non_finite(text: bytes) -> tuple[bytes, int]:
-    """`text` with null for every NaN and Infinity that is not within a string, and how many there were."""
+    """Return `text` with null for every NaN and Infinity outside of strings, and their number."""
     parts: list[bytes] = []
     copied = looked_at = quotes = 0
     for match in re.finditer(_NON_FINITE, text):

@@ -24,7 +24,10 @@ _OBJECT_FIRST: Final = rb"[ \t\r\n]*\{"
 
 
 def read_tolerantly(raw: bytes, starts: Sequence[int], notes: list[str]) -> Found:
-    """The way for what the fast one refused. Returns the document and where it lies in `raw`."""
+    """Return the document in a text that the fast way refused, and its place in `raw`.
+
+    `starts` are the positions at which it may begin, the likeliest first. Raises `AuditError` and `NotAnAudit`.
+    """
     found: Found | None = None
     refused: AuditError | None = None
     for start in starts:
@@ -44,7 +47,7 @@ def read_tolerantly(raw: bytes, starts: Sequence[int], notes: list[str]) -> Foun
 
 
 def _read_from(raw: bytes, start: int, notes: list[str]) -> Found:
-    # What stands before and after the JSON need not be text: it is the terminal's, in whatever encoding that has.
+    # The text before and after the JSON comes from a terminal and may have any encoding.
     before = raw.count(b"\n", 0, start)
     undecodable: AuditError | None = None
     try:
@@ -73,9 +76,9 @@ def _read_from(raw: bytes, start: int, notes: list[str]) -> Found:
 
 
 def _undecodable(raw: bytes, start: int, error: UnicodeDecodeError, text: str, before: int) -> AuditError:
-    """What is wrong if the JSON is not over before the bytes that are no UTF-8; `text` stands before them."""
+    """Return what is wrong if the JSON does not end before the bytes that are not UTF-8; `text` comes before them."""
     if error.reason == "unexpected end of data" and re.compile(_OBJECT_FIRST).match(raw, start):
-        # Cut off within a character: the end is what is wrong with it, not the encoding.
+        # The text is cut off within a character. Its encoding is right.
         return refusal("truncated", is_audit=shows_audit(text), place=place_of(text, len(text), before))
     line = raw.count(b"\n", 0, start + error.start) + 1
     place = f"line {line}, byte {start + error.start}"
@@ -84,7 +87,7 @@ def _undecodable(raw: bytes, start: int, error: UnicodeDecodeError, text: str, b
 
 
 class _Tokens:
-    """Counts what standard JSON does not have."""
+    """Counts NaN and Infinity, which standard JSON does not have."""
 
     non_finite = 0
 
@@ -104,7 +107,7 @@ def _parse(text: str, start: int, tokens: _Tokens) -> tuple[Any, int]:
 
 
 def _check_schema(value: dict[str, Any]) -> None:
-    """Refuse what is meant as an audit but can't be read as one."""
+    """Raise `AuditError` for an object that is meant as an audit but has the wrong types."""
     where = "policy_disagreement_analysis"
     analysis = value.get(where)
     if analysis is None:

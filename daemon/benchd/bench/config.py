@@ -44,9 +44,9 @@ def write_config(audit: Audit, selection: Selection, settings: BenchSettings) ->
     """
     plan = plan_config(audit, selection, settings)
     notes = (*selection.notes, *plan.notes)
-    name, used = utf8(audit.name), settings_used(selection, settings)
+    used = settings_used(selection, settings)
     token = audit.beside.token if audit.beside else None
-    inputs = [name, audit.sha256, SELECTION_VERSION, used, *([token] if token else [])]
+    inputs = [audit.name, audit.sha256, SELECTION_VERSION, used, *([token] if token else [])]
     decision_id = hashlib.sha256(msgspec.json.encode(inputs)).hexdigest()[:32]
     config = seal(
         {
@@ -62,7 +62,7 @@ def write_config(audit: Audit, selection: Selection, settings: BenchSettings) ->
                 "notes": notes,
             },
             "provenance": {
-                "audit": name,
+                "audit": audit.name,
                 "audit_sha256": audit.sha256,
                 "audit_bytes": audit.size,
                 "gradience_version": audit.gradience_version,

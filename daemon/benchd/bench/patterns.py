@@ -33,7 +33,9 @@ def pattern_keys(modules: Sequence[str], among: Iterable[str]) -> dict[str, str]
     others = tuple(among)
     plain = modules if _PLAIN.fullmatch("".join(modules)) else list(filter(_PLAIN.fullmatch, modules))
     suspects = others if _may_end_in(modules, others) else _variants(modules, others)
-    own = set(plain).difference(_shared(plain, suspects) if suspects else ())
+    if plain is modules and not suspects:
+        return dict(zip(modules, modules, strict=True))
+    own = set(plain) - _shared(plain, suspects)
     return {module: module if module in own else _exact(module) for module in modules}
 
 

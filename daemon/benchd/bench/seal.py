@@ -1,7 +1,7 @@
 """Seal what benchd writes beside an audit: JSON that YAML reads alike, with a digest that shows edits. Pure.
 
-A sealed document contains the SHA-256 of its own bytes, computed while the digest's place is empty. So a later run can
-tell its own file from one that a person has edited or put there.
+A sealed document contains the SHA-256 of its own bytes, computed while the digest's place is empty. So a later run
+knows whether a person has edited a file or put it there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The tables that Bench runs by: `[bench.base]`, and what the audit knows where that leaves a key open. Pure.
+"""Fill the tables that Bench runs by: `[bench.base]`, and the audit for keys that it leaves out. Pure.
 
-Keys of the base always win. Where they contradict what the audit tells, or where Bench will lack something after
-all, a note says so (spec, section 4, "Runnable"; field-notes, section 4).
+Keys of the base always win. A note says where they contradict the audit, and what Bench will lack (spec, section 4,
+"Runnable"; field-notes, section 4).
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from benchd.settings.keys import BenchSettings
 
 __all__ = ["Runnable", "base_used", "focused", "runnable"]
 
-#: What Bench reads without a default, and an audit normally tells.
+#: Keys that Bench reads without a default, and that an audit normally has.
 _TOLD: Final = ("lora.probe_r", "lora.alpha", "lora.target_modules", "compression.allowed_ranks")
 
 
 class Runnable(NamedTuple):
-    """Bench's tables, in Bench's order, and what a reader should know of them."""
+    """Bench's tables, in Bench's order, and notes about them."""
 
     tables: Base
     notes: tuple[str, ...]
 
 
 def base_used(settings: BenchSettings) -> dict[str, Any]:
-    """The settings about Bench's tables that shape every answer, by dotted key; none without a base."""
+    """Return the settings about Bench's tables that shape every answer, by dotted key; none without a base."""
     if not settings.base:
         return {}
     used: dict[str, Any] = {"bench.base": base_digest(settings.base), "bench.focus": settings.focus}
@@ -41,7 +41,7 @@ def base_used(settings: BenchSettings) -> dict[str, Any]:
 
 
 def _targets(audit: Audit, selection: Selection, settings: BenchSettings) -> list[str] | str:
-    """`target_modules`: the selected modules with `bench.focus`, else the base's, else all that the audit names."""
+    """Return `target_modules`: the selected modules with `bench.focus`, else the base's, else all in the audit."""
     focus = focused(audit, selection, settings)
     if focus:
         return target_modules(focus, audit.modules.adapted)
@@ -85,7 +85,7 @@ def _told(
     ranks: Collection[int],
     settings: BenchSettings,
 ) -> Base:
-    """What the audit and the adapter's own file tell, by Bench's keys; without what they don't."""
+    """Return what the audit and the adapter's own file have for Bench's keys."""
     own = audit.modules.largest
     probe = settings.base.get("lora", {}).get("probe_r") or (own.rank if own else None)
     adapter = audit.modules.adapter if settings.adapter_config else None
@@ -119,7 +119,7 @@ def _contradictions(base: Base, told: Base) -> Iterator[str]:
 
 
 def _left_out(selection: Selection, tables: Base) -> Iterator[str]:
-    """Selected layers that Bench will not train. What a pattern in place of the list hits, PEFT alone knows."""
+    """Yield a note about selected layers that Bench will not train; none for a pattern, which only PEFT can match."""
     wanted = tables.get("lora", {}).get("target_modules")
     if not isinstance(wanted, list):
         return

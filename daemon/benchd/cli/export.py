@@ -11,8 +11,10 @@ from typing import Any, Final, NoReturn
 import click
 
 from benchd.audit.adapter import ADAPTER_CONFIG, Weights
+from benchd.bench.axolotl import axolotl
 from benchd.bench.config import write_config
-from benchd.bench.exports import Training, axolotl, bench_audit, bench_audit_notes, plan_training
+from benchd.bench.probe_audit import bench_audit, bench_audit_notes
+from benchd.bench.training import Training, plan_training
 from benchd.cli.chosen import Chosen, choose
 from benchd.cli.loading import config_option, fail
 from benchd.cli.yaml_text import yaml_text

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 from benchd.audit.audit import Audit
+from benchd.audit.modules import Module
 from benchd.audit.shapes import Rationale
 from benchd.audit.values import MAX_RANK, largest_rank, whole
 
@@ -32,29 +33,30 @@ class Evidence(NamedTuple):
 
 
 def find_evidence(
-    audit: Audit, rationales: Mapping[str, Rationale], own: Mapping[str, int | None]
+    audit: Audit, rationales: Mapping[str, Rationale], modules: Mapping[str, Module | None]
 ) -> dict[str, Evidence]:
     """Return the evidence for the rank of each layer, by its name in the audit; none for a layer without evidence.
 
-    A rank is at least the layer's spread and at most `own`, the rank of the module's adapter (None: unknown).
+    A rank is at least the layer's spread and at most the rank of the module's own adapter.
     """
-    policies = {name: largest_rank(rationale.k_values) for name, rationale in rationales.items()}
+    asked = [largest_rank(rationale.k_values) for rationale in rationales.values()]
     found = {}
-    for name, rationale in rationales.items():
-        most = own[name] or MAX_RANK
-        k = policies[name]
+    for (name, rationale), k in zip(rationales.items(), asked, strict=True):
+        module = modules[name]
+        most = (module.rank if module else None) or MAX_RANK
         evidence = _derived_or_suggested(audit, name, rationale, most) if k is None else Evidence(k, "k_values")
         if evidence is not None:
             rank = evidence.rank
             if rationale.spread is not None and rationale.spread > rank:
                 rank = whole(rationale.spread) or rank
-            found[name] = evidence._replace(rank=min(rank, most)) if rank > most or rank > evidence.rank else evidence
+            rank = min(rank, most)
+            found[name] = evidence if rank == evidence.rank else evidence._replace(rank=rank)
     return found
 
 
 def _derived_or_suggested(audit: Audit, name: str, rationale: Rationale, most: int) -> Evidence | None:
     """Return the evidence outside of `k_values`."""
-    row = audit.row_ranks(name)
+    row = audit.modules.row_ranks(name)
     if row and _has_all_policies(row, rationale):
         return Evidence(max(row), "layer_rows")
     derived = _derived(audit, name, rationale, most)
@@ -100,7 +102,7 @@ def _derived(audit: Audit, name: str, rationale: Rationale, most: int) -> Eviden
     bound = whole(math.floor(min(base / factor, MAX_RANK) + _COMPUTED))
     if not bound:
         return None
-    known = audit.policy_ranks(name) or audit.row_ranks(name)
+    known = audit.policy_ranks(name) or audit.modules.row_ranks(name)
     spread = whole(rationale.spread) or 0
     least = max([spread, *known])
     bound = min([bound, most, *(k + spread for k in known)])

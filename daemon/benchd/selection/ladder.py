@@ -28,13 +28,15 @@ def select(audit: Audit, settings: SelectionSettings | None = None) -> Selection
     ladder = _Ladder(audit, used)
     strategy, layers = ladder.climb_down()
     selected = describe(audit, layers, used, flagged=strategy == "flagged")
+    # Nobody asks for modules where there is no analysis.
+    names = [] if audit.no_analysis is not None else name_notes(audit, [layer.module for layer in selected])
     return Selection(
         strategy=strategy,
         confidence=_CONFIDENCE[strategy],
         reason=ladder.rungs[-1].reason,
         ladder=tuple(ladder.rungs),
         layers=selected,
-        notes=(*audit.notes, *name_notes(audit, selected), *rank_notes(audit, selected)),
+        notes=(*audit.notes, *names, *rank_notes(audit, selected)),
         settings=dict(sorted(used.read.items())),
     )
 

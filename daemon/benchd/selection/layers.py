@@ -26,30 +26,25 @@ def describe(audit: Audit, layers: Sequence[Layer], used: UsedSettings, *, flagg
 
     Only layers that are validated on their own, and that a rank pattern can match, get a rank.
     """
-    rationales = {layer.name: layer.rationale for layer in layers}
-    if flagged:
-        priorities: dict[str, Priority] = dict.fromkeys(rationales, "HIGH")
-    else:
-        priorities = {name: _priority(rationale, used) for name, rationale in rationales.items()}
+    rationales = [layer.rationale for layer in layers]
+    priorities: list[Priority] = ["HIGH"] * len(layers) if flagged else [_priority(each, used) for each in rationales]
+    out_of_reach = audit.modules.out_of_reach
     ranked = {
-        layer.name: rationales[layer.name]
-        for layer in layers
-        if _VALIDATION[priorities[layer.name]] == "per_layer" and layer.module not in audit.modules.out_of_reach
+        layer.name: rationale
+        for layer, rationale, priority in zip(layers, rationales, priorities, strict=True)
+        if _VALIDATION[priority] == "per_layer" and layer.module not in out_of_reach
     }
     modules = {name: audit.modules.of(name) for name in ranked}
-    own = {name: module.rank if module else None for name, module in modules.items()}
-    evidence = find_evidence(audit, ranked, own)
+    evidence = find_evidence(audit, ranked, modules)
     alphas = {
-        name: module.alpha_at(evidence[name].rank)
-        for name, module in modules.items()
-        if module and name in evidence and evidence[name].rank
+        name: module.alpha_at(found.rank)
+        for name, found in evidence.items()
+        if found.rank and (module := modules[name]) is not None
     }
     return tuple(
         [
-            _described(
-                layer, rationales[layer.name], priorities[layer.name], evidence.get(layer.name), alphas.get(layer.name)
-            )
-            for layer in layers
+            _described(layer, rationale, priority, evidence.get(layer.name), alphas.get(layer.name))
+            for layer, rationale, priority in zip(layers, rationales, priorities, strict=True)
         ]
     )
 

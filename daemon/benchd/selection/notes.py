@@ -8,28 +8,22 @@ from benchd.audit.audit import Audit
 from benchd.audit.values import listed
 from benchd.selection.selection import SelectedLayer
 
-__all__ = ["name_notes", "rank_notes", "reach_note"]
+__all__ = ["name_notes", "rank_notes"]
 
 
-def reach_note(audit: Audit, selected: Sequence[str] = ()) -> str | None:
-    """Return the note about modules that no rank pattern reaches, the selected ones first; None without any."""
-    out_of_reach = audit.modules.out_of_reach
-    if not out_of_reach:
-        return None
-    first = [module for module in selected if module in out_of_reach]
-    names = first + sorted(out_of_reach.difference(first))
-    return (
-        f"no rank and no target: {listed(names)}; PEFT takes no rank_pattern for fused experts (target_parameters) and "
-        "for layers below another adapter. Keep the experts in target_parameters: PEFT trains them at r"
-    )
-
-
-def name_notes(audit: Audit, layers: Sequence[SelectedLayer]) -> list[str]:
-    """Return notes about the modules' names; none without an analysis, where nobody asks for modules."""
-    if audit.no_analysis is not None:
-        return []
-    reach = reach_note(audit, [layer.module for layer in layers])
-    return [*audit.modules.name_notes, *([reach] if reach else [])]
+def name_notes(audit: Audit, selected: Sequence[str] = ()) -> list[str]:
+    """Return notes about names: removed wrapper parts, several names for one module, modules out of reach."""
+    modules = audit.modules
+    notes = []
+    if modules.wrappers:
+        parts = ", ".join(sorted(modules.wrappers))
+        notes.append(f"wrapper parts are removed from the names, because no unwrapped model has them: {parts}")
+    if modules.merged:
+        merged = listed(sorted(modules.merged))
+        notes.append(f"two names in the audit are one module, for which the first counts: {merged}")
+    if modules.out_of_reach:
+        notes.append(_reach_note(modules.out_of_reach, selected))
+    return notes
 
 
 def rank_notes(audit: Audit, layers: Sequence[SelectedLayer]) -> list[str]:
@@ -48,3 +42,13 @@ def rank_notes(audit: Audit, layers: Sequence[SelectedLayer]) -> list[str]:
         if names:
             notes.append(f"{listed(names)}: {text}")
     return notes
+
+
+def _reach_note(out_of_reach: frozenset[str], selected: Sequence[str]) -> str:
+    """Return the note about modules that no rank pattern reaches, the selected ones first."""
+    first = [module for module in selected if module in out_of_reach]
+    names = first + sorted(out_of_reach.difference(first))
+    return (
+        f"no rank and no target: {listed(names)}; PEFT takes no rank_pattern for fused experts (target_parameters) and "
+        "for layers below another adapter. Keep the experts in target_parameters: PEFT trains them at r"
+    )

@@ -1,7 +1,7 @@
-"""Turn the answer into the forms that trainers take: PEFT, Axolotl, Bench. Pure.
+"""Plan a training at the ranks of an answer, as arguments of `peft.LoraConfig`. Pure.
 
-A training at the answer's ranks gives each selected layer the rank of the selection. Every other module gets the
-uniform rank, or the rank that it has if that is smaller. Every module keeps its scaling.
+Each selected layer gets the rank of the selection. Every other module gets the uniform rank, or the rank that it has if
+that is smaller. Every module keeps its scaling.
 """
 
 from __future__ import annotations
@@ -18,29 +18,11 @@ from benchd.audit.values import listed, whole
 from benchd.bench.patterns import pattern_keys
 from benchd.bench.plan import uniform_baseline
 from benchd.bench.tables import focused
-from benchd.selection.notes import reach_note
+from benchd.selection.notes import name_notes
 from benchd.selection.selection import Selection
 from benchd.settings.keys import BenchSettings
 
-__all__ = ["Change", "Training", "axolotl", "bench_audit", "bench_audit_notes", "lora_config", "plan_training"]
-
-#: PEFT's field -> Axolotl's key.
-_AXOLOTL: Final = {
-    "r": "lora_r",
-    "lora_alpha": "lora_alpha",
-    "lora_dropout": "lora_dropout",
-    "target_modules": "lora_target_modules",
-    "target_parameters": "lora_target_parameters",
-    "rank_pattern": "lora_rank_pattern",
-    "alpha_pattern": "lora_alpha_pattern",
-    "fan_in_fan_out": "lora_fan_in_fan_out",
-    "modules_to_save": "lora_modules_to_save",
-    "use_dora": "peft_use_dora",
-    "use_rslora": "peft_use_rslora",
-    "layer_replication": "peft_layer_replication",
-    "init_lora_weights": "peft_init_lora_weights",
-    "trainable_token_indices": "peft_trainable_token_indices",
-}
+__all__ = ["Change", "Training", "lora_config", "plan_training"]
 
 #: The note for an audit without the adapter's own file.
 _UNKNOWN: Final = (
@@ -143,7 +125,7 @@ class _Extra(NamedTuple):
 def _ranks(
     own: Mapping[str, Module], selected: Mapping[str, int], names: Iterable[str], uniform: int
 ) -> dict[str, int]:
-    """The rank of each of `names`: the selected ones first, each at most its own."""
+    """Return the rank of each of `names`, the selected ones first; others get at most their own."""
     trained = set(names)
     ranks = {name: rank for name, rank in selected.items() if name in trained}
     for name in names:
@@ -157,13 +139,13 @@ def _rank_of(modules: Mapping[str, Module], name: str) -> int | None:
 
 
 def _own_weights(audit: Audit, weights: Mapping[str, Weights]) -> Mapping[str, Weights]:
-    """`weights` if they can be the audited adapter's: modules that both name have the same rank there and here."""
+    """Return `weights` if they can be the audited adapter's: modules in both must have the same rank."""
     ranks = [(module.rank, weights[name].rank) for name, module in audit.modules.known.items() if name in weights]
     return weights if ranks and all(told in {None, saved} for told, saved in ranks) else {}
 
 
 def _unaudited(audit: Audit, weights: Mapping[str, Weights]) -> _Extra:
-    """Embeddings, and whatever else Gradience passes over.
+    """Return adapted modules that Gradience does not audit, such as embeddings.
 
     The weights name these modules. Without them the targets in the adapter's file do, by the ends of their names.
     """
@@ -196,7 +178,7 @@ def _unaudited(audit: Audit, weights: Mapping[str, Weights]) -> _Extra:
 
 
 def _by_ending(adapter: AdapterConfig, name: str) -> Module:
-    """What the file tells of a module of which only the end of the name is known; of several ranks the smallest."""
+    """Return rank and scaling of a module of which only the end of the name is known; of several ranks the least."""
     pattern = {key: rank for key, rank in adapter.rank_pattern.items() if plain_ending(key, name)}
     alphas = [alpha for key, alpha in adapter.alpha_pattern.items() if plain_ending(key, name)]
     rank = min([whole(rank) or 0 for rank in pattern.values()], default=adapter.rank) or None
@@ -204,7 +186,7 @@ def _by_ending(adapter: AdapterConfig, name: str) -> Module:
 
 
 def _default(audit: Audit, others: Mapping[str, int], uniform: int, carried: Mapping[str, Any]) -> int:
-    """The `r` of modules without a pattern: what most that are not selected have. Fused experts can have no other."""
+    """Return `r`, the rank that most unselected modules have. Fused experts can have no other rank."""
     own = audit.modules.adapter.rank if audit.modules.adapter else None
     if carried.get("target_parameters") and own:
         return min(uniform, own)
@@ -258,9 +240,8 @@ def _rank_notes(
     audit: Audit, selection: Selection, own: Mapping[str, Module], ranks: Mapping[str, int], uniform: int
 ) -> list[str]:
     notes = []
-    if audit.no_analysis is not None:  # the selection has no look at the names then
-        reach = reach_note(audit)
-        notes.extend([*audit.modules.name_notes, *([reach] if reach else [])])
+    if audit.no_analysis is not None:  # then the selection's notes say nothing about the names
+        notes.extend(name_notes(audit))
     if not any(layer.rank for layer in selection.layers):
         notes.append(f"no module has a rank of its own here: {selection.reason}")
     smaller = sum(rank < uniform and rank == _rank_of(own, name) for name, rank in ranks.items())
@@ -323,79 +304,3 @@ def _change(modules: Mapping[str, Module], ranks: Mapping[str, int], parameters:
 
 def _modules(count: int, verb: str) -> str:
     return f"1 module {verb}s" if count == 1 else f"{count} modules {verb}"
-
-
-# --- other trainers -------------------------------------------------------------------------------------------
-
-
-def axolotl(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the arguments of `peft.LoraConfig` with Axolotl's keys, and notes about those that have no key there.
-
-    Raises ValueError for an alpha that is not a whole number: Axolotl refuses it.
-    """
-    alphas = {"lora_alpha": arguments.get("lora_alpha"), **arguments["alpha_pattern"]}
-    broken = [f"{name}: {alpha:g}" for name, alpha in alphas.items() if isinstance(alpha, float)]
-    if broken:
-        raise ValueError(
-            f"Axolotl takes only whole alphas, and scaling x rank is none for {listed(broken)}; "
-            "train with PEFT, which takes any (--peft, --adapter-config)"
-        )
-    options = {_AXOLOTL[key]: value for key, value in arguments.items() if key in _AXOLOTL}
-    left = [key for key in arguments if key not in _AXOLOTL and key not in {"peft_type", "task_type"}]
-    notes = (f"Axolotl has no key for {listed(left, 10)}",) if left else ()
-    return {"adapter": "lora", **options}, notes
-
-
-def bench_audit(audit: Audit, training: Training, settings: BenchSettings) -> dict[str, Any]:
-    """Return the probe audit from which `gradience-bench --resume` takes the ranks of its per-layer variant.
-
-    It lists every module that Bench trains, as Bench gives the others the smallest rank of the pattern. It has none of
-    the audit's global suggestions: from these Bench makes uniform variants, for which it may drop the per-layer one
-    (field-notes, section 4). By the means Bench decides on further uniform variants. Raises ValueError without any
-    module: an empty pattern ends Bench.
-    """
-    ranks = _trained_by_bench(audit, training, settings)
-    if not ranks:
-        raise ValueError("there is no module whose rank Bench could take")
-    keys = pattern_keys(list(ranks), audit.modules.adapted)
-    means = audit.means
-    return {
-        **({"probe_rank": audit.modules.largest_rank} if audit.modules.largest_rank else {}),
-        **({"summary": means} if means else {}),
-        "per_layer_suggestions": {"rank_pattern": {keys[name]: rank for name, rank in ranks.items()}},
-    }
-
-
-def _trained_by_bench(audit: Audit, training: Training, settings: BenchSettings) -> dict[str, int]:
-    """The modules whose ranks the config's `lora.target_modules` let Bench train."""
-    names = set(audit.modules.names)
-    asked = (settings.base.get("lora") or {}).get("target_modules")
-    if isinstance(asked, list) and not settings.focus:
-        targets = set(asked)
-        names = {name for name in names if not targets.isdisjoint(endings(name))}
-    return {name: rank for name, rank in training.ranks.items() if name in names}
-
-
-def bench_audit_notes(audit: Audit, training: Training, settings: BenchSettings) -> list[str]:
-    """Return what Bench will not do as the audit says, under its rules for ranks (field-notes, section 4)."""
-    lora, compression = settings.base.get("lora") or {}, settings.base.get("compression") or {}
-    probe = lora.get("probe_r") or audit.modules.largest_rank
-    ranks = list(_trained_by_bench(audit, training, settings).values())
-    if not ranks or not probe:
-        return []
-    notes = []
-    allowed = compression.get("allowed_ranks") or sorted({*ranks, probe})
-    lowered = [max([each for each in allowed if each <= min(rank, probe)], default=min(allowed)) for rank in ranks]
-    changed = sorted({rank for rank, other in zip(ranks, lowered, strict=True) if rank != other})
-    if changed:
-        notes.append(
-            f"Bench lowers ranks to lora.probe_r ({probe}) and then to compression.allowed_ranks: "
-            f"it changes {', '.join(map(str, changed))}"
-        )
-    mean = sum(lowered) / len(lowered)
-    if min(allowed, key=lambda rank: abs(rank - mean)) >= probe:
-        notes.append(
-            f"Bench drops its per-layer variant: the mean rank {mean:.3g} is nearest to lora.probe_r ({probe}); "
-            f"set probe_r = {2 * probe} in [bench.base.lora]"
-        )
-    return notes
