@@ -1,4 +1,4 @@
-"""`benchd run`: answer what is there, once."""
+"""`benchd run`: answer every audit in files and folders once."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ import click
 import msgspec
 
 from benchd.answering.batch import Answering, Outcome, Result
-from benchd.answering.processes import answer_all, count_workers
+from benchd.answering.processes import RunSettings, answer_all, count_workers
 from benchd.cli.loading import config_option, fail, load_settings
 from benchd.folder.folder import Folder, Tally
 from benchd.folder.names import is_sidecar
 from benchd.inbox import Work
 from benchd.settings.reading import Settings, folder_for
-from benchd.trail.console import console_line, printable
-from benchd.trail.trail import Trail
+from benchd.trail.console import printable
 
 __all__ = ["command"]
 
-#: A bad file that was changed just now may be unfinished: it is looked at again until it has settled, and this long.
+#: Seconds to go on trying a bad file after it should have settled: its writer may not have finished.
 _PATIENCE_SECONDS: Final = 1.0
 
-#: How often the progress is drawn anew.
+#: Seconds between updates of the progress bar.
 _REFRESH_SECONDS: Final = 0.1
 
 _NOTHING: Final = "no audits found: no file there has a name that watch.patterns takes"
@@ -38,7 +37,7 @@ _STRATEGIES: Final = ("flagged", "priority_score", "disagreement", "none")
 
 
 class _Summary:
-    """Counts what became of the audits."""
+    """Counts results, and collects what the user should know about single audits."""
 
     def __init__(self) -> None:
         self.outcomes: Counter[Outcome] = Counter()
@@ -50,6 +49,7 @@ class _Summary:
         self.kept: list[tuple[str, str]] = []
 
     def add(self, result: Result) -> None:
+        """Count a final result."""
         self.outcomes[result.outcome] += 1
         if result.outcome is Outcome.SELECTED and result.strategy:
             self.strategies[result.strategy] += 1
@@ -59,11 +59,8 @@ class _Summary:
             path = result.work.folder.shown(result.work.relative)
             self.problems.append((path, result.error))
 
-    @property
-    def all_answered(self) -> bool:
-        return not self.problems
-
     def counts(self) -> dict[str, Any]:
+        """Return the fields of the record `run.finished`."""
         outcomes = self.outcomes
         return {
             "selected": outcomes[Outcome.SELECTED],
@@ -92,7 +89,8 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
     """
     settings = load_settings(config)
     trail_settings = msgspec.structs.replace(settings.trail, format="json") if as_json else settings.trail
-    trail = Trail.open(trail_settings, console=console_line)
+    run_settings = RunSettings(trail_settings, settle=settings.watching.settle, force=force, dry_run=dry_run)
+    trail = run_settings.open_trail()
     summary = _Summary()
     finder = _Finder(settings, summary, force=force, dry_run=dry_run)
     for path in paths:
@@ -102,12 +100,12 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
     if finder.mistakes:
         fail(*finder.mistakes)
     work = list(finder.work.values())
-    gc.freeze()  # it is there to the end: no collection need look at it again, nor any process have a copy
-    answering = Answering(trail, settle=settings.watching.settle, force=force, dry_run=dry_run)
+    gc.freeze()  # the list stays to the end: keep the collector from walking through it
+    answering = run_settings.answering(trail)
     with _stop_on_signal() as stopped, _progress(len(work), shown=not as_json) as advance:
         results = answer_all(
-            answering,
             work,
+            run_settings,
             trail=trail,
             processes=count_workers(settings.watching.workers),
             stopped=lambda: bool(stopped),
@@ -125,11 +123,11 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
     trail.close()
     if stopped:
         sys.exit(130)
-    sys.exit(0 if summary.all_answered else 1)
+    sys.exit(1 if summary.problems else 0)
 
 
 class _Finder:
-    """Collects everything to answer, each audit once however often it is named."""
+    """Collects the audits to answer, each once even if the command line names it twice."""
 
     def __init__(self, settings: Settings, summary: _Summary, *, force: bool, dry_run: bool) -> None:
         self.work: dict[str, Work] = {}
@@ -142,16 +140,17 @@ class _Finder:
         self._folders: dict[str, Folder] = {}
 
     def add(self, path: str) -> None:
+        """Add a file, or all audits in a folder that have no valid answer."""
         absolute = os.path.abspath(path)
         try:
             os.lstat(absolute)
         except OSError as error:
             self.mistakes.append(f"benchd run: {path}: {error.strerror}")
             return
-        if os.path.isdir(absolute):  # a link to a folder, named by the user, is that folder
+        if os.path.isdir(absolute):  # follows a link that the user names
             self._add_folder(self._folder(absolute))
         elif is_sidecar(absolute):
-            self.sidecars.append(path)  # `benchd run *.json` names them too
+            self.sidecars.append(path)  # `benchd run *.json` names sidecars too
         else:
             self._add(self._folder(os.path.dirname(absolute)), os.path.basename(absolute))
 
@@ -180,7 +179,7 @@ class _Finder:
 
 
 def _settled(results: Iterator[Result], answering: Answering, settle: float, stopped: list[int]) -> Iterator[Result]:
-    """Final results: what may be unfinished is answered again, until it has settled or the patience is at an end."""
+    """Yield final results. Answer files that may be unfinished again, until they settle or the time is over."""
     waiting: list[Result] = []
     for result in results:
         if result.outcome is Outcome.DEFERRED:
@@ -202,7 +201,7 @@ def _settled(results: Iterator[Result], answering: Answering, settle: float, sto
 
 @contextmanager
 def _stop_on_signal() -> Iterator[list[int]]:
-    """A list that is empty until SIGINT or SIGTERM comes: what is in flight is finished, nothing new begun."""
+    """Collect SIGINT and SIGTERM in a list instead of ending: the caller finishes what it has begun."""
     received: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda number, _: received.append(number)) for number in signals]
@@ -218,11 +217,11 @@ def _progress(total: int, *, shown: bool) -> Iterator[Any]:
     if not shown or total < 2 or not sys.stderr.isatty():
         yield lambda: None
         return
-    from rich.console import Console  # noqa: PLC0415 - only a terminal pays for it
+    from rich.console import Console  # noqa: PLC0415 - only for a terminal
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
 
     columns = ("answering", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # Without a thread of its own that refreshes it: a process with threads is not to be forked.
+    # `advance` refreshes it: a thread would compete for the GIL with the audits.
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
         task, shown_at = progress.add_task("", total=total), 0.0
 

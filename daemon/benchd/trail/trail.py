@@ -206,16 +206,19 @@ def _write_all(descriptor: int, line: bytes) -> None:
 
 
 class _Turns:
-    """A lock between threads and, once it is shared, between the processes that are forked from then on."""
+    """A lock between threads and, once it is shared, between processes that share the same file."""
 
     def __init__(self) -> None:
         self._threads = threading.Lock()
         self._file: IO[bytes] | None = None
 
-    def share(self) -> None:
-        import tempfile  # noqa: PLC0415 - only a backlog that is worth several processes pays for it
+    def share(self, path: str) -> None:
+        self._file = open(path, "ab")  # noqa: SIM115 - until `close`
 
-        self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def __enter__(self) -> None:
         self._threads.acquire()
@@ -255,8 +258,8 @@ class _Sink:
         #: The lines of each thread that writes several together.
         self._gathered = threading.local()
 
-    def share(self) -> None:
-        self._lock.share()
+    def share(self, path: str) -> None:
+        self._lock.share(path)
 
     def gather(self) -> None:
         self._gathered.lines = []
@@ -306,6 +309,7 @@ class _Sink:
     def close(self) -> None:
         with self._lock:
             self._close()
+        self._lock.close()
 
     def replace(self, target: TrailFile | TrailStream, name: str) -> None:
         # In one turn: a record that came in between would open the old file again, for good.
@@ -388,9 +392,9 @@ class Trail:
         self._sink.replace(target, settings.file or "standard output")
         self._wrap(settings.level, render)
 
-    def share(self) -> None:
-        """Keep lines whole though processes that are forked from now on write some too: a pipe would mix long ones."""
-        self._sink.share()
+    def share(self, path: str) -> None:
+        """Take turns with all processes that share the file `path`: a pipe would mix their long lines."""
+        self._sink.share(path)
 
     def together(self) -> AbstractContextManager[None]:
         """Within it, the records of the calling thread are kept; at its end they are handed over in one piece."""
