@@ -50,13 +50,18 @@ class _Summary:
 
     def add(self, result: Result) -> None:
         """Count a final result."""
+        self.found += 1
+        path = result.work.folder.shown(result.work.relative)
+        if result.outcome is Outcome.UNCHANGED and result.error is not None:
+            self.rejected_before += 1
+            self.problems.append((path, f"rejected before: {result.error}"))
+            return
         self.outcomes[result.outcome] += 1
         if result.outcome is Outcome.SELECTED and result.strategy:
             self.strategies[result.strategy] += 1
         if result.reason is not None:
-            self.kept.append((result.work.folder.shown(result.work.relative), result.reason))
+            self.kept.append((path, result.reason))
         if result.error is not None:
-            path = result.work.folder.shown(result.work.relative)
             self.problems.append((path, result.error))
 
     def counts(self) -> dict[str, Any]:
@@ -238,7 +243,7 @@ def _progress(total: int, *, shown: bool) -> Iterator[Any]:
 def _print(summary: _Summary, *, dry_run: bool) -> None:
     counts = summary.counts()
     would = "would be " if dry_run else ""
-    lines = [f"{counts['selected']} {would}answered" if summary.found or any(summary.outcomes.values()) else _NOTHING]
+    lines = [f"{counts['selected']} {would}answered" if summary.found else _NOTHING]
     lines.extend(f"  {name:<15}{number:>7}" for name, number in counts["by_strategy"].items() if number)
     for key, text in (
         ("unchanged", "answered before"),
