@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,18 +17,20 @@ from typing import Any
 
 import pytest
 
-from benchd.answering.batch import Outcome
-from benchd.answering.processes import RunSettings, answer_all
+from benchd.answering.batch import Answering
+from benchd.answering.outcome import Outcome, Result
+from benchd.answering.processes import answer_all
 from benchd.folder.folder import Folder
 from benchd.inbox import Ticket
 from benchd.settings.keys import BenchSettings, FolderSettings, TrailSettings
+from benchd.trail.trail import Trail
 from corpus import content
 from daemon import answers, audit, config_of, temporary_files, until
 
 #: Enough for several batches in each of two processes.
 MANY = 1000
 
-#: Enough for `benchd run` to start a second process.
+#: Enough to fill a pipe several times.
 BACKLOG = 2400
 
 
@@ -46,21 +49,21 @@ def records(lines: bytes) -> list[dict[str, Any]]:
 
 
 class TestAnswerAll:
-    """`answer_all` with a helper process for each 100 audits, and its trail in a file."""
+    """`answer_all` with its trail in a file."""
 
     @staticmethod
     def answer(
-        inbox: Path, *, durable: bool = False, level: str = "info", processes: int = 2
+        inbox: Path, *, durable: bool = False, processes: int = 2, answering: type[Answering] = Answering
     ) -> tuple[Counter[Outcome], list[dict[str, Any]]]:
-        """Return how often each outcome came, and the records. Helpers are given the log level `level`."""
+        """Return how often each outcome came, and the records."""
         file = inbox.parent / "trail.jsonl"
         folder = Folder(FolderSettings(path=str(inbox), bench=BenchSettings(durable=durable)), max_bytes=2**20)
-        works = [Ticket(folder, name, "command") for name in os.listdir(inbox)]
-        trail = RunSettings(TrailSettings(file=str(file)), settle=0.001).open_trail()
-        given = RunSettings(TrailSettings(file=str(file), level=level), settle=0.001)
-        found = list(answer_all(works, given, trail=trail, processes=processes, stopped=lambda: False, worth=100))
+        tickets = [Ticket(folder, name, "command") for name in os.listdir(inbox)]
+        trail = Trail.open(TrailSettings(file=str(file)))
+        answers = answering(trail, settle=0.001)
+        found = list(answer_all(answers, tickets, trail=trail, processes=processes, stopped=lambda: False))
         trail.close()
-        assert len({result.ticket.relative for result in found}) == len(found) == len(works)
+        assert len({result.ticket.relative for result in found}) == len(found) == len(tickets)
         return Counter(result.outcome for result in found), records(file.read_bytes())
 
     @pytest.mark.parametrize("durable", [False, True])
@@ -76,7 +79,7 @@ class TestAnswerAll:
         assert Counter(record["event"] for record in found) == {"audit.selected": MANY, "audit.rejected": 1}
 
     def test_odd_names(self, tmp_path: Path) -> None:
-        """Helpers can be sent names that are not UTF-8, and send back what they say about them."""
+        """Worker processes return what they say about names that are not UTF-8."""
         inbox = filled(tmp_path, 0)
         for number in range(MANY):
             (inbox / os.fsdecode(b"%d-\xff.json" % number)).write_bytes(b"{]")
@@ -88,35 +91,42 @@ class TestAnswerAll:
         outcomes, _ = self.answer(filled(tmp_path, MANY), processes=1)
         assert outcomes == {Outcome.SELECTED: MANY}
 
-    def test_helpers_that_fail(self, tmp_path: Path) -> None:
-        """Each helper that fails is recorded once, and its audits are answered all the same."""
-        outcomes, found = self.answer(filled(tmp_path, MANY), level="nonsense", processes=3)
+    def test_processes_that_fail(self, tmp_path: Path) -> None:
+        """If a process meets a bug, the main process records that once and answers the rest."""
+
+        class Failing(Answering):
+            def answer(self, tickets: list[Ticket], *, may_take_long: bool = True) -> list[Result]:
+                if multiprocessing.parent_process():
+                    raise ValueError("a bug")
+                return super().answer(tickets, may_take_long=may_take_long)
+
+        outcomes, found = self.answer(filled(tmp_path, MANY), answering=Failing)
         assert outcomes == {Outcome.SELECTED: MANY}
-        failed = [(record["thread"], record["error"]) for record in found if record["event"] == "service.thread_failed"]
-        assert sorted(failed) == [("helper 1", "KeyError: 'nonsense'"), ("helper 2", "KeyError: 'nonsense'")]
+        failed = [record["error"] for record in found if record["event"] == "service.thread_failed"]
+        assert failed == ["ValueError: a bug"]
 
 
 class Run:
-    """A `benchd run` in a separate process group. Once its helper works, a full pipe halts it until `finish`."""
+    """A `benchd run` in a separate process group. Once a worker works, a full pipe halts it until `finish`."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         self.output = b""
-        self.helper = until(self._started_helper, 60)
-        until(self._helper_works, 60)
+        self.worker = until(self._started_worker, 60)
+        until(self._worker_works, 60)
 
-    def _started_helper(self) -> int:
-        """Return the pid of the helper once it can answer; 0 before."""
+    def _started_worker(self) -> int:
+        """Return the pid of a worker process once it can answer; 0 before."""
         for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
-            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes() and _shares_the_trail(pid):
+            if _shares_the_trail(pid):
                 return int(pid)
         return 0
 
-    def _helper_works(self) -> bool:
-        """Read one piece of the trail; return whether the helper has answered some audits."""
+    def _worker_works(self) -> bool:
+        """Read one piece of the trail; return whether the worker has answered some audits."""
         assert self.process.stdout is not None
         self.output += os.read(self.process.stdout.fileno(), 4096)
-        return _written(self.helper) > 50_000
+        return _written(self.worker) > 20_000
 
     def finish(self) -> list[dict[str, Any]]:
         """Read the rest of the trail, wait for the end, and return all records."""
@@ -174,18 +184,18 @@ def test_long_lines_stay_whole_in_a_pipe(tmp_path: Path) -> None:
     assert min(len(json.dumps(record)) for record in found[:-1]) > 4096
 
 
-def test_a_helper_that_dies(tmp_path: Path) -> None:
-    """The main process answers what a killed helper has not answered, and records that it died."""
+def test_a_worker_that_dies(tmp_path: Path) -> None:
+    """The main process answers what a killed worker process has not answered, and records that it died."""
     inbox = filled(tmp_path, BACKLOG)
     with running(inbox) as run:
-        os.kill(run.helper, signal.SIGKILL)
+        os.kill(run.worker, signal.SIGKILL)
         found = run.finish()
     assert run.process.returncode == 0
     assert all(answers(inbox / f"{number}.json") for number in range(BACKLOG))
     # It may have answered audits that it did not report any more.
     assert found[-1]["selected"] + found[-1]["unchanged"] == BACKLOG
     failed = [record for record in found if record["event"] == "service.thread_failed"]
-    assert [record["thread"] for record in failed] == ["helper 1"]
+    assert [record["thread"] for record in failed] == ["worker process"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -201,11 +211,11 @@ def test_a_signal_stops_all(tmp_path: Path, number: signal.Signals) -> None:
     assert recorded == answered
     assert found[-1]["selected"] == len(answered) < BACKLOG
     assert temporary_files(inbox) == []
-    assert _gone(run.helper)
+    assert _gone(run.worker)
 
 
 def test_a_main_process_that_is_killed(tmp_path: Path) -> None:
-    """Its helper ends too, even though nobody reads the trail."""
+    """Its workers end too, even though nobody reads the trail."""
     with running(filled(tmp_path, BACKLOG)) as run:
         run.process.kill()
-        until(lambda: _gone(run.helper))
+        until(lambda: _gone(run.worker))

@@ -17,7 +17,7 @@ import msgspec
 
 from benchd.answering.batch import Answering
 from benchd.answering.outcome import Outcome, Result
-from benchd.answering.processes import RunSettings, answer_all, count_workers
+from benchd.answering.processes import answer_all, count_workers
 from benchd.cli.loading import config_option, fail, load_settings
 from benchd.folder.folder import Folder
 from benchd.folder.names import is_sidecar
@@ -25,8 +25,9 @@ from benchd.folder.scan import Scan
 from benchd.inbox import Ticket
 from benchd.settings.keys import Settings
 from benchd.settings.reading import folder_for
-from benchd.trail.console import printable
+from benchd.trail.console import console_line, printable
 from benchd.trail.records import RunFinished
+from benchd.trail.trail import Trail
 
 __all__ = ["command"]
 
@@ -98,8 +99,7 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
     """
     settings = load_settings(config)
     trail_settings = msgspec.structs.replace(settings.trail, format="json") if as_json else settings.trail
-    run_settings = RunSettings(trail_settings, settle=settings.watching.settle, force=force, dry_run=dry_run)
-    trail = run_settings.open_trail()
+    trail = Trail.open(trail_settings, console=console_line)
     summary = _Summary()
     finder = _Finder(settings, summary, force=force, dry_run=dry_run)
     for path in paths:
@@ -110,11 +110,11 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
         fail(*finder.mistakes)
     tickets = list(finder.tickets.values())
     gc.freeze()  # the list stays to the end: keep the collector from walking through it
-    answering = run_settings.answering(trail)
+    answering = Answering(trail, settle=settings.watching.settle, force=force, dry_run=dry_run)
     with _stop_on_signal() as stopped, _progress(len(tickets), shown=not as_json) as advance:
         results = answer_all(
+            answering,
             tickets,
-            run_settings,
             trail=trail,
             processes=count_workers(settings.watching.workers),
             stopped=lambda: bool(stopped),
