@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterable
 
@@ -493,6 +495,20 @@ class TestDrop:
         assert [ticket.folder for ticket in take(inbox)] == [other]
         assert inbox.take(9) == ([], None)
         assert len(inbox) == 1
+
+    def test_is_forgotten_itself(self, inbox: Inbox):
+        """Once its last ticket is given back, nothing keeps a dropped folder in memory."""
+        folder = Folder(FolderSettings(path="/dropped"), max_bytes=1)
+        put(inbox, folder, "closed", "a", "b")
+        first, second = take(inbox)
+        inbox.drop(folder)
+        inbox.give_back([(first, None)])
+        inbox.give_back([(second, 1.0)])
+        assert inbox.take(9) == ([], None)
+        reference = weakref.ref(folder)
+        del folder, first, second
+        gc.collect()
+        assert reference() is None
 
     def test_frees_its_scan(self, folder: Folder):
         """A scan that waits for room returns when its folder is dropped."""

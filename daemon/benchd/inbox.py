@@ -249,7 +249,7 @@ class Inbox:
                     continue
                 hint, ticket.wanted_again = ticket.wanted_again, None
                 if self._closed or ticket.folder in self._dropped:
-                    del queue.tickets[ticket.relative]
+                    self._forget(queue, ticket)
                 elif retry_in is None:
                     del queue.tickets[ticket.relative]
                     if hint is not None:
@@ -270,6 +270,11 @@ class Inbox:
             self._on_refused(folder)
         if needs_wake and self.is_awaited:
             self._wake()
+
+    def _forget(self, queue: _Queue, ticket: Ticket) -> None:
+        del queue.tickets[ticket.relative]
+        if not queue.tickets:
+            self._queues.pop(id(queue.folder), None)
 
     def set_aside(self, ticket: Ticket) -> None:
         """Note that another lane answers a taken ticket, which may take long: `await_idle` does not wait for it."""

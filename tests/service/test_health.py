@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchd.answering.outcome import Outcome, Result
 from benchd.folder.folder import Folder
 from benchd.inbox import Inbox
 from benchd.service.health import Health
@@ -99,11 +100,14 @@ def test_no_progress(workers: Workers, folder: Hanging, counts: Counts):
     """Audits that wait while none is answered are trouble; a retry that waits for its time is not."""
     health = Health(counts)
     loop, _ = workers.loop_for(folder.settings)
-    workers.start()
     loop.inbox.put(folder, [("a.json", "closed")])
-    until(lambda: loop.busy_since is not None)
+    [ticket], _ = loop.inbox.take(1)  # by a thread that does nothing with it
+    workers.start()
+    assert health.trouble(workers, [], limit=0.1) is None
+    until(lambda: health.trouble(workers, [], limit=0.1) == "1 audits wait and none is answered")
     assert health.trouble(workers, [], limit=60) is None
-    until(lambda: health.trouble(workers, [], limit=0.1) is not None)
-    folder.release.set()
-    until(lambda: workers.waiting() == (0, 0))
+    counts.add([Result(ticket, Outcome.KEPT)])
     assert health.trouble(workers, [], limit=0.0) is None
+    loop.inbox.give_back([(ticket, 60.0)])
+    for _ in range(2):
+        assert health.trouble(workers, [], limit=0.0) is None

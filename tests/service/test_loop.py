@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -124,6 +126,32 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk = Desk(tmp_path)
     yield desk
     desk.stop()
+
+
+class Interrupting:
+    """Calls `act` just before a thread runs line number `at` of the loop's module."""
+
+    def __init__(self, at: int = -1, act: Callable[[], object] = lambda: None) -> None:
+        self._at = at
+        self._act = act
+        self.lines = 0
+
+    def start(self, thread: threading.Thread) -> None:
+        before = threading.gettrace()
+        threading.settrace(self._trace)
+        try:
+            thread.start()
+        finally:
+            threading.settrace(before)
+
+    def _trace(self, frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        if frame.f_code.co_filename != sys.modules[Loop.__module__].__file__:
+            return None
+        if event == "line":
+            self.lines += 1
+            if self.lines - 1 == self._at:
+                self._act()
+        return self._trace
 
 
 def done(ticket: Ticket) -> Result:
@@ -275,44 +303,62 @@ class TestLoop:
         loop.stop()
 
     def test_no_lost_wake_up(self, desk: Desk):
-        """Whatever other threads put, retry or remove is noticed at once, without any later event."""
-        answered: dict[str, threading.Event] = {}
-        late: list[str] = []
+        """Wherever the loop is, what others put or remove at that moment is noticed without any later event."""
 
-        def script(ticket: Ticket) -> Result:
-            if ticket.trigger == "closed" and ticket.relative.endswith("0"):
-                return Result(ticket, Outcome.DEFERRED, retry_in=0.0)
-            answered[ticket.relative].set()
-            return done(ticket)
+        def run(interrupting: Interrupting, loop: Loop) -> None:
+            assert loop.inbox.put(desk.folder, [("first", "closed")])
+            interrupting.start(loop.thread)
 
-        loop = desk.start(Scripted(desk.trail, script))
+        def make() -> Loop:
+            answering = Scripted(desk.trail, done)
+            lane = LargeLane(answering, desk.counts, desk.trail)
+            return Loop("the loop", answering, lane, desk.counts, desk.trail)
 
-        def put_one_by_one(thread: int) -> None:
+        def lines_of_one_audit() -> int:
+            loop, counting = make(), Interrupting()
+            run(counting, loop)
+            until(lambda: len(loop.inbox) == 0)
+            seen = [-2, -1]
+            until(lambda: seen.append(counting.lines) or seen[-1] == seen[-2], what="it waits")
+            loop.stop()
+            loop.thread.join(5)
+            return seen[-1]
+
+        for at in range(lines_of_one_audit()):
+            loop, reader = make(), Bell()
+            loop.add(reader)
+            acted: list[bool] = []
+
+            def put(loop: Loop = loop, acted: list[bool] = acted) -> None:
+                acted.append(loop.inbox.put(desk.folder, [("second", "closed")]))
+
+            run(Interrupting(at, put), loop)
+            until(lambda loop=loop, acted=acted: acted and len(loop.inbox) == 0, 5, f"a put at line {at}")
+            loop.stop()
+            loop.thread.join(5)
+
+            loop, reader = make(), Bell()
+            loop.add(reader)
+            run(Interrupting(at, lambda loop=loop, reader=reader: loop.remove(reader)), loop)
+            until(lambda reader=reader: reader.closed_by, 5, f"a removal at line {at}")
+            loop.stop()
+            loop.thread.join(5)
+
+    def test_many_threads_put(self, desk: Desk):
+        """Threads that put at the same time lose nothing."""
+        loop = desk.start(Scripted(desk.trail, done))
+
+        def put(thread: int) -> None:
             for number in range(200):
-                name = f"{thread} {number}"
-                answered[name] = threading.Event()
-                desk.put(name)
-                if not answered[name].wait(5):
-                    late.append(name)
+                desk.put(f"{thread} {number}")
 
-        def remove_one_by_one() -> None:
-            for number in range(200):
-                reader = Bell()
-                loop.add(reader)
-                loop.remove(reader)
-                end = time.monotonic() + 5
-                while reader.closed_by is None and time.monotonic() < end:
-                    time.sleep(0)
-                if reader.closed_by is None:
-                    late.append(f"reader {number}")
-
-        threads = [threading.Thread(target=put_one_by_one, args=[number]) for number in range(3)]
-        threads.append(threading.Thread(target=remove_one_by_one))
+        threads = [threading.Thread(target=put, args=[number]) for number in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
-        assert late == []
+            thread.join(10)
+        until(lambda: len(loop.inbox) == 0)
+        assert desk.counts.total == 600
 
 
 class TestLargeLane:

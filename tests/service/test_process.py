@@ -136,6 +136,21 @@ def test_folders_come_and_go_with_a_reload_and_no_drop_is_lost(daemon, tmp_path)
     daemon.stop()
 
 
+def test_a_folder_is_polled_and_watched_again_by_reloads(daemon):
+    """The source of events and the loop of a folder change with its settings; each finds what comes."""
+    daemon.start()
+    text = daemon.config.read_text()
+    polled = text.replace("[watching]", 'backend = "polling"\npoll_interval = "50ms"\n[watching]')
+    for number, settings in enumerate((polled, text), 1):
+        daemon.config.write_text(settings)
+        os.kill(daemon.pid, signal.SIGHUP)
+        until(lambda number=number: len(daemon.records("service.reloaded")) == number)
+        path = daemon.drop(f"{number}.json", audit(number))
+        until(lambda path=path: answers(path))
+    assert [record["backend"] for record in daemon.records("watch.started")] == ["inotify", "polling", "inotify"]
+    daemon.stop()
+
+
 def test_the_trail_moves_with_a_reload(daemon, tmp_path):
     """Another file in the settings: the next record is in it."""
     daemon.start()

@@ -159,7 +159,7 @@ def test_another_watchdog(make: Callable[..., Workers], tmp_path: Path, lack: Ex
         raise lack
 
     trail = tmp_path / "trail.jsonl"
-    workers = make(has_gil=False, open_instances=lacking)
+    workers = make(workers=3, has_gil=False, open_instances=lacking)
     assert [workers.loop_for(settings(tmp_path, name))[1] for name in "ab"] == [None, None]
     assert not trail.exists()
     workers.start()
