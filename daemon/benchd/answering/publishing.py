@@ -94,7 +94,8 @@ class Publisher:
             if case.is_durable:
                 if case.temporary.descriptor in failed:
                     raise failed[case.temporary.descriptor]
-                case.temporary = self._disk.close(case.directory, case.temporary)
+                temporary, case.temporary = case.temporary, case.temporary._replace(descriptor=-1)
+                self._disk.close(case.directory, temporary)  # it is closed even if that fails
             if is_config:
                 # First the report: a crash in between leaves an audit without an answer, not one with two.
                 self._concluder.remove_report(case)
