@@ -72,7 +72,7 @@ class Judge:
                 bounded=True,
             )
         except AuditError as error:
-            case.answer = error
+            case.refuse(error)
         except Costly:
             return self._judge_in_sandbox(case) if may_take_long else Result(case.ticket, Outcome.LEFT)
         return case
@@ -98,7 +98,7 @@ class Judge:
             case.digest = verdict.audit_sha256
             case.answer = verdict.unwrap()
         except AuditError as error:
-            case.answer = error
+            case.refuse(error)
         return case
 
 
