@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Judge"]
 
-#: Small files can't do harm, so they are decided without a look at how dense they are.
+#: Maximum bytes of files that are decided without checking how dense they are, because they can't do harm.
 _SMALL: Final = 128 * 2**10
 
 _PIECE_BYTES: Final = 2**20

@@ -1,8 +1,8 @@
 """How what was written to many files gets to the disk with few waits.
 
 `fdatasync` waits for one file, and each call flushes the drive, though an earlier one may have written everything.
-`syncfs` is one wait for all that was written to a file system, by any process; so it is used only while that is little.
-Someone else's checkpoint of many gigabytes must not hold up an answer of two kilobytes.
+`syncfs` is one wait for all that any process has written to a file system. It is used only while that is little:
+another program's checkpoint of many gigabytes must not hold up an answer of two kilobytes.
 """
 
 from __future__ import annotations
