@@ -47,7 +47,7 @@ class TestConfig:
             {"settings": {"bench.base": "0"}},
             {"adapter_config": "0"},
         ],
-        ids=lambda changes: "-".join(changes),
+        ids="-".join,
     )
     def test_does_not_hold(self, changes: dict[str, Any]) -> None:
         """A config for another audit, or made in another way, does not hold."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchd.folder.flushing import Flusher, FileSystems
+from benchd.folder.flushing import FileSystems, Flusher
 from daemon import until
 
 BROKEN = OSError(errno.EIO, "Input/output error")

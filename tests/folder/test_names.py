@@ -40,7 +40,7 @@ class TestWants:
         assert not names().wants(path)
 
     def test_no_pattern_wants_sidecars(self) -> None:
-        """benchd never answers its own files, whatever the patterns."""
+        """Benchd never answers its own files, whatever the patterns."""
         everything = names(patterns=("*", "*.bench.json"))
         assert not everything.wants("a.bench.json")
         assert not everything.wants(".hidden")

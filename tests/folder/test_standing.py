@@ -34,7 +34,9 @@ def standing(folder: Folder, name: str = "audit.json") -> Standing:
     directory = folder.open()
     try:
         config, error = (read_sidecar(directory, of(name)) for of in (config_name, error_name))
-        found, provenance = folder.standing(name, look(directory, name), Beside(config, error, adapter_beside(directory)))
+        found, provenance = folder.standing(
+            name, look(directory, name), Beside(config, error, adapter_beside(directory))
+        )
         assert (provenance is None) is (found is Standing.OPEN)
         return found
     finally:
@@ -55,7 +57,8 @@ def test_answered(make: Make, path: Path) -> None:
 
 class TestDates:
     @pytest.mark.parametrize(
-        ("later", "expected"), [(0, Standing.IN_DOUBT), (CLEARLY_NS, Standing.IN_DOUBT), (CLEARLY_NS + 1, Standing.ANSWERED)]
+        ("later", "expected"),
+        [(0, Standing.IN_DOUBT), (CLEARLY_NS, Standing.IN_DOUBT), (CLEARLY_NS + 1, Standing.ANSWERED)],
     )
     def test_of_nearly_the_same_moment(self, make: Make, path: Path, later: int, expected: Standing) -> None:
         """If the two dates are less than 50 ms apart, the hash has to decide."""
