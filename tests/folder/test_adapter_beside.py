@@ -21,10 +21,12 @@ from benchd.bench.seal import unbroken
 from benchd.cli import main
 from benchd.folder.adapter_beside import adapter_beside
 from benchd.folder.files import read_regular
-from benchd.folder.folder import Folder, Tally
-from benchd.inbox import Work
+from benchd.folder.folder import Folder
+from benchd.folder.scan import Scan
+from benchd.inbox import Ticket
 from benchd.settings.keys import BenchSettings, FolderSettings
-from benchd.trail.trail import Trail, TrailFile
+from benchd.trail.sinks import TrailFile
+from benchd.trail.trail import Trail
 from corpus import AUDITS
 from daemon import Daemon, answers, config_of, read_json, report_of, until
 from limits import no_descriptors
@@ -74,9 +76,9 @@ class Shelf:
         def failed(_: str, error: OSError) -> None:
             raise error
 
-        found = sorted(self.folder.scan(Tally(), entering=lambda *_: None, failed=failed))
+        found = sorted(Scan(self.folder, failed=failed))
         desk = Answering(Trail(TrailFile(str(self.trail))), settle=0.0)
-        desk.answer([Work(self.folder, name, "scan") for name in found])
+        desk.answer([Ticket(self.folder, name, "scan") for name in found])
         self.settle()
         return [name for name in found if not name.endswith("adapter_config.json")]
 
@@ -266,7 +268,7 @@ class TestAdapter:
         shelf.adapter.write_text(RSLORA)
         shelf.settle()
         failures: list[OSError] = []
-        found = shelf.folder.scan(Tally(), entering=lambda *_: None, failed=lambda _, error: failures.append(error))
+        found = Scan(shelf.folder, failed=lambda _, error: failures.append(error))
         with no_descriptors():
             assert list(found) == []
         assert len(failures) == 1

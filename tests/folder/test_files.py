@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,14 +18,6 @@ from benchd.folder import files
 from limits import NOBODY, no_descriptors, no_rights, short_files
 
 LONG_AGO = time.time() - 7200
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[int]:
-    """An open descriptor of `tmp_path`."""
-    descriptor = files.open_directory(str(tmp_path))
-    yield descriptor
-    os.close(descriptor)
 
 
 def read(directory: int, name: str, max_bytes: int = 1000) -> bytes:
@@ -207,6 +198,21 @@ class TestRead:
         os.close(descriptor)
 
 
+class TestStatNow:
+    def test_there_or_not(self, directory: int, tmp_path: Path):
+        """A file is its `stat`, a link its own, and a missing file None."""
+        (tmp_path / "a").write_bytes(b"x")
+        (tmp_path / "link").symlink_to("a")
+        assert files.stat_now(directory, "a") == (tmp_path / "a").stat()
+        assert files.stat_now(directory, "link") == (tmp_path / "link").lstat()
+        assert files.stat_now(directory, "gone") is None
+
+    def test_cannot_be_told(self, directory: int):
+        """Any other error is raised."""
+        with pytest.raises(OSError, match="too long"):
+            files.stat_now(directory, "x" * 300)
+
+
 class TestReadSidecar:
     def test_missing(self, directory: int):
         """A missing sidecar is None."""
@@ -281,8 +287,9 @@ class TestWrite:
     def test_appears_whole(self, directory: int, tmp_path: Path):
         """The content is written under a hidden name, then renamed into place."""
         temporary = files.write_temporary(directory, b"content", durable=True)
-        files.begin_to_flush(temporary)
-        temporary = files.flush(directory, temporary)
+        os.fsync(temporary.descriptor)
+        temporary = files.close_temporary(directory, temporary)
+        assert temporary.descriptor == -1
         assert files.TEMPORARY.fullmatch(temporary.name)
         assert os.listdir(tmp_path) == [temporary.name]
         files.publish(directory, temporary, "config")
@@ -307,7 +314,7 @@ class TestWrite:
         """A temporary file whose `close` fails, as on a full file server, is removed and no longer in use."""
         name = files.write_temporary(directory, b"content", durable=False).name
         with pytest.raises(OSError, match="descriptor"):
-            files.flush(directory, files.Temporary(name, descriptor=2**30), waited=True)
+            files.close_temporary(directory, files.Temporary(name, descriptor=2**30))
         assert os.listdir(tmp_path) == []
         assert not in_use(directory, tmp_path, name)
 
@@ -319,13 +326,12 @@ class TestWrite:
         assert (tmp_path / "target").read_bytes() == b"theirs"
         assert (tmp_path / "config").read_bytes() == b"ours"
 
-    def test_a_name_that_is_taken(self, directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_a_name_that_is_taken(self, directory: int, tmp_path: Path):
         """If the name of a temporary file is taken, the file that has it stays as it is."""
-        monkeypatch.setattr(os, "urandom", bytes)
         taken = tmp_path / f".benchd-{this_system(directory)}-{os.getpid()}-{'00' * 8}.tmp"
         taken.write_bytes(b"theirs")
         with pytest.raises(FileExistsError):
-            files.write_temporary(directory, b"ours", durable=False)
+            files.write_temporary(directory, b"ours", durable=False, random=bytes)
         assert taken.read_bytes() == b"theirs"
         assert not in_use(directory, tmp_path, taken.name)
 
@@ -338,28 +344,45 @@ class TestWrite:
         assert os.listdir(tmp_path) == ["config"]
         assert not in_use(directory, tmp_path, temporary.name)
 
-    def test_flushing_fails(self, directory: int, tmp_path: Path):
-        """A temporary file that can't be flushed is removed, and its descriptor closed."""
-        name = files.write_temporary(directory, b"content", durable=False).name
-        reader, writer = os.pipe()  # a pipe can't be flushed
-        os.close(reader)
-        with pytest.raises(OSError, match="Invalid argument"):
-            files.flush(directory, files.Temporary(name, writer))
+    def test_discarded_while_open(self, directory: int, tmp_path: Path):
+        """A temporary file that is discarded is removed, and its descriptor closed."""
+        temporary = files.write_temporary(directory, b"content", durable=True)
+        files.discard(directory, temporary)
         assert os.listdir(tmp_path) == []
         with pytest.raises(OSError, match="descriptor"):
-            os.fstat(writer)
-        assert not in_use(directory, tmp_path, name)
+            os.fstat(temporary.descriptor)
+        assert not in_use(directory, tmp_path, temporary.name)
 
-    def test_writing_fails(self, directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_writing_fails(self, directory: int, tmp_path: Path):
         """A write that takes three bytes and then fails leaves no file and no name in use."""
-        monkeypatch.setattr(os, "urandom", bytes)
         before = os.listdir("/proc/self/fd")
         with short_files(3), pytest.raises(OSError, match="File too large"):
-            files.write_temporary(directory, b"content", durable=False)
+            files.write_temporary(directory, b"content", durable=False, random=bytes)
         assert os.listdir(tmp_path) == []
         assert os.listdir("/proc/self/fd") == before
         # The same name is free again.
-        files.discard(directory, files.write_temporary(directory, b"content", durable=False))
+        files.discard(directory, files.write_temporary(directory, b"content", durable=False, random=bytes))
+
+
+class TestExplained:
+    @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+    def test_rights(self, number: int):
+        """A lack of rights names the user, the group, the access and the remedy."""
+        text = files.explained(OSError(number, os.strerror(number)), "/inbox", "write into")
+        who = f"uid {os.geteuid()}, gid {os.getegid()}"
+        assert text == f"{os.strerror(number)}: {who} needs to write into /inbox; chown, chgrp or chmod it"
+
+    @pytest.mark.parametrize(
+        ("number", "expected"), [(errno.EROFS, "ReadWritePaths=/inbox"), (errno.ENOSPC, "/inbox; free some")]
+    )
+    def test_remedies(self, number: int, expected: str):
+        """A read-only or full file system has a remedy."""
+        assert expected in files.explained(OSError(number, os.strerror(number)), "/inbox", "write into")
+
+    def test_others(self):
+        """Another error is shown as the system says it."""
+        assert files.explained(OSError(errno.EIO, "Input/output error"), "/inbox", "read") == "Input/output error"
+        assert files.explained(OSError("something"), "/inbox", "read") == "something"
 
 
 class TestStaleTemporary:

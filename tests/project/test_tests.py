@@ -17,12 +17,8 @@ NOT_OURS = {"_exit", "_replace", "_asdict", "_fields", "_make", "_modules", "_an
 
 #: Files that still access private names of benchd.
 PRIVATE = {
-    "tests/answering/test_batch.py",
-    "tests/answering/test_digest.py",
     "tests/answering/test_processes.py",
     "tests/answering/test_sandbox.py",
-    "tests/folder/test_flushing.py",
-    "tests/folder/test_folder.py",
     "tests/service/test_process.py",
     "tests/service/test_workers.py",
     "tests/test_inbox.py",

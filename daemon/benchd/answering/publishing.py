@@ -67,11 +67,12 @@ class Publisher:
             wait = history_of(case.ticket).next_change()
             return Result(case.ticket, Outcome.DEFERRED, error="it changed while it was being answered", retry_in=wait)
         trigger = case.ticket.trigger
-        if isinstance(case.answer, Decision):
+        if isinstance(case.answer, AuditError):
+            records.append(rejected(case.answer, audit=case.path, trigger=trigger))
+        else:
+            assert isinstance(case.answer, Decision)  # noqa: S101 - nothing else has a sidecar
             config = case.place.shown + case.config
             records.append(selected(case.answer, audit=case.path, trigger=trigger, config=config, took=case.seconds))
-        elif isinstance(case.answer, AuditError):
-            records.append(rejected(case.answer, audit=case.path, trigger=trigger))
         return case
 
     def _flush(self, cases: list[Case]) -> dict[int, OSError]:
@@ -94,7 +95,8 @@ class Publisher:
             if case.is_durable:
                 if case.temporary.descriptor in failed:
                     raise failed[case.temporary.descriptor]
-                case.temporary = self._disk.close(case.directory, case.temporary)
+                temporary, case.temporary = case.temporary, case.temporary._replace(descriptor=-1)
+                self._disk.close(case.directory, temporary)  # it is closed even if that fails
             if is_config and case.beside.report is not None:
                 # First the report: a crash in between leaves an audit without an answer, not one with two.
                 self._concluder.remove_report(case)

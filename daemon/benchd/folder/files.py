@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import stat
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from benchd.audit.refusals import AuditError, refusal
@@ -276,12 +277,20 @@ class Temporary(NamedTuple):
     descriptor: int = -1
 
 
-def write_temporary(directory: int, content: bytes, *, durable: bool, group: int | None = None) -> Temporary:
-    """Write `content` to a new temporary file of `group`, so that who shares the folder can read the answer.
+def write_temporary(
+    directory: int,
+    content: bytes,
+    *,
+    durable: bool,
+    group: int | None = None,
+    random: Callable[[int], bytes] = os.urandom,
+) -> Temporary:
+    """Write `content` to a new temporary file of `group`, so that all users of the folder can read the answer.
 
-    If `durable` its descriptor stays open, for `flush`. Raises OSError.
+    If `durable` its descriptor stays open, so that it can be flushed. `random` returns bytes for its name. Raises
+    OSError.
     """
-    name = f".benchd-{_SYSTEM}-{os.getpid()}-{os.urandom(8).hex()}.tmp"
+    name = f".benchd-{_SYSTEM}-{os.getpid()}-{random(8).hex()}.tmp"
     _in_use.add(name)  # before it is there: a scan, on another thread, removes what nobody uses
     try:
         descriptor = os.open(name, _CREATE, 0o666, dir_fd=directory)
