@@ -19,7 +19,7 @@ PLAIN = encoded(document(flagged=[entry("base_model.model.a", k_values=[2, 4])])
     ids=["x", "error"],
 )
 def test_one_endless_line(text: bytes, code: str) -> None:
-    """A text without any line break is told by its beginning."""
+    """The beginning of a text without line breaks shows what it is."""
     with pytest.raises(AuditError) as raised:
         read_audit(text)
     assert raised.value.code == code
@@ -187,7 +187,7 @@ def test_empty_lists_are_no_mistake(lists: tuple[Any, Any]) -> None:
     ],
 )
 def test_audit_failed(data: bytes, quote: str) -> None:
-    """Where gradience itself failed its own words are quoted, and the hint is to mend that first."""
+    """A failure of gradience is quoted, and the hint is to fix its cause first."""
     error = refused(data)
     assert (error.code, error.message) == ("audit_failed", f"gradience says: {quote}")
     assert error.hint.startswith("fix the cause that gradience names")
@@ -211,12 +211,12 @@ def test_audit_interrupted(data: bytes, lines: int) -> None:
 
 
 def test_other_text_is_no_interrupted_run() -> None:
-    """One line of another kind among the progress lines: this is no audit in the making."""
+    """Progress lines with another line among them are not an interrupted audit."""
     assert refused(b"hello\n    computing SVD and metrics for layer: a\n").code == "not_json"
 
 
 def test_a_long_text_is_told_by_its_ends() -> None:
-    """Megabytes of progress, or a failure at the end of them, are told without taking them apart."""
+    """The ends of a long text show progress lines, or a failure after them."""
     progress = b"    computing SVD and metrics for layer: a\n" * 10_000
     assert refused(progress).message == "gradience was interrupted: 10000 lines of progress, no JSON"
     assert refused(progress + b"Error: Audit failed: x\n").code == "audit_failed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,12 +38,13 @@ def test_malformed_entries(bad: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("rationale", [None, 5, "x", [1], {}], ids=repr)
-def test_malformed_rationale(rationale: Any) -> None:
+@pytest.mark.parametrize("way", [bytes, tolerantly], ids=["fast", "tolerant"])
+@pytest.mark.parametrize("rationale", [None, 5, "x", "\ud800", '{"priority_score": 1.0}', [1], {}], ids=repr)
+def test_malformed_rationale(rationale: Any, way: Callable[[bytes], bytes]) -> None:
     """An entry without a usable rationale is a layer of which nothing is known."""
-    audit = read_audit(encoded(document(flagged=[{"layer_name": "a", "flagging_rationale": rationale}])))
+    audit = read_audit(way(encoded(document(flagged=[{"layer_name": "a", "flagging_rationale": rationale}]))))
     assert audit.flagged[0].rationale.priority_score is None
-    assert audit.notes == ()
+    assert [note for note in audit.notes if "NaN" not in note] == []
 
 
 def test_the_longest_name() -> None:
@@ -60,7 +62,7 @@ def test_repeated_layers(data: bytes) -> None:
 
 
 def test_one_repeated_layer() -> None:
-    """One repeated layer is told in the singular."""
+    """The note about one repeated layer is in the singular."""
     audit = read_audit(encoded(document(candidates=[entry("a"), entry("a")])))
     assert audit.notes == ("all_layers_with_disagreement: 1 entry repeats a layer already named; the first counts",)
 

@@ -49,7 +49,7 @@ def test_one_line(data: bytes) -> None:
 
 @pytest.mark.parametrize("before", ["", " ", "\n", "\n\n  "])
 def test_json_without_indentation_starts_at_its_first_brace(before: str) -> None:
-    """A nested object that stands on a line of its own is not taken for the start of the audit."""
+    """A nested object on a separate line is not the start of the audit."""
     data = before + json.dumps(json.loads(PLAIN), indent=0)
     assert "\n{\n" in data.strip()
     assert names(data.encode()) == ["base_model.model.a"]
@@ -170,7 +170,7 @@ def test_the_audit_among_objects(text: bytes) -> None:
 
 
 def test_frugal() -> None:
-    """Who is frugal is told of what may take much more than its size, instead of being given it."""
+    """Frugal reading raises `Costly` for what may take much more than its size."""
     many = encoded(document()).rstrip()[:-1] + b', "x": [1' + (b"," + b" " * 30 + b"NaN") * 30_000 + b"]}"
     assert "30000 times" in read_audit(many).notes[0]
     crowded = b'{"per_module_gain": [' + b'{"module":""},' * 1000 + b'{"module":""}]}'
@@ -226,7 +226,7 @@ FILLINGS = [
 @pytest.mark.parametrize("filling", FILLINGS)
 @pytest.mark.parametrize("hole", HOLES)
 def test_a_file_takes_little_more_than_its_size(hole: str, filling: bytes) -> None:
-    """Whatever a file is filled with, who is frugal needs a few times its size for it, or is told beforehand."""
+    """Frugal reading takes a few times the size of a file, or raises first, whatever the file contains."""
     size = 2**20
     data = HOLES[hole] % (filling + (b"," + filling) * (size // (len(filling) + 1)))
     tracemalloc.start()
