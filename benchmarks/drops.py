@@ -75,7 +75,7 @@ def paced(inbox, data, *, rate, seconds, mask=floors.MOVED_TO):
 def one_by_one(inbox, data, count, *, rename=False):
     """Seconds from close() to config, each drop once the one before is answered.
 
-    With `rename` each audit is written outside the folder and moved in, so that the folder has one event for it.
+    With `rename` each audit is written to `INBOX.part` and moved in, so that the folder has one event for it.
     """
     arrivals = Arrivals(inbox)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from benchd.audit.naming import modules_of, usable
 from benchd.audit.shapes import Entry, Rationale
@@ -27,10 +27,15 @@ class Layer(Struct, gc=False, frozen=True, eq=False):
     @property
     def rationale(self) -> Rationale:
         """Gradience's figures for the layer. Decoded at each access: of thousands of layers few are asked for."""
+        if not isinstance(self._unread, Raw):
+            return self._tolerant_rationale()
         try:
-            return _decode_rationale(self._unread)  # type: ignore[arg-type]
-        except (TypeError, *UNREADABLE):  # no text, or not of this shape
-            return part(self._unread, _decode_rationale, Rationale) or Rationale()
+            return _decode_rationale(self._unread)
+        except UNREADABLE:
+            return self._tolerant_rationale()
+
+    def _tolerant_rationale(self) -> Rationale:
+        return part(self._unread, _decode_rationale, Rationale) or Rationale()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Layer) and (self.name, self.rationale) == (other.name, other.rationale)

@@ -107,8 +107,13 @@ class FileSystems:
             return None
         return getattr(ctypes.CDLL(None), "syncfs", None)
 
-    flush_file = staticmethod(os.fdatasync)
-    flush_directory = staticmethod(os.fsync)
+    def flush_file(self, descriptor: int) -> None:
+        """Wait until a file's content is on the disk. Raises OSError."""
+        os.fdatasync(descriptor)
+
+    def flush_directory(self, descriptor: int) -> None:
+        """Wait until the names in a directory are on the disk. Raises OSError."""
+        os.fsync(descriptor)
 
 
 class Flusher:
