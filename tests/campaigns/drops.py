@@ -24,14 +24,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 from benchd import AuditError, bench_config, read_audit
 from benchd import select as selected
 from benchd.bench.config import error_report
 from benchd.bench.seal import provenance_of, unbroken
-from benchd.folder import flushing
+from benchd.folder.flushing import FileSystems
 from benchd.folder.names import CONFIG_SUFFIX, ERROR_SUFFIX, is_sidecar
 from daemon import AUDITS, Daemon, audit, config_of, report_of, temporary_files, until
 
@@ -516,9 +515,9 @@ def _wrap(calls: Iterable[str], before: Callable[[str, tuple[Any, ...]], None], 
         setattr(home, name, wrapped(name, getattr(home, name)))
 
 
-def owner(call: str) -> ModuleType:
-    """Where benchd finds a call: Python has no `syncfs`."""
-    return flushing if call == "syncfs" else os
+def owner(call: str) -> Any:
+    """Return where benchd finds a call: Python has no `syncfs`."""
+    return FileSystems if call == "syncfs" else os
 
 
 def _creates(flags: int = 0, **_: Any) -> bool:
