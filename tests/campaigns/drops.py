@@ -31,7 +31,7 @@ from benchd import AuditError, bench_config, read_audit
 from benchd import select as selected
 from benchd.bench.config import error_report
 from benchd.bench.seal import provenance_of, unbroken
-from benchd.folder import flushing
+from benchd.folder.flushing import FileSystems
 from benchd.folder.names import CONFIG_SUFFIX, ERROR_SUFFIX, is_sidecar
 from daemon import AUDITS, Daemon, audit, config_of, report_of, temporary_files, until
 
@@ -516,9 +516,9 @@ def _wrap(calls: Iterable[str], before: Callable[[str, tuple[Any, ...]], None], 
         setattr(home, name, wrapped(name, getattr(home, name)))
 
 
-def owner(call: str) -> ModuleType:
-    """Where benchd finds a call: Python has no `syncfs`."""
-    return flushing if call == "syncfs" else os
+def owner(call: str) -> ModuleType | type:
+    """Return where benchd finds a call. Python has no `syncfs`."""
+    return FileSystems if call == "syncfs" else os
 
 
 def _creates(flags: int = 0, **_: Any) -> bool:
