@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 from benchd import AuditError, bench_config, read_audit
@@ -515,8 +516,8 @@ def _wrap(calls: Iterable[str], before: Callable[[str, tuple[Any, ...]], None], 
         setattr(home, name, wrapped(name, getattr(home, name)))
 
 
-def owner(call: str) -> Any:
-    """Return where benchd finds a call: Python has no `syncfs`."""
+def owner(call: str) -> ModuleType | type:
+    """Return where benchd finds a call. Python has no `syncfs`."""
     return FileSystems if call == "syncfs" else os
 
 

@@ -351,7 +351,7 @@ class TestInThisProcess:
 
         class SlowLock(FolderLock):
             def acquire(self) -> str | None:
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
                 release.wait(30)
                 return super().acquire()
 
