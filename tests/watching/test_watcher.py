@@ -260,9 +260,13 @@ class TestDirectories:
         (watching.path / "sub" / "a.json").touch()
         until(lambda: watching.taken() == ["sub/a.json"])
         os.rename(watching.path / "sub", tmp_path / "away")
+        for name in ("one", "two"):  # once the second is explored, the watcher has followed the move
+            (watching.path / name).mkdir()
+            (watching.path / name / "a.json").touch()
+            until(lambda name=name: f"{name}/a.json" in watching.taken())
         (tmp_path / "away" / "b.json").touch()
         (watching.path / "c.json").touch()
-        until(lambda: "c.json" in watching.taken())
+        until(lambda: watching.taken() == ["c.json"])
         os.rename(tmp_path / "away", watching.path / "sub")
         until(lambda: sorted(watching.taken()) == ["sub/a.json", "sub/b.json"])
         (watching.path / "sub" / "d.json").touch()
@@ -494,9 +498,11 @@ class TestLock:
         """A lock file that somebody removed is made again, unless another benchd has the folder by now."""
         lock = Taken(folder.path)
         watching = watch(lock=lock)
+        until(lambda: causes(watching) == ["start"])
         (watching.path / LOCK_NAME).unlink()
         watching.watcher.request_scan("test")
-        until((watching.path / LOCK_NAME).exists)
+        until(lambda: causes(watching) == ["start", "test"])
+        assert (watching.path / LOCK_NAME).exists()
         (watching.path / LOCK_NAME).unlink()
         lock.is_taken = True
         watching.watcher.request_scan("test")
