@@ -1,16 +1,17 @@
-# benchd: `make help` lists the targets. All of them set up what they need in $(VENV).
+# benchd: `make help` lists the targets. Each target installs what it needs into $(VENV).
 .DEFAULT_GOAL := help
-.PHONY: help run test test-interop campaign check bench bench-compare build clean install install-user uninstall uninstall-user
+.PHONY: help run test test-lowest test-interop campaign check generate docs bench bench-compare build clean \
+  install install-user uninstall uninstall-user
 
 PYTHON ?= python3
 VENV ?= .venv
 SAMPLE ?= sample
 BIN := $(VENV)/bin
-PURE := daemon/benchd/values.py,daemon/benchd/audit/*,daemon/benchd/selection/*,daemon/benchd/bench/*,daemon/benchd/settings/*
-# Commands of users and tests must never ask, and never say what a developer does not need to read.
+PURE := daemon/benchd/audit/*,daemon/benchd/selection/*,daemon/benchd/bench/*,daemon/benchd/settings/*
+NEW_PIP := 'pip>=25.1'  # the first version that knows dependency groups; does nothing if pip is new enough
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-help: ## what can be made
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.made:
@@ -24,90 +25,117 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.made pyproject.toml
-	@echo "setting up $(VENV) with the tools of the developers ..."
-	@$(BIN)/pip install --quiet --editable '.[dev]'
+	@echo "setting up $(VENV) with the development tools ..."
+	@$(BIN)/pip install --quiet $(NEW_PIP)
+	@$(BIN)/pip install --quiet --editable . --group dev
 	@touch $@ $(VENV)/.installed
 
-run: $(VENV)/.installed ## watch a sample folder into which real audits are dropped
+run: $(VENV)/.installed ## watch a sample folder and drop real audits into it
 	@BENCHD=$(BIN)/benchd sh tests/sample.sh $(SAMPLE)
 
-test: $(VENV)/.installed-dev ## all tests, with coverage
+test: $(VENV)/.installed-dev ## run all tests and measure coverage
 	@rm -f .coverage .coverage.*
 	$(BIN)/python -m pytest -n auto --cov --cov-report= $(PYTEST_ARGS)
 	@$(BIN)/coverage report --fail-under=95
-	@$(BIN)/coverage report --include='$(PURE)' --fail-under=100 >/dev/null || { echo "the pure rooms must be covered wholly" >&2; exit 1; }
+	@$(BIN)/coverage report --include='$(PURE)' --fail-under=100 >/dev/null || { echo "the pure packages need 100 % coverage" >&2; exit 1; }
 
-campaign: $(VENV)/.installed-dev ## the long form of the reliability campaigns (hours): CAMPAIGN=kill for one of them
+$(VENV)-lowest/.installed: pyproject.toml tools/lowest.py
+	@echo "setting up $(VENV)-lowest with the lowest allowed version of each dependency ..."
+	@$(PYTHON) -m venv --clear $(VENV)-lowest
+	@$(VENV)-lowest/bin/python tools/lowest.py > $(VENV)-lowest/lowest.txt
+	@$(VENV)-lowest/bin/pip install --quiet $(NEW_PIP)
+	@$(VENV)-lowest/bin/pip install --quiet --constraint $(VENV)-lowest/lowest.txt --editable . --group test
+	@touch $@
+
+# Leaves out slow tests and benchmarks. Needs Python 3.11: old versions have no wheels for newer ones.
+test-lowest: $(VENV)-lowest/.installed ## run the tests with the lowest allowed version of each dependency
+	$(VENV)-lowest/bin/python -m pytest -n auto -m "not slow" --ignore tests/project/test_benchmarks.py $(PYTEST_ARGS)
+
+campaign: $(VENV)/.installed-dev ## run the long reliability campaigns (hours); CAMPAIGN=kill runs one of them
 	cd tests && "$(abspath $(BIN))/python" -m campaigns --long $(CAMPAIGN)
 
-# PyTorch for the CPU is a tenth of the size, where there is one to be had.
+# The CPU build of PyTorch is ten times smaller; not every package index has it.
 TORCH ?= torch==2.13.0
 
 $(VENV)-interop/.installed: pyproject.toml
 	@echo "setting up $(VENV)-interop with the real Gradience and PEFT (minutes) ..."
 	@$(PYTHON) -m venv $(VENV)-interop
 	@$(VENV)-interop/bin/pip install --quiet '$(TORCH)+cpu' 2>/dev/null || $(VENV)-interop/bin/pip install --quiet '$(TORCH)'
-	@$(VENV)-interop/bin/pip install --quiet --editable '.[interop]'
+	@$(VENV)-interop/bin/pip install --quiet $(NEW_PIP)
+	@$(VENV)-interop/bin/pip install --quiet --editable . --group interop
 	@$(VENV)-interop/bin/pip install --quiet --no-deps --target $(VENV)-interop/peft-0.13 --upgrade peft==0.13.2
 	@$(VENV)-interop/bin/pip install --quiet --target $(VENV)-interop/axolotl --upgrade addict pillow pydantic==2.12.5
 	@$(VENV)-interop/bin/pip install --quiet --no-deps --target $(VENV)-interop/axolotl --upgrade axolotl==0.19.0
 	@touch $@
 
-test-interop: $(VENV)-interop/.installed ## the answers, held to the real Gradience, Bench and PEFT (minutes)
+test-interop: $(VENV)-interop/.installed ## test the answers with the real Gradience, Bench and PEFT (minutes)
 	$(VENV)-interop/bin/python -m pytest -W default tests/interop $(PYTEST_ARGS)
 
-check: $(VENV)/.installed-dev ## ruff, formatting, types, the arrows between packages
+check: $(VENV)/.installed-dev ## run ruff, mypy and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-BENCHMARKS := latency burst backlog growth large startup idle peers syscalls parts
+generate: $(VENV)/.installed-dev ## write the files that come from declarations in the code
+	@$(BIN)/python tools/generate.py
+
+$(VENV)/.installed-docs: $(VENV)/.made pyproject.toml
+	@echo "setting up $(VENV) with the tools for the documentation site ..."
+	@$(BIN)/pip install --quiet $(NEW_PIP)
+	@$(BIN)/pip install --quiet --group docs
+	@touch $@
+
+# Not with --quiet: MkDocs would not count the warnings.
+docs: $(VENV)/.installed-docs ## build the documentation site in site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+BENCHMARKS := latency burst backlog growth large startup idle peers syscalls parts hops
 RESULTS := benchmarks/results.json
 BENCH_growth := $(if $(FULL),--full)
 BENCH_peers := $(if $(FULL),--systemd)
 
-bench: $(VENV)/.installed-dev ## measure everything (half an hour; FULL=1: an hour), for docs/performance.md
+bench: $(VENV)/.installed-dev ## run all benchmarks for docs/performance.md (half an hour; FULL=1: an hour)
 	@rm -f $(RESULTS)
 	@place=$$(mktemp -d) && trap 'rm -rf "$$place"' EXIT && \
 	  $(foreach name,$(BENCHMARKS),$(BIN)/python benchmarks/$(name).py --dir "$$place" --keep --results $(RESULTS) $(BENCH_$(name)) &&) \
 	  $(BIN)/python benchmarks/report.py --results $(RESULTS)
 
 BASE ?= HEAD
-bench-compare: $(VENV)/.installed-dev ## is this checkout slower than BASE (a commit; HEAD)?
+bench-compare: $(VENV)/.installed-dev ## compare the speed of this checkout with BASE (a commit; default: HEAD)
 	@old=$$(mktemp -d) && trap 'git worktree remove --force "$$old"' EXIT && git worktree add --quiet --detach "$$old" $(BASE) && \
 	  $(BIN)/python benchmarks/compare.py "$$old" . $(COMPARE_ARGS)
 
-build: $(VENV)/.installed-dev ## the wheel and the source archive, in dist/
+build: $(VENV)/.installed-dev ## build the wheel and the source archive in dist/
 	@rm -rf dist
 	$(BIN)/python -m build --no-isolation
 
-# --- as a system service: systemd/README.md -----------------------------------------------------------------
+# --- Install as a system service: systemd/README.md ---------------------------------------------------------
 PREFIX ?= /opt/benchd
 UNITDIR ?= /usr/local/lib/systemd/system
 USERUNITDIR ?= /usr/local/lib/systemd/user
 SYSUSERSDIR ?= /usr/local/lib/sysusers.d
 TMPFILESDIR ?= /usr/local/lib/tmpfiles.d
 CONFDIR ?= /etc/benchd
-# The service's user must be able to enter the folder that this Python lives in.
+# The service's user needs access to the folder of this Python.
 SYSTEM_PYTHON ?= $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
 PIP_INSTALL_ARGS ?=
 
-install: $(VENV)/.made ## as a system service, below $(DESTDIR)
+install: $(VENV)/.made ## install a system service, below $(DESTDIR)
 	@PIP="$(BIN)/pip" PYTHON="$(SYSTEM_PYTHON)" PIP_INSTALL_ARGS="$(PIP_INSTALL_ARGS)" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" UNITDIR="$(UNITDIR)" \
 	  USERUNITDIR="$(USERUNITDIR)" SYSUSERSDIR="$(SYSUSERSDIR)" TMPFILESDIR="$(TMPFILESDIR)" CONFDIR="$(CONFDIR)" sh systemd/install.sh
 
-install-user: $(VENV)/.made ## as a service of your own, without root
+install-user: $(VENV)/.made ## install a user service, without root
 	@PIP="$(BIN)/pip" PYTHON="$(PYTHON)" PIP_INSTALL_ARGS="$(PIP_INSTALL_ARGS)" DESTDIR="$(DESTDIR)" PREFIX="$$HOME/.local/share/benchd" FOR_USER=1 \
 	  USERUNITDIR="$$HOME/.config/systemd/user" CONFDIR="$$HOME/.config/benchd" sh systemd/install.sh
 
-uninstall-user: ## the reverse of install-user
+uninstall-user: ## remove the user service; audits, configs and settings stay
 	@DESTDIR="$(DESTDIR)" PREFIX="$$HOME/.local/share/benchd" FOR_USER=1 \
 	  USERUNITDIR="$$HOME/.config/systemd/user" CONFDIR="$$HOME/.config/benchd" sh systemd/uninstall.sh
 
-uninstall: ## the reverse; audits, configs and settings stay
+uninstall: ## remove the system service; audits, configs and settings stay
 	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" UNITDIR="$(UNITDIR)" USERUNITDIR="$(USERUNITDIR)" \
 	  SYSUSERSDIR="$(SYSUSERSDIR)" TMPFILESDIR="$(TMPFILESDIR)" CONFDIR="$(CONFDIR)" sh systemd/uninstall.sh
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(VENV)-interop $(SAMPLE) dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-interop $(SAMPLE) dist build site .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis

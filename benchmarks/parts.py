@@ -15,12 +15,14 @@ from findings import Row, Table
 
 from benchd import Audit, BenchSettings, SelectionSettings, read_audit, select
 from benchd.answering.batch import Answering
+from benchd.answering.recording import selected as record_of
 from benchd.bench.config import write_config
 from benchd.bench.deciding import decide
 from benchd.folder.folder import Folder
-from benchd.inbox import Work
-from benchd.settings.reading import FolderSettings
-from benchd.trail.trail import Trail, TrailFile
+from benchd.inbox import Ticket
+from benchd.settings.keys import FolderSettings
+from benchd.trail.sinks import TrailFile
+from benchd.trail.trail import Trail
 
 _BATCH = 128
 
@@ -55,7 +57,8 @@ def _parts(place, data):
         return decide(data, name="audit.json", sha256=digest, selection=selection, bench=bench)
 
     def record(decision):
-        trail.selected("/in/audit.json", "closed", decision=decision, config="/in/audit.bench.json", duration_ms=1.0)
+        config = "/in/audit.bench.json"
+        trail.write(record_of(decision, audit="/in/audit.json", trigger="closed", config=config, took=0.001))
 
     return {
         "SHA-256": (lambda _: hashlib.sha256(data).hexdigest(), int),
@@ -76,8 +79,8 @@ def _answers(place, data, batch, *, count, pause):
     measuring.fill(inbox, data, count * batch)
     folder = Folder(FolderSettings(path=str(inbox), bench=BenchSettings(durable=False)), max_bytes=2**30)
     answering = Answering(Trail(TrailFile(str(place / "trail.jsonl"))), settle=2.0)
-    works = (Work(folder, f"a{number}.json", "closed") for number in range(count * batch))
-    took = _median(answering.answer, lambda: [next(works) for _ in range(batch)], count=count, pause=pause)
+    tickets = (Ticket(folder, f"a{number}.json", "closed") for number in range(count * batch))
+    took = _median(answering.answer, lambda: [next(tickets) for _ in range(batch)], count=count, pause=pause)
     if len(measuring.configs(inbox)) != count * batch:
         raise SystemExit("not all were answered")
     return took / batch

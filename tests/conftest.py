@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from daemon import Daemon
 
-# Machines are busy: how long an example takes says nothing.
-settings.register_profile("benchd", deadline=None)
+# On a busy machine the time of an example means nothing.
+settings.register_profile("benchd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("benchd")
 
 

@@ -1,4 +1,4 @@
-"""A real `benchd watch` over a folder of its own, and what tests ask of it."""
+"""A real `benchd watch` over its own folder, for tests."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _FLAT = json.loads((DESIGN / "fallback.json").read_text(encoding="utf-8"))
 
 
 def audit(number: int = 0, *, flagged: bool = True) -> bytes:
-    """A small audit; `number` makes its content its own, at the same size for numbers of the same length."""
+    """Return a small audit; each `number` gives different content of the same size."""
     document = copy.copy(_FLAGGED if flagged else _FLAT)
     return json.dumps({**document, "number": f"{number:06d}"}).encode()
 
 
 def until(condition: Callable[[], Found], deadline: float = 10.0, what: str = "") -> Found:
-    """The first true value of `condition`, or a failure after `deadline` seconds."""
+    """Return the first true value of `condition`; fail after `deadline` seconds."""
     end = time.monotonic() + deadline
     while not (found := condition()):
         assert time.monotonic() < end, f"not within {deadline:g} s: {what or condition}"
@@ -40,24 +40,24 @@ def until(condition: Callable[[], Found], deadline: float = 10.0, what: str = ""
 
 
 def config_of(path: Path) -> Path:
-    """Where the config of the audit `path` stands."""
+    """Return the path of the config of the audit `path`."""
     return path.with_name(path.name.removesuffix(".json") + ".bench.json")
 
 
 def report_of(path: Path) -> Path:
-    """Where the error report about `path` stands."""
+    """Return the path of the error report about `path`."""
     return path.with_name(path.name.removesuffix(".json") + ".bench-error.json")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in the file `path`."""
+    """Return the JSON object in the file `path`."""
     content = json.loads(path.read_bytes())
     assert isinstance(content, dict)
     return content
 
 
 def answers(path: Path) -> bool:
-    """Whether the config beside the audit `path` is there and belongs to its present content."""
+    """Return whether the audit `path` has a config for its present content."""
     try:
         provenance = read_json(config_of(path))["provenance"]
     except FileNotFoundError:
@@ -66,7 +66,7 @@ def answers(path: Path) -> bool:
 
 
 def reports(path: Path, code: str) -> bool:
-    """Whether an error report with `code` stands beside `path`."""
+    """Return whether `path` has an error report with `code`."""
     try:
         return bool(read_json(report_of(path))["code"] == code)
     except FileNotFoundError:
@@ -74,12 +74,12 @@ def reports(path: Path, code: str) -> bool:
 
 
 def temporary_files(folder: Path) -> list[Path]:
-    """Unfinished files of benchd's."""
+    """Return the temporary files of benchd in `folder`."""
     return [path for path in folder.rglob(".benchd-*") if path.suffix == ".tmp"]
 
 
 class Daemon:
-    """One `benchd watch`: its folder, its settings file and its trail live in `home`."""
+    """One `benchd watch`, with its folder, settings file and trail in `home`."""
 
     def __init__(
         self,
@@ -124,22 +124,22 @@ level = "{level}"
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Return whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
-        """The process."""
+        """Return the PID."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def stderr(self) -> str:
-        """All that came out on standard error."""
+        """Return the standard error output so far."""
         return self._stderr.read_text(encoding="utf-8")
 
     def start(self, *, wait: bool = True) -> Daemon:
-        """Start the process, and wait until it is ready."""
+        """Start the process and wait until it is ready."""
         before = len(self.records("service.ready"))
         with self._stderr.open("wb") as stderr:
             command = [sys.executable, "-m", "benchd", "watch", "--config", str(self.config)]
@@ -150,21 +150,25 @@ level = "{level}"
             assert self.running, self.stderr
         return self
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 5.0) -> None:
-        """Stop it as a service manager does; it must end in time, with 0, and without a complaint."""
+    def wait(self, seconds: float) -> int:
+        """Return the exit code of the process, which must end within `seconds`."""
         assert self._process is not None
-        self._process.send_signal(number)
-        assert self._process.wait(within) == 0
+        return self._process.wait(seconds)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 20.0) -> None:
+        """Stop the process with a signal; it must end with exit code 0 and no error output."""
+        os.kill(self.pid, number)
+        assert self.wait(within) == 0
         assert self.stderr == ""
 
     def kill(self) -> None:
-        """Give it no chance."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def records(self, event: str | None = None, **fields: Any) -> list[dict[str, Any]]:
-        """The records in the trail, of one event, with these fields."""
+        """Return the records in the trail with this event and these fields."""
         try:
             content = self.trail.read_bytes()
         except FileNotFoundError:
@@ -179,15 +183,15 @@ level = "{level}"
         ]
 
     def about(self, path: Path, event: str | None = None, **fields: Any) -> list[dict[str, Any]]:
-        """The records about the audit `path`."""
+        """Return the records about the audit `path`."""
         return self.records(event, audit=str(path), **fields)
 
     def selections(self) -> Counter[tuple[str, str]]:
-        """How often each content of each audit was answered."""
+        """Count the answers for each content of each audit."""
         return Counter((record["audit"], record["audit_sha256"]) for record in self.records("audit.selected"))
 
     def drop(self, name: str, content: bytes | None = None) -> Path:
-        """Write a whole file beside the folder and move it in."""
+        """Write a file outside the folder and move it in."""
         path = self.folder / name
         whole = self.home / f"whole-{os.path.basename(name)}"
         whole.write_bytes(audit() if content is None else content)
@@ -195,6 +199,6 @@ level = "{level}"
         return path
 
     def mark(self) -> None:
-        """Drop one more audit and wait for its answer: the events before it have been seen by then."""
+        """Drop one more audit and wait for its answer; by then all earlier events are handled."""
         path = self.drop(f"mark-{time.monotonic_ns()}.json", audit(time.monotonic_ns() % 10**6))
         until(lambda: answers(path), what="the mark is answered")

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 WRAPPERS = {
@@ -41,7 +42,7 @@ class Choice(NamedTuple):
 
 
 def read(data: bytes) -> dict[str, Any] | None:
-    """The audit in `data`; None where there is none, be it refused or something else. Raises RecursionError."""
+    """Return the audit in `data`; None if there is none. Raises RecursionError."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         try:
             data = data.decode("utf-16").encode()
@@ -71,7 +72,7 @@ def starts(data: bytes) -> list[int]:
 def parse(data: bytes) -> Any:
     """The JSON value that `data` begins with, whatever comes behind it; None where there is none.
 
-    Bytes that are not UTF-8 are read all the same: they stand where nobody looks, or make a name no name.
+    Bytes that are not UTF-8 are read too: they are in unused parts, or make a name invalid.
     """
     text = data.decode("utf-8", "surrogateescape").lstrip(" \t\r\n")
     # Where a number should stand, NaN and Infinity say no more than null does.
@@ -120,7 +121,7 @@ def choose(
     on_flat: str = "top_n",
     require_disagreement: bool = False,
 ) -> Choice:
-    """Climb down the ladder."""
+    """Return the choice of the ladder."""
     pd = audit.get("policy_disagreement_analysis")
     if not isinstance(pd, dict) or pd.get("analysis_performed") is False:
         return Choice("none", [])
@@ -136,6 +137,7 @@ def choose(
     if on_flat == "uniform_only" and an_object(pd.get("distribution")).get("is_flat") is True:
         del rungs[1:]
     strategy, layers = next((rung for rung in rungs if rung[1]), ("none", []))
+    unreachable, names = out_of_reach(audit), names_in(audit)
 
     def described(layer: tuple[str, dict[str, Any]]) -> Chosen:
         name, rationale = layer
@@ -145,8 +147,8 @@ def choose(
         else:
             priority = "MEDIUM" if score >= medium_priority else "LOW" if score >= low_priority else "SKIP"
         if priority in {"HIGH", "MEDIUM"}:
-            own, scaling = own_of(audit, name)
-            reached = module_of(name) not in out_of_reach(audit)
+            own, scaling = own_of(audit, name, names)
+            reached = module_of(name) not in unreachable
             source, found = next(evidence(audit, *layer, own), (None, None)) if reached else (None, None)
             spread = a_rank(rationale.get("spread")) or 0
             rank = min(max(found, spread), own or 65536) or None if found is not None else None
@@ -156,11 +158,14 @@ def choose(
     return Choice(strategy, [described(layer) for layer in layers])
 
 
-def own_of(audit: dict[str, Any], name: str) -> tuple[int | None, float | None]:
-    """The rank and scaling of a module; if it has several names in the audit, of that with the smallest rank."""
+def names_in(audit: dict[str, Any]) -> list[str]:
+    """Return the names of the rows with ranks and scalings; a repeated name has the place of its last row."""
     told = [row.get("module") for row in gains(audit)], [row.get("name") for row in layer_rows(audit)]
-    # A name that stands twice is where it stands last.
-    names = [same for texts in told for same in [*dict.fromkeys(map(a_name, reversed(texts)))][::-1] if same]
+    return [same for texts in told for same in [*dict.fromkeys(map(a_name, reversed(texts)))][::-1] if same]
+
+
+def own_of(audit: dict[str, Any], name: str, names: list[str]) -> tuple[int | None, float | None]:
+    """Return the rank and scaling of a module; if it has several of the `names`, those with the smallest rank."""
     found = []
     for same in [same for same in names if module_of(same) == module_of(name)] or [name]:
         gain, row = first(gains(audit), "module", same), first(layer_rows(audit), "name", same)
@@ -179,6 +184,7 @@ def layers_of(entries: Any) -> list[tuple[str, dict[str, Any]]]:
     return list(found.values())
 
 
+@cache
 def module_of(name: str) -> str:
     """Return the name as PEFT sees it: without wrapper parts, and without parts of what holds a whole PEFT model."""
     parts = [part for part in name.split(".") if part not in WRAPPERS]

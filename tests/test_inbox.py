@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from benchd.folder.folder import Folder
 from benchd.inbox import CREATED_DELAY, Hint, Inbox, Ticket
-from benchd.settings.reading import FolderSettings
+from benchd.settings.keys import FolderSettings
 from daemon import until
 
 HINTS: tuple[Hint, ...] = ("closed", "moved", "created", "scan", "poll")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from benchd.bench.config import bench_config
     from benchd.selection.ladder import select
     from benchd.selection.selection import SELECTION_VERSION, Rung, SelectedLayer, Selection
-    from benchd.settings.reading import BenchSettings, SelectionSettings
+    from benchd.settings.keys import BenchSettings, SelectionSettings
 
 __all__ = [
     "SELECTION_VERSION",
@@ -40,7 +40,10 @@ __all__ = [
     "select",
 ]
 
-__version__ = "0.1.0"
+try:
+    from benchd._version import __version__
+except ImportError:  # sources that were never installed
+    __version__ = "0.0.0"
 
 #: Where each public name comes from. Imported when it is asked for: the commands start faster without the rest.
 _HOMES = {

@@ -94,8 +94,8 @@ class _Queue:
 class Inbox:
     """Tickets by folder and path: each audit waits once, and is taken by one thread at a time. Thread-safe.
 
-    `wake` is called after anything was put; it must not block. `capacity` bounds the tickets of each folder. Beyond it
-    hints are refused (`on_refused` gets the folder) and scans wait.
+    `wake` is called when something is put while `is_awaited`; it must not block. `capacity` bounds the tickets of each
+    folder. Beyond it hints are refused (`on_refused` gets the folder) and scans wait.
     """
 
     def __init__(
@@ -106,6 +106,9 @@ class Inbox:
         on_refused: Callable[[Folder], None] = lambda _: None,
     ) -> None:
         self._wake = wake
+        #: True while the thread that takes may sleep. It sets this before it calls `take`, so that no ticket is put
+        #: unnoticed between `take` and the sleep.
+        self.is_awaited = True
         self._capacity = capacity
         self._on_refused = on_refused
         self._lock = threading.Lock()
@@ -134,7 +137,8 @@ class Inbox:
                 accepted &= self._note(queue, relative, hint)
         if not accepted:
             self._on_refused(folder)
-        self._wake()
+        if self.is_awaited:
+            self._wake()
         return accepted
 
     def put_scanned(self, folder: Folder, relative: str) -> bool:
@@ -147,7 +151,8 @@ class Inbox:
             queue = self._queue(folder)
             is_new = relative not in queue.tickets
             self._note(queue, relative, "scan")
-        self._wake()
+        if self.is_awaited:
+            self._wake()
         return is_new
 
     def _is_half_full(self, folder: Folder) -> bool:
@@ -263,7 +268,7 @@ class Inbox:
             self._room.notify_all()
         for folder in refused:
             self._on_refused(folder)
-        if needs_wake:
+        if needs_wake and self.is_awaited:
             self._wake()
 
     def _forget(self, queue: _Queue, ticket: Ticket) -> None:

@@ -1,7 +1,8 @@
-"""Large and odd audits, decided in a process of their own."""
+"""Deciding large and odd audits in a separate process."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,23 +10,23 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchd import AuditError, NotAnAudit
-from benchd.answering import sandbox as isolated
-from benchd.answering.sandbox import Verdict, decide_isolated
+from benchd import AuditError, NotAnAudit, read_adapter_config, read_audit
+from benchd.answering.sandbox import Verdict, decide_isolated, matchable
 from benchd.bench.deciding import Decision, decide
-from benchd.settings.reading import BenchSettings, SelectionSettings
+from benchd.settings.keys import BenchSettings, SelectionSettings
 from corpus import INDEX
 from daemon import audit, until
 
 MIB = 2**20
 
 
-def verdict(path: Path, *, name: str = "a.json") -> Verdict:
-    """What the process says of the file `path`."""
-    descriptor = os.open(path, os.O_RDONLY)
+def verdict(path: Path, *, name: str = "a.json", flags: int = os.O_RDONLY, **options: Any) -> Verdict:
+    """Return what the process says about the file `path`."""
+    descriptor = os.open(path, flags)
     try:
         return decide_isolated(
             descriptor,
@@ -33,13 +34,14 @@ def verdict(path: Path, *, name: str = "a.json") -> Verdict:
             name=name,
             selection=SelectionSettings(top_n=3),
             bench=BenchSettings(uniform_rank=4),
+            **options,
         )
     finally:
         os.close(descriptor)
 
 
 def decided(path: Path, *, name: str = "a.json") -> Decision:
-    """The same without a process."""
+    """Return the decision about the file `path` without a process."""
     return decide(
         path.read_bytes(), name=name, selection=SelectionSettings(top_n=3), bench=BenchSettings(uniform_rank=4)
     )
@@ -47,7 +49,7 @@ def decided(path: Path, *, name: str = "a.json") -> Decision:
 
 @pytest.mark.parametrize("number", range(0, len(INDEX), 12))
 def test_the_same_decision(number: int, tmp_path: Path) -> None:
-    """It decides what is decided without it, to the byte."""
+    """The process makes the same decision as this one, to the byte."""
     path = tmp_path / "audit.json"
     path.write_bytes(INDEX[number].content)
     found = verdict(path, name="Ä\\xff.json")
@@ -62,7 +64,7 @@ def test_the_same_decision(number: int, tmp_path: Path) -> None:
 
 
 def test_no_audit(tmp_path: Path) -> None:
-    """Another JSON object is no audit here either."""
+    """A JSON object that is not an audit raises `NotAnAudit`."""
     path = tmp_path / "a.json"
     path.write_bytes(b"{}")
     with pytest.raises(NotAnAudit):
@@ -79,7 +81,7 @@ def test_no_audit(tmp_path: Path) -> None:
     ids=["objects", "lists", "numbers"],
 )
 def test_bombs(bomb: bytes, tmp_path: Path) -> None:
-    """What takes a multiple of its size is refused by the process's own limits, with the hash of what it was."""
+    """A file that needs many times its size in memory is refused, because the process exceeds its limits."""
     path = tmp_path / "a.json"
     path.write_bytes(bomb)
     with pytest.raises(AuditError) as raised:
@@ -88,74 +90,62 @@ def test_bombs(bomb: bytes, tmp_path: Path) -> None:
     assert str(len(bomb)) in raised.value.message
 
 
-def test_its_time_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever ends the process, the file is the reason: a limit of the kernel's ends it by a signal."""
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A usual audit."""
     path = tmp_path / "a.json"
     path.write_bytes(audit())
-    command = (sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGXCPU)")
-    monkeypatch.setattr(isolated, "_COMMAND", command)
+    return path
+
+
+def test_its_time_is_limited(path: Path) -> None:
+    """A process that a signal ends has exceeded a limit: the file is refused."""
     with pytest.raises(AuditError, match="can't be read") as raised:
-        verdict(path).unwrap()
+        verdict(path, command=("sh", "-c", "kill -s XCPU $$")).unwrap()
     assert raised.value.code == "too_complex"
 
 
-def test_a_busy_machine_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes too long by the clock is tried again later; its process does not outlive the attempt."""
-    path = tmp_path / "a.json"
-    path.write_bytes(audit())
-    pid = tmp_path / "pid"
-    code = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    monkeypatch.setattr(isolated, "_COMMAND", (sys.executable, "-c", code))
-    monkeypatch.setattr(isolated, "_PATIENCE_SECONDS", 1.0)
-    with pytest.raises(TimeoutError, match="more than 1 s"):
-        verdict(path)
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid.read_text() or 2**22), 0)
+def test_a_busy_machine_is_no_verdict(path: Path) -> None:
+    """A process that takes too long is ended, and the error says that it can be tried again."""
+    before = children(os.getpid())
+    with pytest.raises(TimeoutError, match=r"more than 0\.1 s"):
+        verdict(path, command=("sleep", "60"), timeout=0.1)
+    assert children(os.getpid()) == before
 
 
-def test_a_process_that_fails_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bug in it is benchd's own trouble, not the file's."""
-    path = tmp_path / "a.json"
-    path.write_bytes(audit())
-    monkeypatch.setattr(isolated, "_COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
+def test_a_process_that_fails_is_no_verdict(path: Path) -> None:
+    """A process that fails without a signal is not the file's fault."""
     with pytest.raises(ChildProcessError, match="code 3"):
-        verdict(path)
+        verdict(path, command=("sh", "-c", "exit 3"))
 
 
-def test_a_bug_in_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What went wrong in it is in the error that its parent records."""
-    path = tmp_path / "a.json"
-    path.write_bytes(audit())
-    code = (
-        "from benchd.answering import sandbox as isolated\n"
-        "def fail(*_, **__): raise IndexError('a bug')\n"
-        "isolated.decide = fail\nisolated.main()"
-    )
-    monkeypatch.setattr(isolated, "_COMMAND", (sys.executable, "-c", code))
-    with pytest.raises(ChildProcessError, match="IndexError: a bug"):
-        verdict(path)
+def test_an_error_in_it_is_reported(path: Path) -> None:
+    """The error that the parent records says what failed in the process."""
+    with pytest.raises(ChildProcessError, match=r"OSError: .*Bad file descriptor"):
+        verdict(path, flags=os.O_WRONLY)
+
+
+def children(pid: int) -> list[int]:
+    """Return the child processes of the main thread of `pid`."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_it_ends_with_its_parent(tmp_path: Path) -> None:
-    """A daemon that is killed leaves no process behind."""
-    fifo = tmp_path / "audit.json"
-    os.mkfifo(fifo)
-    code = (
-        "import os, sys\nfrom benchd.answering import sandbox as isolated\nfrom benchd.settings.reading import *\n"
-        "isolated.os.lseek = lambda *_: 0\n"
-        f"isolated.decide_isolated(os.open({str(fifo)!r}, os.O_RDWR), size=10, name='a', "
-        "selection=SelectionSettings(), bench=BenchSettings())"
-    )
-    with subprocess.Popen([sys.executable, "-c", code]) as parent:
-        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-        child = until(lambda: children.read_text().split())[0]
-        until(lambda: b"sandbox" in Path(f"/proc/{child}/cmdline").read_bytes())
-        parent.send_signal(signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text())
+    """A `benchd` that is killed leaves no process behind."""
+    path = tmp_path / "large.json"
+    path.write_bytes(b'{"per_module_gain": "' + b"x" * 20 * MIB + b'"}')
+    with subprocess.Popen([sys.executable, "-m", "benchd", "run", str(path)]) as parent:
+        child = until(lambda: children(parent.pid))[0]
+        os.kill(child, signal.SIGSTOP)  # so that it does not end by itself
+        parent.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGCONT)  # it may have been stopped before it could tie itself to its parent
+    until(lambda: not Path(f"/proc/{child}").exists() or ") Z " in Path(f"/proc/{child}/stat").read_text())
+    assert not (tmp_path / "large.bench.json").exists()
 
 
 def test_signals_are_its_own(tmp_path: Path) -> None:
-    """Its parent's threads block signals; a limit that ends it by one must not be blocked."""
+    """A parent's thread that blocks signals does not block them in the process, where a limit is a signal."""
     path = tmp_path / "a.json"
     path.write_bytes(audit())
     found: list[Verdict] = []
@@ -168,3 +158,16 @@ def test_signals_are_its_own(tmp_path: Path) -> None:
     thread.start()
     thread.join(20)
     assert json.loads(found[0].unwrap().config)["selection"]["strategy"] == "flagged"
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 1e-3, 60.0])
+def test_matching_is_limited(seconds: float) -> None:
+    """Matching ends after its CPU time at the latest; the signal handler is restored in any case."""
+    keys = {f"m{number}": 4 for number in range(20_000)}
+    adapter = read_adapter_config(json.dumps({"peft_type": "LORA", "r": 8, "rank_pattern": keys}).encode())
+    before = signal.getsignal(signal.SIGVTALRM)
+    found = matchable(read_audit(audit(), adapter=adapter), seconds=seconds)
+    assert found is not None
+    assert found is adapter or found.problem == "its patterns take too long to match"
+    assert (found is adapter) or seconds < 60
+    assert signal.getsignal(signal.SIGVTALRM) == before

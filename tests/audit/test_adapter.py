@@ -203,11 +203,11 @@ def test_unread(code: str, problem: str) -> None:
 def test_is_of(changes: dict[str, Any], modules: list[tuple[Any, Any]], belongs: bool) -> None:
     """The file fits the audit if PEFT gives the audit's ranks, and Gradience reads the audit's alphas from it."""
     of = audit(*modules, beside=adapter(**changes))
-    assert (of.adapter is not None) is belongs
-    assert (of.adapter_problem is None) is belongs
+    assert (of.modules.adapter is not None) is belongs
+    assert (of.modules.adapter_problem is None) is belongs
     if not belongs:
-        assert of.adapter_problem is not None
-        assert of.adapter_problem.startswith(
+        assert of.modules.adapter_problem is not None
+        assert of.modules.adapter_problem.startswith(
             "its ranks or alphas are not those in the audit: it is of another adapter, or "
         )
 
@@ -215,8 +215,8 @@ def test_is_of(changes: dict[str, Any], modules: list[tuple[Any, Any]], belongs:
 def test_is_of_a_real_one() -> None:
     """The file of the adapter with `use_rslora` that is among the real audits belongs to its audit, and to no other."""
     own = adapter(r=64, lora_alpha=128, use_rslora=True)
-    assert read_audit(content("r64_rslora__default.json"), adapter=own).adapter == own
-    assert read_audit(content("r2__default.json"), adapter=own).adapter is None
+    assert read_audit(content("r64_rslora__default.json"), adapter=own).modules.adapter == own
+    assert read_audit(content("r2__default.json"), adapter=own).modules.adapter is None
 
 
 # --- what it changes ------------------------------------------------------------------------------------------
@@ -238,8 +238,8 @@ def test_scaling(changes: dict[str, Any], scalings: list[float]) -> None:
     beside = adapter(rank_pattern={"m1.q": 8}, **changes)
     reported = [(rank, (beside.alpha_in_audit(f"m{place}.q") or 32) / rank) for place, rank in enumerate((16, 8))]
     of = audit(*reported, beside=beside)
-    assert of.adapter == beside
-    assert [module.scaling for module in of.modules.values()] == pytest.approx(scalings)
+    assert of.modules.adapter == beside
+    assert [module.scaling for module in of.modules.known.values()] == pytest.approx(scalings)
 
 
 def test_rslora_note() -> None:
@@ -267,7 +267,7 @@ def test_without_the_file() -> None:
 def test_unusable_is_noted() -> None:
     """If the file can't be used, a note says so, and why."""
     of = audit((16, 2.0), beside=read_adapter_config(b"[]"))
-    assert of.adapter is None
+    assert of.modules.adapter is None
     assert notes(of) == ["adapter_config.json is not used: it is not a JSON object"]
 
 
@@ -349,8 +349,8 @@ def test_holding_parameters(parameters: list[str], holding: set[str]) -> None:
 def test_one_target_parameter() -> None:
     """Fused experts are out of reach also where only the file beside the audit tells them from a module."""
     of = audit((16, 2.0), (64, 0.5), beside=adapter(target_parameters=["m1.q.up"]))
-    assert of.adapter_problem is None
-    assert (of.names, of.out_of_reach) == (("m0.q",), {"m1.q"})
+    assert of.modules.adapter_problem is None
+    assert (of.modules.names, of.modules.out_of_reach) == (("m0.q",), {"m1.q"})
 
 
 def test_more_keys_than_modules() -> None:
@@ -376,12 +376,12 @@ def test_target_parameters_of_another_adapter(parameters: list[str], rank: int, 
     of = audit((rank, 2.0), (16, 2.0), beside=adapter(r=rank, lora_alpha=..., target_parameters=parameters))
     if not belongs:
         of = audit((8, 2.0), (16, 2.0), beside=adapter(r=rank, lora_alpha=..., target_parameters=parameters))
-    assert (of.adapter is not None) is belongs
-    assert of.out_of_reach == ({"m1.q"} if belongs else set())
+    assert (of.modules.adapter is not None) is belongs
+    assert of.modules.out_of_reach == ({"m1.q"} if belongs else set())
 
 
 def test_ranks_by_the_file_alone() -> None:
     """Where the audit tells no rank the file of the adapter does: no uniform rank is larger."""
     of = audit((None, None), beside=adapter(r=4, rank_pattern={"x": 6}))
-    assert of.largest_rank == 6
-    assert audit((None, None)).largest_rank is None
+    assert of.modules.largest_rank == 6
+    assert audit((None, None)).modules.largest_rank is None

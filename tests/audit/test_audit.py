@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from benchd import Audit, AuditError, NotAnAudit, bench_config, read_audit, select
+from benchd import AuditError, NotAnAudit, bench_config, read_audit, select
 from benchd.audit.audit import Costly, Module
 from benchd.audit.naming import MAX_NAME
-from benchd.values import MAX_RANK, finite, utf8, whole, words
+from benchd.audit.values import MAX_RANK, finite, utf8, whole, words
 from corpus import content, document, encoded, entry, refused, tolerantly
 
 #: A clean audit, and the same with a key that forces the tolerant way.
@@ -197,14 +197,21 @@ def test_repeated_layers(data: bytes) -> None:
     audit = read_audit(data)
     assert [(layer.name, layer.rationale.spread) for layer in audit.flagged] == [("a", 1), ("b", None)]
     assert audit.notes[-1] == "flagged_layers: 1 entry repeats a layer already named; the first counts"
-    assert audit.name_notes == ("two names in the audit are one module, for which the first counts: a",)
+    assert audit.modules.merged == {"a"}
+
+
+def test_flagged_by_another_name() -> None:
+    """A module that is flagged under another name than its gain has is noted."""
+    gains = [{"module": "base_model.model.a", "r": 8, "scaling": 2.0}]
+    audit = read_audit(encoded(document(flagged=[entry("a")], per_module_gain=gains)))
+    assert audit.modules.merged == {"a"}
 
 
 def test_a_module_of_two_names() -> None:
     """Either name tells of the module, whichever is asked for first."""
     row = {"name": "a", "r": 8, "adapter_scale": 5}
     audit = encoded(document(candidates=[entry("base_model.model.a")], layers=[row]))
-    assert read_audit(audit).module("base_model.model.a") == read_audit(audit).module("a") == Module(8, 5.0)
+    assert read_audit(audit).modules.of("base_model.model.a") == read_audit(audit).modules.of("a") == Module(8, 5.0)
 
 
 def test_one_repeated_layer() -> None:
@@ -226,12 +233,6 @@ def test_layers_as_values() -> None:
     assert fast.flagged == tolerant.flagged
     assert fast.flagged[0] != fast.candidates[0]
     assert {*fast.flagged, *tolerant.flagged} == set(fast.flagged)
-
-
-def test_described() -> None:
-    """What is computed when it is asked for has its words and no value on the class."""
-    assert type(Audit.names).__name__ == "_Once"
-    assert "PEFT" in str(Audit.names.__doc__)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +355,7 @@ def test_frugal() -> None:
     for data in (many, crowded, long, b"x" * 2_000_000):
         with pytest.raises(Costly):
             read_audit(data, frugal=True)
-    assert read_audit(content("llama4_many__default.json"), frugal=True).no_analysis is None
+    assert read_audit(content("llama4_many__layers.json"), frugal=True).modules.largest_rank
 
 
 HOLES = {
@@ -459,7 +460,7 @@ def test_one_endless_line(text: bytes, code: str) -> None:
 def test_modules(top: dict[str, Any], module: Module | None) -> None:
     """A module's own rank and scaling are found in `per_module_gain`, and what is missing there in a layer row."""
     for data in (encoded(document(**top)), tolerantly(encoded(document(**top)))):
-        assert read_audit(data).module("a") == module
+        assert read_audit(data).modules.of("a") == module
 
 
 @pytest.mark.parametrize(
@@ -493,7 +494,7 @@ def test_suggested_rank(top: dict[str, Any], expected: int | None) -> None:
 def test_largest_k(policies: Any, expected: int | None) -> None:
     """The evidence of a row is the largest usable `k` over its policies; a row without any is none."""
     rows = [{"name": "a", "rank_suggestions": policies}, {"name": None, "rank_suggestions": {"knee": {"k": 1}}}]
-    assert max(read_audit(encoded(document(layers=rows))).row_ranks("a"), default=None) == expected
+    assert max(read_audit(encoded(document(layers=rows))).modules.row_ranks("a"), default=None) == expected
     rows = [{"layer_name": "a", "suggestions": policies}]
     audit = read_audit(encoded(document(policies={"per_layer": rows})))
     assert max(audit.policy_ranks("a"), default=None) == expected
@@ -505,7 +506,7 @@ def test_first_row_counts() -> None:
         "layers": [{"name": "a", "rank_suggestions": {"knee": {"k": 1}}}],
         "layer_data": {"layer_rows": [{"name": "a", "rank_suggestions": {"knee": {"k": 2}}}]},
     }
-    assert read_audit(encoded(document(**top))).row_ranks("a") == [2]
+    assert read_audit(encoded(document(**top))).modules.row_ranks("a") == [2]
 
 
 # --- no analysis ----------------------------------------------------------------------------------------------
@@ -777,7 +778,7 @@ def test_audit_failed(data: bytes, quote: str) -> None:
     """Where gradience itself failed its own words are quoted, and the hint is to mend that first."""
     error = refused(data)
     assert (error.code, error.message) == ("audit_failed", f"gradience says: {quote}")
-    assert error.hint.startswith("mend the cause that gradience names")
+    assert error.hint.startswith("fix the cause that gradience names")
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ import yaml
 from benchd import BenchSettings, SelectionSettings, bench_config, read_audit, select
 from benchd.audit.naming import MAX_NAME
 from benchd.audit.refusals import CODES, AuditError, refusal
-from benchd.bench.config import decision_id, error_report, settings_used
-from benchd.values import MAX_RANK
+from benchd.audit.values import MAX_RANK
+from benchd.bench.config import error_report, settings_used, write_config
 from corpus import AUDITS, DESIGN_FLAGGED, answer, checked, content, document, encoded, entry
 
 GAIN = {"per_module_gain": [{"module": "base_model.model.a", "r": 16, "scaling": 2.0}]}
@@ -273,8 +273,10 @@ def test_answers_depend_on_name_and_bytes() -> None:
     """Another name or other bytes are another decision."""
     audits = [read_audit(encoded(FLAGGED)), read_audit(encoded(FLAGGED), name="b.json"), read_audit(encoded(GAIN))]
     settings = BenchSettings()
-    assert len({decision_id(audit, select(audit), settings) for audit in audits}) == 3
-    assert decision_id(audits[0], select(audits[0]), settings) == answer(FLAGGED)["provenance"]["decision_id"]
+    assert len({write_config(audit, select(audit), settings).decision_id for audit in audits}) == 3
+    assert (
+        write_config(audits[0], select(audits[0]), settings).decision_id == answer(FLAGGED)["provenance"]["decision_id"]
+    )
 
 
 def test_settings_used() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchd import SELECTION_VERSION, bench_config, read_audit, select
 from benchd.audit.refusals import refusal
-from benchd.bench.seal import number, provenance_of, seal, unbroken
+from benchd.bench.seal import provenance_of, seal, unbroken
 from benchd.folder.names import config_name, error_name, is_sidecar
 from corpus import DESIGN_FLAGGED, content
 
@@ -30,18 +31,47 @@ def test_names(audit: str, stem: str) -> None:
     assert not is_sidecar(audit)
 
 
+PROVENANCE: dict[str, Any] = {"audit": "a.json", "audit_sha256": None, "audit_bytes": 1}
+
+
+def sealed(**values: Any) -> str:
+    """Return the text of a sealed document with these values."""
+    return seal({**values, "provenance": PROVENANCE}).decode()
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
         (5e-05, "5.0e-05"), (1e300, "1.0e+300"), (1.97e279, "1.97e+279"), (-1e-7, "-1.0e-07"), (5e-324, "5.0e-324"),
         (2.0, "2.0"), (0.1, "0.1"), (-0.0, "-0.0"), (1e16, "1.0e+16"), (123456789012345.0, "123456789012345.0"),
+        (10.00001, "10.00001"), (0.0001, "0.0001"), (8, "8"), (-3, "-3"), (None, "null"),
     ],
 )  # fmt: skip
-def test_number(value: float, text: str) -> None:
-    """A float is written so that YAML 1.1 and JSON read the same number."""
-    assert msgspec.json.encode(number(value)) == text.encode()
-    assert yaml.safe_load(text) == json.loads(text) == value
-    assert type(yaml.safe_load(text)) is float
+def test_numbers(value: float | None, text: str) -> None:
+    """A float is written so that YAML 1.1 and JSON read the same number; integers and null are what they are."""
+    content = sealed(value=value, values=[value, value])
+    assert f'"value": {text},\n' in content
+    assert content.count(f"    {text}") == 2
+    for read in (yaml.safe_load(content), json.loads(content)):
+        assert read["value"] == value
+        assert type(read["value"]) is type(value)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_any_number(value: float) -> None:
+    """Both readers get every finite float."""
+    content = sealed(value=value)
+    for read in (yaml.safe_load(content), json.loads(content)):
+        assert read["value"] == value
+        assert type(read["value"]) is float
+
+
+@pytest.mark.parametrize("text", ["0.00005", "1e16", " 1e16", '": 1e16', ": 0.00001,\n", "a 1e-7,"])
+def test_text_with_numbers(text: str) -> None:
+    """Numbers in a string or in a key are left alone."""
+    content = sealed(value=text, **{text: [0.00001, text]})
+    assert json.loads(content)["value"] == text
+    assert json.loads(content)[text] == [0.00001, text]
 
 
 def test_provenance_of_a_large_config() -> None:
@@ -53,12 +83,6 @@ def test_provenance_of_a_large_config() -> None:
     assert (found.audit, found.settings) == ("a.json", {"x": 1})
     elsewhere = b'{"provenance": ' + json.dumps(provenance).encode() + b', "x": [' + b"1," * 40_000 + b"1]}"
     assert provenance_of(elsewhere) is None
-
-
-@pytest.mark.parametrize("value", [None, 0, 8, -3])
-def test_number_leaves_the_rest(value: int | None) -> None:
-    """Integers and null are what they are."""
-    assert number(value) is value
 
 
 @pytest.mark.parametrize(

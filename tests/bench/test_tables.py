@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from benchd import AdapterConfig, BenchSettings, bench_config, read_adapter_config, read_audit, select
-from benchd.bench.config import decision_id, noted, settings_used
+from benchd.bench.config import settings_used, write_config
 from benchd.bench.seal import provenance_of
 from benchd.bench.tables import base_used
 from corpus import THREE_GAINS, THREE_MODULES, USABLE, Sample, checked, document, encoded, entry
@@ -93,18 +93,18 @@ def test_real_audits(sample: Sample, focus: bool) -> None:
     selection = select(read)
     value = checked(bench_config(read, selection, BenchSettings(base=BASE, focus=focus)))
     lacking = [note for note in value["selection"]["notes"] if note.startswith("Bench can't run")]
-    if not read.modules:
+    if not read.modules.known:
         assert lacking
         return
     assert not lacking
-    largest = max(module.rank or 0 for module in read.modules.values())
+    largest = max(module.rank or 0 for module in read.modules.known.values())
     assert value["lora"]["probe_r"] == largest
     uniform = min(8, largest)
     ranks = {layer.rank for layer in selection.layers if layer.rank} | {uniform, largest}
-    ranks |= {module.rank for module in read.modules.values() if module.rank and module.rank < uniform}
+    ranks |= {module.rank for module in read.modules.known.values() if module.rank and module.rank < uniform}
     assert value["compression"]["allowed_ranks"] == sorted(ranks)
     focused = focus and bool(selection.layers)
-    wanted = [layer.module for layer in selection.layers] if focused else list(read.names)
+    wanted = [layer.module for layer in selection.layers] if focused else list(read.modules.names)
     assert value["lora"]["target_modules"] == wanted
 
 
@@ -314,16 +314,14 @@ def test_each_input_is_another_decision() -> None:
         (BenchSettings(base={**BASE, "runtime": {}}), None),
     ]
     audits = [(read_audit(encoded(THREE_MODULES), adapter=adapter), settings) for settings, adapter in inputs]
-    assert len({decision_id(read, select(read), settings) for read, settings in audits}) == len(inputs)
+    assert len({write_config(read, select(read), settings).decision_id for read, settings in audits}) == len(inputs)
 
 
-def test_noted() -> None:
-    """The records of a decision have the notes that its config has."""
+def test_notes() -> None:
+    """A decision has the notes that its config has."""
     read = read_audit(encoded({**THREE_MODULES, "issues": ["x"]}), adapter=ADAPTER)
     selection = select(read)
-    settings = BenchSettings(base={**BASE, "lora": {"dropout": 0.0, "probe_r": 4}})
-    told = noted(read, selection, settings).notes
-    assert list(told) == json.loads(bench_config(read, selection, settings))["selection"]["notes"]
-    assert told[: len(selection.notes)] == selection.notes
-    assert len(told) > len(selection.notes) == 1
-    assert noted(read, selection, BenchSettings()) is selection
+    written = write_config(read, selection, BenchSettings(base={**BASE, "lora": {"dropout": 0.0, "probe_r": 4}}))
+    assert list(written.notes) == json.loads(written.config)["selection"]["notes"]
+    assert written.notes[: len(selection.notes)] == selection.notes
+    assert len(written.notes) > len(selection.notes) == 1

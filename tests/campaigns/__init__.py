@@ -1,7 +1,7 @@
-"""The promises of reliability, put to the test by campaign: see docs/reliability.md.
+"""Campaigns test the promises of docs/reliability.md.
 
-Each module has `run(place, *, long)`: it works in the empty directory `place`, fails where a promise is broken,
-and returns its figures. The short forms are part of the tests; `make campaign` runs the long ones.
+Each module has `run(place, *, long)`: it works in the empty directory `place`, raises AssertionError if a promise is
+broken, and returns figures. The short forms are part of the tests; `make campaign` runs the long ones.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from campaigns import CAMPAIGNS
 
 
 def main() -> int:
-    """Run what is asked for; the exit code is the number of campaigns that found a broken promise."""
+    """Run the named campaigns; the exit code is the number of those that found a broken promise."""
     parser = argparse.ArgumentParser(prog="campaigns")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CAMPAIGNS))
     parser.add_argument("--long", action="store_true", help="the long form: minutes to hours")

@@ -1,4 +1,4 @@
-"""The makers of hostile files, each with what must become of it in a folder that anybody may write to."""
+"""Makers of hostile files, each with the outcome that it must have."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOTHING: Final = "nothing"
 
 
 class Crafted(NamedTuple):
-    """One hostile file: its name, what makes it at a path, and what may become of it."""
+    """One hostile file: its name, its maker, and the outcomes that it may have."""
 
     name: str
     make: Callable[[Path], object]
@@ -361,7 +361,7 @@ def honest(size: int, *, non_finite: bool) -> bytes:
     return json.dumps(value, indent=2).encode() + b"\n"
 
 
-# --- sidecars that stand there before -------------------------------------------------------------------------
+# --- sidecars that were there before -------------------------------------------------------------------------
 
 
 def in_the_way(outside: Path) -> Iterator[tuple[str, Callable[[Path], object]]]:

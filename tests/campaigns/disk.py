@@ -1,15 +1,14 @@
-"""Disk and limits: whatever keeps an answer from being written, it is tried again, and given when the cause is gone.
+"""Disk and limits: an answer that can't be written is retried, and written once the cause is gone.
 
-A disk without room, without inodes, beyond its quota, read-only, closed to benchd, failing at any call; no more
-descriptors; names that leave no room for the config's; a trail that is full, gone, or fails; a clock that jumps. The
-real thing where the system has it (small file systems in memory, a loop device whose own disk is full, a Btrfs quota,
-limits of the process). What no system does on request is injected: the daemon runs in a process whose calls fail, or
-whose clock is set, as a file says.
+The disk is full, has no inodes, is over its quota, read-only, forbidden to benchd, or fails at any call. Descriptors
+run out, names leave no room for the config's name, the trail is full, deleted or fails, the clock jumps. Where
+possible the cause is real: small file systems in memory, a loop device on a full disk, a Btrfs quota, limits of the
+process. Other causes are injected: the daemon runs in a process whose calls fail, or whose clock is set, as a file
+says.
 
-Each scenario has a daemon of its own. While the cause lasts there is no config, half of one least of all; each
-failure is recorded, with a growing delay until the next attempt. Afterwards every audit is answered, each answer has
-its record, in the trail or on standard error; no temporary file is left, no thread has failed, and the daemon stops
-cleanly.
+Each scenario has its own daemon. While the cause lasts there is no config, not even a part of one, and each failure is
+recorded with a growing delay until the next attempt. Afterwards every audit is answered, and each answer has a record
+in the trail or on standard error. No temporary file is left, no thread has failed, and the daemon stops cleanly.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ DAY: Final = 86_400.0
 
 
 def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
-    """Every scenario once; or all of them again and again, in random order."""
+    """Run every scenario once, or in the long form repeatedly in random order."""
     return play(SCENARIOS, place, long=long)
 
 
@@ -59,7 +58,7 @@ def _failing(
     *,
     attempts: int | None = None,
 ) -> None:
-    """Wait until one of these audits has failed again and again, for that reason, at growing intervals."""
+    """Wait until one of these audits has failed several times with this error, at growing intervals."""
     names = {str(path) for path in paths}
     attempts = attempts or (scene.chance.randint(2, 4) if scene.long else 2)
 
@@ -77,7 +76,7 @@ def _failing(
 
 
 def _ends(scene: Scene, daemon: Bound, *, quiet: bool = True) -> None:
-    """All is answered and recorded, nothing is left, the end is clean."""
+    """Check that all audits are answered and recorded, no file is left, and the daemon stops cleanly."""
     scene.whole(daemon.folder)
     recorded = {(one["audit"], one["audit_sha256"]) for one in daemon.everything("audit.selected")}
     for path in audits_in(daemon.folder):
@@ -91,7 +90,7 @@ def _ends(scene: Scene, daemon: Bound, *, quiet: bool = True) -> None:
 
 
 def _fill(ballast: Path, *, spare: int = 0) -> None:
-    """Let `ballast` take all the room there is, but for so many pages."""
+    """Fill the disk with `ballast`, except for `spare` pages."""
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(4096)):
             pass
@@ -100,9 +99,9 @@ def _fill(ballast: Path, *, spare: int = 0) -> None:
 
 
 def _full(scene: Scene) -> None:
-    """A disk without room, or with room for an answer or two: at the start, or later."""
+    """The disk is full, or has room for one or two answers, at the start or later."""
     early = scene.chance.random() < 0.5
-    # A scan removes what was left half-written: here, where it can be waited for, nothing may be left.
+    # Scans remove unfinished files. Rare scans show that none is left.
     daemon = scene.daemon(durable=scene.chance.random() < 0.5, rescan="500ms" if early else "60s")
     scene.tmpfs(daemon.folder, size="1m")
     ballast = daemon.folder / BALLAST
@@ -123,7 +122,7 @@ def _full(scene: Scene) -> None:
 
 
 def _no_inodes(scene: Scene) -> None:
-    """A disk that has room, but no inode."""
+    """The disk has room, but no inode."""
     daemon = scene.daemon(rescan="60s")
     scene.tmpfs(daemon.folder, nr_inodes=64)
     daemon.start()
@@ -141,7 +140,7 @@ def _no_inodes(scene: Scene) -> None:
 
 
 def _quota(scene: Scene) -> None:
-    """A quota that is used up: that of a Btrfs subvolume, which binds root too."""
+    """The quota of a Btrfs subvolume, which binds root too, is used up."""
     daemon = scene.daemon(rescan="60s", make=False, folder=scene.home / "disk" / "inbox")
     image, disk, inbox = scene.home / "image", scene.home / "disk", daemon.folder
     with image.open("wb") as file:
@@ -162,13 +161,13 @@ def _quota(scene: Scene) -> None:
 
 
 def _thin(scene: Scene) -> None:
-    """A device whose own disk is full: every write is taken, and the flush fails."""
+    """The disk below a loop device is full, so that writes succeed and flushes fail."""
     daemon = scene.daemon(rescan="60s", durable=True)
     below = scene.home / "below"
     scene.tmpfs(below, size="6m")
     with (below / "image").open("wb") as file:
         file.truncate(64 * 2**20)
-    # All that describes files has its room from the start: only their content has none.
+    # Metadata has its room from the start; only the contents of files have none.
     options = "-q -b 4096 -N 256 -O ^has_journal -E lazy_itable_init=0,nodiscard"
     needs("mkfs.ext4", *options.split(), below / "image")
     scene.mount(daemon.folder, "-o", "loop", below / "image")
@@ -189,7 +188,7 @@ def _thin(scene: Scene) -> None:
 
 
 def _read_only(scene: Scene) -> None:
-    """Read-only for benchd alone, as a sandbox makes it, or for all; writable later."""
+    """The folder is read-only for benchd alone, as in a sandbox, or for all, and later writable."""
     daemon = scene.daemon()
     shelf, inbox = scene.home / "shelf", daemon.folder
     scene.tmpfs(shelf)
@@ -213,7 +212,7 @@ def _read_only(scene: Scene) -> None:
 
 
 def _forbidden(scene: Scene) -> None:
-    """A folder that benchd may not write into; audits that it may not read, or that the device does not give."""
+    """Benchd may not write into the folder, may not read audits, or gets read errors from the device."""
     faults = Faults(scene.home / "faults")
     daemon = scene.daemon(before=without_rights(), faults=faults, durable=scene.chance.random() < 0.5).start()
     with daemon.paused():
@@ -240,12 +239,12 @@ def _forbidden(scene: Scene) -> None:
 
 
 def _no_descriptors(scene: Scene) -> None:
-    """No descriptor is left, or one; later there are enough."""
+    """The daemon has no or one descriptor left, and later enough."""
     daemon = scene.daemon().start()
     scene.answered(scene.drop(daemon.folder, 3), "with descriptors")
     before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
     with daemon.paused():
-        # Those that it keeps; it may stand in the middle of a scan.
+        # Descriptors that it keeps; a scan may be running.
         held = {int(file.name): os.readlink(file) for file in Path(f"/proc/{daemon.pid}/fd").iterdir()}
         used = {number for number, file in held.items() if not file.startswith(str(daemon.folder))}
         free = (number for number in range(len(used) + 9) if number not in used)
@@ -261,7 +260,7 @@ def _no_descriptors(scene: Scene) -> None:
 
 
 def _long_names(scene: Scene) -> None:
-    """Names with just enough room for the config's, and with too little; and a path longer than a path may be."""
+    """Names leave just enough room for the config's name, or too little; a path exceeds PATH_MAX."""
     daemon = scene.daemon(settle="100ms").start()
 
     def named(size: int) -> Path:
@@ -311,7 +310,7 @@ def _long_names(scene: Scene) -> None:
 
 
 def _failing_calls(scene: Scene) -> None:
-    """Each call on the way to an answer fails, in a subfolder of its own; beside them one where none does."""
+    """Each system call of an answer fails in one subfolder; in another subfolder none does."""
     faults = Faults(scene.home / "faults")
     daemon = scene.daemon(durable=True, faults=faults, rescan="60s").start()
     fine = daemon.folder / "fine"
@@ -350,7 +349,7 @@ def _failing_calls(scene: Scene) -> None:
 
 
 def _goes_on(scene: Scene, daemon: Bound, what: str) -> None:
-    """Answers come though the trail fails, which is said on standard error, once, and their records go there."""
+    """Check that audits are answered while the trail fails: standard error gets one message and the records."""
     before = len(daemon.told("trail.failed"))
     paths = scene.drop(daemon.folder, 5)
     scene.answered(paths, what)
@@ -360,7 +359,7 @@ def _goes_on(scene: Scene, daemon: Bound, what: str) -> None:
 
 
 def _comes_back(scene: Scene, daemon: Bound, what: str) -> None:
-    """Records go to the trail again."""
+    """Check that records go to the trail again."""
     paths = scene.drop(daemon.folder, 3)
     scene.answered(paths, what)
     for path in paths:
@@ -368,12 +367,12 @@ def _comes_back(scene: Scene, daemon: Bound, what: str) -> None:
 
 
 def _full_trail(scene: Scene) -> None:
-    """The trail's disk is full, that of the folder is not."""
+    """The disk of the trail is full, and that of the folder is not."""
     logs = scene.home / "logs"
     scene.tmpfs(logs, size="64k")
     daemon = scene.daemon(trail=logs / "trail.jsonl").start()
     _fill(logs / "ballast")
-    # What is left of the last page takes some records yet.
+    # The rest of the last page has room for some records.
     until(lambda: scene.drop(daemon.folder) and daemon.told("trail.failed"), PATIENCE, "trail.failed")
     daemon.mark()
     paths = scene.drop(daemon.folder, 5)
@@ -386,7 +385,7 @@ def _full_trail(scene: Scene) -> None:
 
 
 def _all_full(scene: Scene) -> None:
-    """The disk that is full holds the folder and the trail."""
+    """The full disk holds the folder and the trail."""
     disk = scene.home / "disk"
     scene.tmpfs(disk, size="1m")
     (disk / "inbox").mkdir()
@@ -404,7 +403,7 @@ def _all_full(scene: Scene) -> None:
 
 
 def _lost_trail(scene: Scene) -> None:
-    """The trail is deleted, its folder is, another thing stands in its place; its device fails to write or to flush."""
+    """The trail or its folder is deleted, another file replaces it, or its device fails to write or flush."""
     faults = Faults(scene.home / "faults")
     logs = scene.home / "logs"
     logs.mkdir()
@@ -469,7 +468,7 @@ def _lost_trail(scene: Scene) -> None:
 
 
 def _jumping_clock(scene: Scene) -> None:
-    """The clock jumps both ways, by minutes to years; whatever the times say, each content is answered once."""
+    """The clock jumps both ways, by minutes to years, and each content is answered once."""
     faults = Faults(scene.home / "faults")
     daemon = scene.daemon(faults=faults, rescan="300ms").start()
     paths = scene.drop(daemon.folder, 5)
@@ -500,7 +499,7 @@ def _jumping_clock(scene: Scene) -> None:
 
 
 def _slow_clock(scene: Scene) -> None:
-    """Other content of the same size while the clock is slow: seen then, by scans alone, or once the clock is right."""
+    """Content of the same size, written while the clock is slow, is found by scans and by events."""
     faults = Faults(scene.home / "faults")
     daemon = scene.daemon(before=with_inotify_limits(watches=1), faults=faults)
     sub = daemon.folder / "sub"

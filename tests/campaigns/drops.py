@@ -85,13 +85,13 @@ class Drops:
 
     @property
     def arrived(self) -> int:
-        """How many audits have come under a new name."""
+        """Return how many audits came under a new name."""
         return self.deeds["new"] + self.deeds["new, bad"]
 
     def deed(self) -> None:
         """Drop an audit, or do something to one that is there."""
         deed = self._chance.choices(
-            (self._new, self._new_bad, self._replace, self._spoil, self._mend, self._rename, self._delete),
+            (self._new, self._new_bad, self._replace, self._spoil, self._fix, self._rename, self._delete),
             (10, 1, 3, 0.5, 1, 0.5, 0.5),
         )[0]
         deed()
@@ -125,10 +125,10 @@ class Drops:
             self._bad.add(path)
             self.deeds["spoilt"] += 1
 
-    def _mend(self) -> None:
+    def _fix(self) -> None:
         if self._bad:
             self._put(self._chance.choice(sorted(self._bad)), self._good())
-            self.deeds["mended"] += 1
+            self.deeds["fixed"] += 1
 
     def _rename(self) -> None:
         if self._contents:
@@ -197,7 +197,7 @@ class Drops:
     # --- what must come of them --------------------------------------------------------------------------------
 
     def expected(self, path: Path) -> tuple[Path, bytes]:
-        """The sidecar that answers the audit `path`, and every byte of it."""
+        """Return the sidecar that answers the audit `path`, and its bytes."""
         content = self._contents[path]
         known = self._expected.get(path)
         if known is None or known[0] is not content:
@@ -227,7 +227,7 @@ class Drops:
             found, wanted = (provenance_of(content) for content in (present, answer))
             return f"{sidecar.name} says {found or present[:200]!r}, but should say {wanted}"
         if sidecar != report_of(path) and report_of(path).exists():
-            return f"{report_of(path).name} stands beside a good audit"
+            return f"a good audit has {report_of(path).name}"
         return None
 
     def await_answers(self, deadline: float) -> None:
@@ -262,7 +262,7 @@ class Drops:
 
 
 class Tail:
-    """A trail file, read as it grows. What a killed process has left of a line is counted, and is no record."""
+    """Reads a trail as it grows, and counts the torn lines of killed processes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -270,7 +270,7 @@ class Tail:
         self._offset = 0
 
     def news(self) -> Iterator[dict[str, Any]]:
-        """The records since the last call."""
+        """Yield the records since the last call."""
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             file.seek(self._offset)
             content = file.read()
@@ -289,7 +289,7 @@ class Tail:
 
 
 class Reader:
-    """A process that reads each sidecar as it appears: it must be whole, and its record in one of the trails."""
+    """A process that checks each sidecar as it appears: it must be whole and have a record in one of the trails."""
 
     def __init__(self, folder: Path, *trails: Path) -> None:
         self._process = subprocess.Popen(
@@ -464,13 +464,13 @@ class Launched(Daemon):
         return int(Path(f"/proc/{number}/task/{number}/children").read_text(encoding="ascii").split()[0])
 
     def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 5.0) -> None:
-        """Stop it as a service manager does; it must end in time, with 0, and without a complaint."""
+        """Stop the process with a signal; it must end with exit code 0 and no error output."""
         os.kill(self.pid, number)
         assert self.ended(within) == 0
         assert self.stderr == ""
 
     def has_said(self, event: str) -> bool:
-        """Whether the trail has a record of that event since the launch."""
+        """Return whether the trail has a record of that event since the launch."""
         with contextlib.suppress(FileNotFoundError), self.trail.open("rb") as file:
             file.seek(self._before)
             return f'"event":"{event}"'.encode() in file.read()
@@ -526,7 +526,7 @@ def _creates(flags: int = 0, **_: Any) -> bool:
 
 
 def _die_at(purpose: str, moment: str, number: int, log: str) -> None:
-    """Have this process die at the `number`th call of that purpose: before, within (half written) or after it."""
+    """Let this process die at the `number`th call for a purpose: before, within (half written) or after it."""
     write, descriptor = os.write, os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     counted, lethal = itertools.count(1), False
 
@@ -554,7 +554,7 @@ def _die_at(purpose: str, moment: str, number: int, log: str) -> None:
 
 
 def _stall(share: float) -> None:
-    """Have a thread of this process pause before that share of the calls by which sidecars come and go."""
+    """Let a thread of this process pause before that share of the calls that change sidecars."""
     chance = random.Random(os.getpid())
 
     def before(_name: str, _arguments: tuple[Any, ...]) -> None:
@@ -566,27 +566,24 @@ def _stall(share: float) -> None:
 
 
 def _be_host(name: str) -> None:
-    """Be another host: by name, if this process may have a name space for that, else as far as Python is asked."""
+    """Be another host, for the system too if this process may have its own UTS namespace."""
     import platform
 
-    if ctypes.CDLL(None).unshare(0x04000000) == 0:  # CLONE_NEWUTS: what is renamed is this process's host alone
+    if ctypes.CDLL(None).unshare(0x04000000) == 0:  # CLONE_NEWUTS
         socket.sethostname(name)
-        platform._uname_cache = None  # type: ignore[attr-defined]
-    else:
-        platform.node = lambda: name
-    assert platform.node() == name
+    platform.node = lambda: name  # Python may have cached the earlier name
     assert "benchd.folder.files" not in sys.modules, "it has the host's name already"
 
 
 def _shift_clock(seconds: float) -> None:
-    """Have a wall clock that is off by so much from the one that dates the files."""
+    """Set the wall clock `seconds` off from the one that dates the files."""
     now, now_ns = time.time, time.time_ns
     time.time = lambda: now() + seconds
     time.time_ns = lambda: now_ns() + int(seconds * 10**9)
 
 
 def main() -> None:
-    """What runs in another process."""
+    """Run the program of another process."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     read = commands.add_parser("read")

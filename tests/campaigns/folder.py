@@ -1,13 +1,13 @@
-"""Folder: whatever becomes of a watched folder and those below it, every audit that is in it in the end is answered.
+"""Folder: whatever happens to a watched folder and its subfolders, every audit that is in it at the end is answered.
 
-The folder is deleted and made again, renamed and replaced, its link switched, unmounted and mounted, closed and opened
-to benchd. Subfolders are made, filled, renamed, swapped, moved out and in, deleted and made again, as fast as it goes.
-The kernel grants too few watches, or none; then benchd must say so, and poll for what it can't watch. All of it by
-inotify and, as on a network file system, by polling.
+The folder is deleted and created again, renamed and replaced, its link switched, unmounted and mounted, closed and
+opened to benchd. Subfolders are created, filled, renamed, swapped, moved out and in, and deleted at full speed. The
+kernel grants too few watches, or none: benchd must say so, and poll the rest. All scenarios run with inotify and with
+polling, as on a network file system.
 
-Each scenario has a daemon of its own. It ends when every audit in the folder that now stands there has the answer to
-its content; nothing that was moved away, or never was in the folder, is touched after that; a loss of the folder and
-its return are recorded; no thread failed, nothing is left behind, the folder is claimed, and the daemon stops cleanly.
+Each scenario has its own daemon. It ends when every audit in the present folder has the answer to its content. Files
+that were moved away, or never were in the folder, are not touched after that. A loss of the folder and its return are
+recorded. No thread failed, no file is left, the folder is claimed, and the daemon stops cleanly.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ LOST, RESTORED = "watch.root_lost", "watch.root_restored"
 
 
 def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
-    """Every scenario once; or all of them again and again, in random order."""
+    """Run every scenario once, or in the long form repeatedly in random order."""
     return play(SCENARIOS, place, long=long)
 
 
 class _Losses:
-    """What the trail says of losses and returns of the folder."""
+    """Losses and returns of the folder in the trail."""
 
     def __init__(self, daemon: Bound) -> None:
         self._daemon = daemon
@@ -57,14 +57,14 @@ class _Losses:
         until(lambda: self._now()[0] > self._seen[0], PATIENCE, LOST)
 
     def restored(self) -> None:
-        """Wait until one more loss is recorded, and the return from it; each has its return in the end."""
+        """Wait until one more loss and its return are recorded."""
         self.lost()
         until(lambda: self._now()[1] > self._seen[1] and self._now()[0] == self._now()[1], PATIENCE, RESTORED)
         self._seen = self._now()
 
 
 def _untouched(scene: Scene, daemon: Bound, *outside: Path, scans: int = 1) -> None:
-    """What is dropped into folders that are not, or not any more, in the watched one has no answer."""
+    """Check that audits outside the watched folder have no answer."""
     known = [sidecars_in(folder) for folder in outside]
     for folder in outside:
         scene.drop(folder, 2)
@@ -81,7 +81,7 @@ def _untouched(scene: Scene, daemon: Bound, *outside: Path, scans: int = 1) -> N
 
 
 def _recreated(scene: Scene, **options: Any) -> None:
-    """Deleted and made again: after a while, at once, or before benchd could look."""
+    """The folder is deleted and created again: later, at once, or while benchd is paused."""
     daemon = scene.daemon(**options).start()
     losses = _Losses(daemon)
     for when in scene.chance.sample(["later", "at once", "at once", "unseen"], 4):
@@ -98,7 +98,7 @@ def _recreated(scene: Scene, **options: Any) -> None:
 
 
 def _replaced(scene: Scene, **options: Any) -> None:
-    """Renamed and replaced, renamed back, and other things in its place meanwhile."""
+    """The folder is renamed, replaced by other files and folders, and renamed back."""
     daemon = scene.daemon(**options).start()
     losses, old, file = _Losses(daemon), scene.home / "old", scene.home / "file"
     scene.answered(scene.drop(daemon.folder, 3), "before the folder is renamed")
@@ -123,7 +123,7 @@ def _replaced(scene: Scene, **options: Any) -> None:
 
 
 def _switched(scene: Scene, **options: Any) -> None:
-    """The watched path is a link and goes from folder to folder; no event tells of that."""
+    """The watched path is a link that is switched from folder to folder, which causes no event."""
     folders = [scene.home / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
@@ -144,7 +144,7 @@ def _switched(scene: Scene, **options: Any) -> None:
 
 
 def _moved_with_its_parent(scene: Scene, **options: Any) -> None:
-    """A folder above the watched one is renamed; no event tells of that either."""
+    """A folder above the watched one is renamed, which causes no event."""
     above = scene.home / "above"
     (above / "inbox").mkdir(parents=True)
     daemon = scene.daemon(folder=above / "inbox", **options).start()
@@ -160,7 +160,7 @@ def _moved_with_its_parent(scene: Scene, **options: Any) -> None:
 
 
 def _remounted(scene: Scene, **options: Any) -> None:
-    """Unmounted, and mounted again: the last of its file system, which is told, or one of its places, which is not."""
+    """The folder is unmounted and mounted again, with an event (last mount) or without one (bind mount)."""
     daemon = scene.daemon(**options)
     shelf, inbox = scene.home / "shelf", daemon.folder
     scene.tmpfs(shelf)
@@ -188,7 +188,7 @@ def _remounted(scene: Scene, **options: Any) -> None:
 
 
 def _closed(scene: Scene, **options: Any) -> None:
-    """Closed to benchd, by the lack of any of the rights that it needs, and opened again; so is a subfolder."""
+    """The folder or a subfolder loses one of the permissions that benchd needs, and gets it back."""
     daemon = scene.daemon(before=without_rights(), **options)
     sub = daemon.folder / "sub"
     sub.mkdir()
@@ -223,7 +223,7 @@ def _closed(scene: Scene, **options: Any) -> None:
 
 
 class _Tree:
-    """A watched folder with subfolders, a place outside of it, and the deeds that lead from one to the other."""
+    """A watched folder with subfolders, a place outside it, and changes that move folders between them."""
 
     def __init__(self, scene: Scene, daemon: Bound) -> None:
         self._scene = scene
@@ -319,7 +319,7 @@ class _Tree:
 
 
 def _moved(scene: Scene, **options: Any) -> None:
-    """Subfolders come, go and change places faster than events can be read; yet no answer waits for the next rescan."""
+    """Subfolders change faster than events can be read, and no answer waits for the next rescan."""
     daemon = scene.daemon(rescan="60s", **options).start()
     tree = _Tree(scene, daemon)
     never = {path: path.read_bytes() for path in tree.never.rglob("*")}
@@ -338,7 +338,7 @@ def _moved(scene: Scene, **options: Any) -> None:
 
 
 def _few_watches(scene: Scene) -> None:
-    """The kernel grants fewer watches than there are subfolders: said once, and the rest is polled."""
+    """The kernel grants too few watches; benchd says so once, and polls the other subfolders."""
     most = scene.chance.randint(1, 8)
     daemon = scene.daemon(before=with_inotify_limits(watches=most), rescan="60s")
     folders = [daemon.folder / f"d{number}" / "deep" for number in range(6)]
@@ -361,7 +361,7 @@ def _few_watches(scene: Scene) -> None:
 
 
 def _no_inotify(scene: Scene) -> None:
-    """The kernel grants no watch, or not even an instance: said, and all is polled."""
+    """The kernel grants no watch or no inotify instance; benchd says so, and polls the folder."""
     limits = scene.chance.choice([{"watches": 0}, {"instances": 0}])
     daemon = scene.daemon(before=with_inotify_limits(**limits), rescan="60s").start()
     (daemon.folder / "sub").mkdir()
@@ -373,7 +373,7 @@ def _no_inotify(scene: Scene) -> None:
 
 
 def _whole(scene: Scene, daemon: Bound) -> None:
-    """All is answered, each content was answered where it stands, and the end is clean."""
+    """Check that each content is answered in its place, and the daemon stops cleanly."""
     scene.whole(daemon.folder)
     scene.ends(daemon)
 

@@ -1,19 +1,20 @@
-"""Promise: any bytes become a config or an `AuditError`; never a crash, a hang, or another choice than the design's.
+"""Fuzz: any bytes become a config or an `AuditError`; never a crash, a hang, or a choice against the design.
 
 Mutated pieces of the real audits go through `read_audit`, `select` and `bench_config`. Each config must parse, be
-sealed, give every rank to one module, and hold what the plain reading of the design (`reference.py`, on `json`)
-chooses; from time to time it is also made twice, read as YAML and held against its schema. What `json` finds no
-audit in must be refused, and the other way round.
+sealed, give every rank to one module, and hold the choice of the plain reading of the design (`reference.py`, on
+`json`). Some configs are also made twice, read as YAML and validated against the schema. Bytes in which `json` finds
+no audit must be refused, and the other way round.
 
-The short form mutates at random for some seconds. The long form is guided by coverage and needs `atheris`
-(`pip install atheris`): 10 million executions (`BENCHD_CAMPAIGN_RUNS`), one process a core. What it finds goes to
-`findings.jsonl` in its folder, cut down to what matters.
+The short form mutates at random for some seconds. The long form is guided by coverage and needs `atheris` (`pip
+install atheris`): 10 million executions (`BENCHD_CAMPAIGN_RUNS`), one process a core (`guided.py`). It writes its
+findings, minimized, to `findings.jsonl` in its folder.
 """
 
 from __future__ import annotations
 
 import base64
 import copy
+import importlib.util
 import json
 import os
 import random
@@ -87,7 +88,7 @@ def check(data: bytes) -> str:
     if time.perf_counter() - started > HANG_SECONDS:
         raise Finding("hang", f"{time.perf_counter() - started:.1f} s for {len(data)} bytes")
     if isinstance(outcome, str):
-        # How deep is too deep depends on the parser; and what is not UTF-8 is read or refused, as it comes.
+        # The maximum depth depends on the parser, and bytes that are not UTF-8 may be read or refused.
         if outcome != "too_deep" and _is_utf(data) and _reference(data, selection) is not None:
             raise Finding(f"refused as {outcome} what json finds an audit in")
         return outcome
@@ -492,21 +493,9 @@ def _at_random(place: Path, seed: int, findings: Findings) -> dict[str, int | fl
     }
 
 
-#: What a guided process runs: the product is instrumented as it is imported, so that must come first.
-_GUIDED: Final = """
-import sys
-import atheris
-with atheris.instrument_imports(include=["benchd"]):
-    import benchd, benchd.bench.config, benchd.bench.seal
-from campaigns.fuzz import guided
-guided(atheris, sys.argv)
-"""
-
-
 def _guided(place: Path, seed: int, findings: Findings) -> dict[str, int | float | str]:
     """Fuzz with coverage, one process a core over one corpus."""
-    known = subprocess.run([sys.executable, "-c", "import atheris"], capture_output=True, check=False)
-    assert known.returncode == 0, "the long form needs atheris: pip install atheris"
+    assert importlib.util.find_spec("atheris"), "the long form needs atheris: pip install atheris"
     runs = int(os.environ.get("BENCHD_CAMPAIGN_RUNS") or RUNS)
     corpus, words = place / "corpus", place / "tokens.dict"
     corpus.mkdir()
@@ -555,33 +544,8 @@ def _start_guided(place: Path, index: int, seed: int, runs: int, corpus: Path, w
     environment = {**os.environ, "PYTHONPATH": paths, "BENCHD_FUZZ": f"{place}:{index}:{seed}"}
     with (place / f"guided-{index}.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-c", _GUIDED, *arguments, str(corpus)], stdout=log, stderr=log, env=environment
+            [sys.executable, "-m", "campaigns.guided", *arguments, str(corpus)], stdout=log, stderr=log, env=environment
         )
-
-
-def guided(atheris: Any, arguments: list[str]) -> None:
-    """One guided process."""
-    place, index, seed = os.environ["BENCHD_FUZZ"].rsplit(":", 2)
-    findings, outcomes = Findings(Path(place) / "findings.jsonl"), Counter[str]()
-    chance = random.Random(int(seed))
-    mutate, saved = Mutator(chance), Path(place) / f"outcomes-{index}.json"
-    done = 0
-
-    def target(data: bytes) -> None:
-        nonlocal done
-        one(data, findings, outcomes)
-        done += 1
-        if done & 4095 == 0 or done < 2:
-            saved.write_text(json.dumps(outcomes), encoding="ascii")  # it ends without a word to Python
-
-    def custom_mutator(data: bytes, most: int, number: int) -> bytes:
-        luck = chance.random()
-        if luck < 0.6:
-            data = mutate.structure_of(data)[:most]
-        return data if luck < 0.5 else bytes(atheris.Mutate(data, most))  # there only once `Fuzz` runs
-
-    atheris.Setup(["fuzz", *arguments[1:]], target, custom_mutator=custom_mutator)
-    atheris.Fuzz()
 
 
 def _stat(log: str, name: str) -> int:

@@ -1,13 +1,13 @@
-"""Promise: no file that anybody drops can hurt the daemon, reach outside its folder, or keep other audits waiting.
+"""Hostile: no file that anybody drops can hurt the daemon, reach outside its folder, or delay other audits.
 
-One daemon gets everything that `crafted.py` can make: links, pipes, devices, odd names, odd and gigantic contents,
-files in the way of its sidecars, its temporary files and its lock; folders and files are swapped for links while it
-works. Beside all that honest audits arrive, twenty a second, and each must be answered within two seconds. The trail
-must hold the right verdict about each thing. Nothing outside the folder may be opened, which the kernel tells
-(inotify), or changed. While a large file is read, daemon and child processes may take three times its size and
-64 MiB more, and time as its size explains. Names of layers, read as PEFT reads them, must match one module each.
+One daemon gets everything that `crafted.py` can make: links, pipes, devices, odd names, odd and huge contents, files
+in place of its sidecars, temporary files and lock. Folders and files are replaced by links while it works. Meanwhile
+good audits arrive, twenty a second, and each must be answered within two seconds. The trail must hold the right
+verdict about each file. Nothing outside the folder may be opened or changed, which inotify shows. While a large file
+is read, daemon and child processes may take three times its size and 64 MiB more, and a time that its size explains.
+Names of layers, read as PEFT reads them, must match one module each.
 
-The short form has small large files and few swaps.
+The short form has smaller large files and fewer swaps.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from daemon import Daemon, answers, audit, config_of, read_json, report_of, temp
 
 MIB: Final = 2**20
 
-#: No honest audit may wait longer for its answer, whatever else is in the folder.
+#: Seconds in which every honest audit must be answered; more if other programs take the CPU.
 LATEST_SECONDS: Final = 2.0
 
 #: How many honest audits arrive in a second.
@@ -221,7 +221,7 @@ class Meter:
             self.peak = max(self.peak, self._sample())
 
     def _sample(self) -> int:
-        # Until a new process runs a program of its own, its memory is its parent's, and would count twice.
+        # Until a new process calls `exec`, its memory is its parent's, and would count twice.
         children = [child for child in self.children() if _command(child) != self._command]
         self.most_children = max(self.most_children, len(children))
         return memory(self._pid, "RssAnon") + sum(memory(child, "RssAnon") for child in children)
@@ -257,6 +257,13 @@ def memory(pid: int, field: str) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
+def slowdown(pid: int) -> float:
+    """Return how much longer a process has run than it would have alone: other processes take its CPU."""
+    threads = [path.read_text("ascii").split() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    running, waiting = (sum(int(fields[index]) for fields in threads) for index in (0, 1))
+    return 1 + waiting / running if running else 1.0
+
+
 # --- the campaign ---------------------------------------------------------------------------------------------
 
 
@@ -265,7 +272,7 @@ def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
     seed, chance = seeded()
     started = time.monotonic()
     outside = _outside(place)
-    # Often, since some things are only found by a scan; but one must not follow on the heels of the other.
+    # Scans are frequent because only they find some files, but not continuous.
     daemon = Daemon(place, watching=f'rescan_interval = "{"1s" if long else "200ms"}"').start()
     campaign = _Campaign(place, daemon, outside, chance, long=long)
     try:
@@ -506,7 +513,8 @@ class _Campaign:
                     path.unlink(missing_ok=True)
         failed = self.daemon.records("config.write_failed")
         assert not failed, f"{len(failed)} times an answer was not written: {failed[0]}"
-        assert took < LATEST_SECONDS, f"20 audits took {took:.1f} s"
+        latest = LATEST_SECONDS * slowdown(self.daemon.pid)
+        assert took < latest, f"20 audits took {took:.1f} s, not within {latest:.1f}"
 
     def _temporary_name(self) -> tuple[str, int]:
         """What the daemon's temporary files are called: the part before their number, and the number after the last."""
@@ -653,7 +661,7 @@ class _Campaign:
         thing.make(hidden)
         size = hidden.stat().st_size
         path = self.daemon.folder / thing.name
-        seconds = 10 + size / (3 * MIB)
+        seconds = (10 + size / (3 * MIB)) * slowdown(self.daemon.pid)
         with Meter(self.daemon.pid) as meter:
             started = time.monotonic()
             hidden.rename(path)
@@ -732,8 +740,9 @@ class _Campaign:
             "p99, ms": round(quantiles[98] * 1000, 1),
             "latest, ms": round(waits[-1] * 1000, 1),
         }
-        late = sum(wait > LATEST_SECONDS for wait in waits)
-        assert not late, f"{late} honest audits waited longer than {LATEST_SECONDS:g} s, one {waits[-1]:.1f} s"
+        latest = LATEST_SECONDS * slowdown(self.daemon.pid)
+        late = sum(wait > latest for wait in waits)
+        assert not late, f"{late} honest audits waited longer than {latest:.1f} s, one {waits[-1]:.1f} s"
 
     def _wait(self, path: str, moment: float) -> Iterator[float]:
         for record in self.verdicts.about.get(path, ()):

@@ -1,14 +1,14 @@
 """Kill: no SIGKILL loses, doubles or tears an answer.
 
-Audits arrive without a pause: new ones, replaced ones, bad ones that become good and good ones that become bad,
-moved in, linked in and written in place, into the folder and two subfolders. Meanwhile the daemon lives for a second,
-is killed, and is started again; with `durable` and without. Half of the kills come from outside at a random moment.
-The other half come from inside: a launcher counts the calls that make a sidecar (create, write, flush, publish, flush
-the folder, remove) and kills the process before, within or after one of them.
+Audits arrive without a pause: new ones, replaced ones, bad ones that are fixed and good ones that break, moved in,
+linked in and written in place, into the folder and two subfolders. Meanwhile the daemon runs for a second, is killed,
+and is started again, with `durable` and without. Half of the kills come from outside at a random moment. The other
+half come from inside: a launcher counts the calls that make a sidecar (create, write, flush, publish, flush the
+folder, remove) and kills the process before, within or after one of them.
 
-Another process reads every sidecar as it appears: it must be whole, never written to in its place, and its record must
-be in the trail by then. In the end every audit has exactly the answer that its last content must have, to the byte; no
-temporary file is left, and no life of the daemon has answered the same content twice.
+Another process reads every sidecar as it appears: it must be whole, never written in place, and its record must
+already be in the trail. At the end every audit has the answer to its last content, byte for byte. No temporary file is
+left, and no run of the daemon has answered the same content twice.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from typing import Final
 from campaigns.drops import CALLS, Drops, Launched, Reader, Tail, seeded
 from daemon import until
 
-#: Calls of which a life has few: the kill comes at one of the first.
+#: Calls that are rare in a run of the daemon; the kill comes at one of the first.
 _RARE: Final = frozenset({"flush", "flush the folder", "remove", "date", "claim"})
 
 
 def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
-    """Rounds of kills, each in a folder of its own: a scan of ten thousand audits would take up a whole life."""
+    """Run rounds of kills, each in a new folder, because a scan of ten thousand audits takes too long."""
     seed, chance = seeded()
     rounds, kills, audits = (10, 50, 5_000) if long else (1, 8, 250)
     started = time.monotonic()
@@ -73,7 +73,7 @@ class _Round:
         return Launched(self._home, settle="100ms", level="info", durable=durable)
 
     def _live(self, begin: int, end: int) -> None:
-        """One life, in which the audits from number `begin` to `end` arrive; then a kill, if none came from inside."""
+        """Run the daemon while the audits from number `begin` to `end` arrive, and kill it if it still runs."""
         inside = self._chance.random() < 0.6
         purpose = self._chance.choices(list(CALLS), [1 if call in {"date", "claim"} else 4 for call in CALLS])[0]
         # Without `durable` nothing is flushed.
@@ -102,7 +102,7 @@ class _Round:
         return ["--die-at", purpose, moment, str(self._chance.randint(1, most)), str(self._log)]
 
     def _last_life(self) -> None:
-        """Answer what is open; then nothing but answers is left."""
+        """Answer the rest, and check that only answers are left."""
         daemon = self._daemon(durable=True)
         daemon.launch()
         try:

@@ -1,16 +1,16 @@
-"""Overflow: what the kernel forgets to tell is found all the same, and at once.
+"""Overflow: audits whose events the kernel lost are found, and at once.
 
-The daemon is stopped (SIGSTOP), and audits are dropped, replaced, spoilt, mended, renamed and deleted; a file is
-renamed to and fro until the kernel's queue of events (fs.inotify.max_queued_events) is full; then more happens, of
-which the kernel tells nothing: the same again, an audit in a folder that is new, a folder that is moved and another one
-in its place. Then the daemon goes on. Now and then it is stopped again as soon as it has noticed, amid its scan.
+The daemon is paused (SIGSTOP), and audits are dropped, replaced, broken, fixed, renamed and deleted. A file is renamed
+back and forth until the kernel's queue of events (fs.inotify.max_queued_events) is full. More changes follow without
+events: the same again, an audit in a new folder, a folder that is moved and another one in its place. Then the daemon
+continues. Sometimes it is paused again as soon as it has noticed, in the middle of its scan.
 
 Each time `watch.overflow` must be recorded and every audit get the answer to its last content within seconds. The
-periodic scan comes once an hour, so it can't be what helps. Afterwards each folder that came or moved during the
-overflow must be watched: a drop into it is answered without a further scan. No content is answered twice.
+periodic scan runs once an hour, so it can't be the cause. Afterwards each folder that was created or moved during the
+overflow must be watched: a drop into it is answered without another scan. No content is answered twice.
 
-All of this also with a daemon whose clock is five minutes off from the one that dates the files, as it is once the
-clock was set. What a scan takes for seen must not depend on it.
+The campaign also runs with a daemon whose clock is five minutes off from the file system's, as after the clock was
+set.
 """
 
 from __future__ import annotations

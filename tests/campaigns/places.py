@@ -1,8 +1,8 @@
-"""Where a daemon has a hard time, and what undoes it: mounts, limits, rights, failing calls, clocks that jump.
+"""Scenes of trouble for a daemon: mounts, limits, permissions, failing calls, and clocks that jump.
 
-A `Scene` is one performance of a scenario, in an empty directory of its own; what it mounts or starts is undone when
-it ends, however it ends. Run as a program this file is the daemon itself, in a process whose system calls fail and
-whose clock jumps as `Faults` says.
+A `Scene` is one performance of a scenario in its own empty directory. Its mounts and processes are undone when it
+ends, also if it fails. Run as a program, this file is the daemon, in a process whose system calls fail and whose clock
+jumps as `Faults` says.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 from benchd.bench.seal import unbroken
 from benchd.folder.names import is_sidecar
@@ -33,27 +33,27 @@ from daemon import Daemon, answers, audit, until
 
 TESTS: Final = Path(__file__).resolve().parent.parent
 
-#: Ample for a loaded machine; nothing here is a measurement.
+#: Seconds to wait for a condition, long enough for a loaded machine.
 PATIENCE: Final = 30.0
 
-#: How long the long form goes on to begin another performance, and how many there are at a time.
+#: Seconds in which the long form starts performances, and how many run at a time.
 LONG_SECONDS: Final = 300.0
 _LONG_AT_A_TIME: Final = 8
 
 ROOT: Final = os.geteuid() == 0
 
-#: What a scenario itself leaves in a folder begins so; all other hidden files are benchd's.
+#: Prefix of hidden files that a scenario makes; all other hidden files are benchd's.
 BALLAST: Final = ".ballast"
 
 _FAULTS: Final = "BENCHD_CAMPAIGN_FAULTS"
 
 
 class Missing(Exception):
-    """This system lacks what a scenario needs: rights, a tool, a kind of file system."""
+    """This system lacks permissions, a tool or a file system that a scenario needs."""
 
 
 def command(*arguments: str | Path) -> None:
-    """Run a tool of the system to its end."""
+    """Run a tool of the system. Raises OSError if it fails."""
     try:
         done = subprocess.run([*map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def command(*arguments: str | Path) -> None:
 
 
 def needs(*arguments: str | Path) -> None:
-    """Run a tool that prepares a scenario; without what it prepares there is none."""
+    """Run a tool that prepares a scenario. Raises `Missing` if it fails."""
     try:
         command(*arguments)
     except OSError as error:
@@ -71,7 +71,7 @@ def needs(*arguments: str | Path) -> None:
 
 
 def without_rights() -> Sequence[str]:
-    """What to start a command with so that permissions bind it, whoever runs this."""
+    """Return the prefix of a command that drops the capabilities of root, so that permissions bind it."""
     if not ROOT:
         return ()
     setpriv = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
@@ -80,7 +80,7 @@ def without_rights() -> Sequence[str]:
 
 
 def with_inotify_limits(*, watches: int | None = None, instances: int | None = None) -> Sequence[str]:
-    """What to start a command with so that it gets so many watches, or instances; nobody else is limited."""
+    """Return the prefix of a command that limits its inotify watches or instances."""
     limits = {"watches": watches, "instances": instances}
     writes = [f"echo {most} > /proc/sys/user/max_inotify_{of}" for of, most in limits.items() if most is not None]
     unshare = ("unshare", "--user", "--map-root-user", "sh", "-e", "-c", "; ".join([*writes, 'exec "$@"']), "sh")
@@ -92,26 +92,41 @@ def with_inotify_limits(*, watches: int | None = None, instances: int | None = N
 
 
 class _Records:
-    """A file of records, read as it grows. What was in it is kept, whatever becomes of the file."""
+    """Reads a file of records as it grows, and keeps the records when the file is deleted or replaced."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.known: list[dict[str, Any]] = []
-        #: Lines that are no records: of a disk that was full, or a device that failed, within one.
+        #: Lines that are not JSON: the disk was full, or the device failed, in the middle of one.
         self.torn = 0
-        self._place: tuple[int, int] | None = None
+        # The file stays open. If it were closed and deleted, its successor could get the same inode number.
+        self._file: BinaryIO | None = None
         self._offset = 0
+        self._closed = False
 
     def read(self) -> list[dict[str, Any]]:
-        """All records so far."""
-        if not self.path.is_file():  # gone, or a pipe that nobody may open here
-            return self.known
-        with contextlib.suppress(OSError), self.path.open("rb") as file:
-            info = os.fstat(file.fileno())
-            if (info.st_dev, info.st_ino) != self._place or info.st_size < self._offset:
-                self._place, self._offset = (info.st_dev, info.st_ino), 0
-            file.seek(self._offset)
-            content = file.read()
+        """Return all records so far."""
+        self._read_on()
+        with contextlib.suppress(OSError):
+            if not self._closed and self.path.is_file() and not self._is_open():  # opening a pipe would block
+                file = self.path.open("rb")
+                if self._file is not None:
+                    self._file.close()
+                self._file, self._offset = file, 0
+                self._read_on()
+        return self.known
+
+    def _is_open(self) -> bool:
+        return self._file is not None and os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+
+    def _read_on(self) -> None:
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            if os.fstat(self._file.fileno()).st_size < self._offset:
+                self._offset = 0
+            self._file.seek(self._offset)
+            content = self._file.read()
             whole = content[: content.rfind(b"\n") + 1]
             self._offset += len(whole)
             for line in whole.splitlines():
@@ -119,11 +134,18 @@ class _Records:
                     self.known.append(json.loads(line))
                 except ValueError:
                     self.torn += 1
-        return self.known
+
+    def close(self) -> None:
+        """Read the rest, and close the file."""
+        self.read()
+        self._closed = True
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class Bound(Daemon):
-    """A daemon that is started by `before`, and whose calls fail as `faults` says."""
+    """A daemon with the command prefix `before`, whose calls fail as `faults` says."""
 
     def __init__(self, home: Path, *, before: Sequence[str] = (), faults: Faults | None = None, **options: Any) -> None:
         super().__init__(home, **options)
@@ -153,37 +175,43 @@ class Bound(Daemon):
             assert self.running, self.stderr
         return self
 
+    def kill(self) -> None:
+        """Kill the process and read the rest of its records."""
+        super().kill()
+        self._in_trail.close()
+        self._on_stderr.close()
+
     def records(self, event: str | None = None, **fields: Any) -> list[dict[str, Any]]:
-        """The records of one event, with these fields: those in the trail, and those that were in it before."""
+        """Return the records with this event and these fields, in the trail and in its earlier files."""
         return _matching(self._in_trail.read(), event, fields)
 
     def told(self, event: str | None = None, **fields: Any) -> list[dict[str, Any]]:
-        """The records that went to standard error, because the trail could not take them."""
+        """Return the records that went to standard error because the trail failed."""
         return _matching(self._on_stderr.read(), event, fields)
 
     @property
     def torn(self) -> int:
-        """How many lines of the trail are no records."""
+        """Return how many lines of the trail are not JSON."""
         return self._in_trail.torn
 
     def everything(self, event: str | None = None, **fields: Any) -> list[dict[str, Any]]:
-        """The records, wherever they went."""
+        """Return the records in the trail and on standard error."""
         return self.records(event, **fields) + self.told(event, **fields)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop the process for a while: what happens meanwhile has happened when it looks again."""
+        """Pause the process, so that several changes look simultaneous to it."""
         os.kill(self.pid, signal.SIGSTOP)
         try:
-            until(lambda: _state(self.pid) == "T", what="the process stands still")
+            until(lambda: _state(self.pid) == "T", what="the process is paused")
             yield
         finally:
             os.kill(self.pid, signal.SIGCONT)
 
     def scans(self, number: int = 1) -> None:
-        """Wait until so many scans have begun and ended from now on."""
+        """Wait until `number` scans have begun and ended."""
         before = len(self.records("scan.finished"))
-        # The first that ends may have begun before.
+        # The first scan that ends may have begun earlier.
         until(lambda: len(self.records("scan.finished")) > before + number, PATIENCE, "scan.finished")
 
 
@@ -204,7 +232,7 @@ def _state(pid: int) -> str:
 
 
 class Scene:
-    """One performance: its directory, its chance, what it counts, and what must be undone after it."""
+    """One performance: its directory, random numbers, counts, and undo stack."""
 
     def __init__(self, home: Path, chance: random.Random, *, long: bool = False) -> None:
         self.home = home
@@ -219,7 +247,7 @@ class Scene:
         home.mkdir()
 
     def daemon(self, *, rescan: str = "500ms", **options: Any) -> Bound:
-        """A daemon over `inbox`; started by the scenario, and killed after it if it still runs."""
+        """Return a daemon over `inbox`. The scenario starts it; it is killed at the end if it still runs."""
         options.setdefault("watch", 'poll_interval = "200ms"')
         options.setdefault("watching", f'rescan_interval = "{rescan}"')
         daemon = Bound(self.home, **options)
@@ -228,24 +256,24 @@ class Scene:
         return daemon
 
     def last_words(self) -> list[dict[str, Any]]:
-        """What the daemons have complained of last."""
+        """Return the last warnings and errors of the daemons."""
         with contextlib.suppress(OSError, ValueError):
             said = [record for daemon in self._daemons for record in daemon.everything()]
             return [record for record in said if record["level"] in {"warning", "error"}][-5:]
         return []
 
     def content(self) -> bytes:
-        """An audit that is like no other of the scene, but of their size."""
+        """Return a new audit, of the same size as all others of the scene."""
         self.number += 1
         self.counts["audits"] += 1
         return audit(self.number)
 
     def drop(self, folder: Path, number: int = 1) -> list[Path]:
-        """New audits in `folder`: moved in, or written in place."""
+        """Add new audits to `folder`, moved in or written in place."""
         return [self.rewrite(folder / f"a{self.number + 1}.json") for _ in range(number)]
 
     def rewrite(self, path: Path) -> Path:
-        """Other content of the same size in the audit `path`."""
+        """Write new content of the same size to the audit `path`."""
         content = self.content()
         if self.chance.random() < 0.5:
             whole = self.home / f"whole-{self.number}"
@@ -272,7 +300,7 @@ class Scene:
         self.most["slowest answer, s"] = max(self.most.get("slowest answer, s", 0.0), time.monotonic() - begun)
 
     def whole(self, folder: Path) -> None:
-        """All audits in `folder` are answered, and nothing there is half of anything."""
+        """Check that all audits in `folder` are answered, with whole sidecars and no temporary files."""
         audits = list(audits_in(folder))
         assert audits
         unanswered = [path for path in audits if not answers(path)]
@@ -283,7 +311,7 @@ class Scene:
             assert unbroken(path.read_bytes()), f"half a sidecar: {path}"
 
     def ends(self, daemon: Bound, *, quiet: bool = True) -> None:
-        """The daemon stops as it should, and none of its threads had failed; `quiet`: nothing came out on stderr."""
+        """Stop the daemon; check its exit code, threads and lock, and if `quiet` its standard error."""
         assert daemon.running, f"benchd ended: {daemon.stderr}"
         lock = daemon.folder / LOCK_NAME
         until(
@@ -291,7 +319,7 @@ class Scene:
             what=f"{daemon.folder} is watched, and claimed",
         )
         os.kill(daemon.pid, signal.SIGTERM)
-        code = daemon._process.wait(PATIENCE) if daemon._process else None
+        code = daemon.wait(PATIENCE)
         assert code == 0, f"exit code {code}: {daemon.stderr}"
         assert not quiet or daemon.stderr == "", daemon.stderr
         failed = daemon.everything("service.thread_failed")
@@ -319,12 +347,12 @@ class Scene:
             self.undo.callback(self._unmount_all)
 
     def tmpfs(self, point: Path, **options: str | int) -> None:
-        """A file system of its own, in memory."""
+        """Mount a file system in memory."""
         named = ["mode=755", *(f"{key}={value}" for key, value in options.items())]
         self.mount(point, "-t", "tmpfs", "-o", ",".join(named), "tmpfs")
 
     def unmount(self, point: Path) -> None:
-        """Unmount what is watched: nobody may keep it busy for more than a moment."""
+        """Unmount a watched folder, which benchd may keep busy only briefly."""
         trouble: list[str] = []
 
         def unmounted() -> bool:
@@ -348,7 +376,7 @@ class Scene:
 
 
 def audits_in(folder: Path) -> Iterator[Path]:
-    """Every audit in `folder` that benchd must have seen."""
+    """Yield every audit in `folder` that benchd must answer."""
     for path in folder.rglob("*.json"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if not hidden and not is_sidecar(path.name) and path.is_file():
@@ -356,12 +384,12 @@ def audits_in(folder: Path) -> Iterator[Path]:
 
 
 def sidecars_in(folder: Path) -> set[Path]:
-    """Every sidecar in `folder`."""
+    """Return every sidecar in `folder`."""
     return {path for path in folder.rglob("*.json") if is_sidecar(path.name)}
 
 
 def gone(folder: Path) -> None:
-    """Delete a whole folder, into which benchd may be writing."""
+    """Delete a folder into which benchd may be writing."""
 
     def deleted() -> bool:
         with contextlib.suppress(OSError):
@@ -377,12 +405,12 @@ Scenario = Callable[[Scene], None]
 
 
 def seeded() -> int:
-    """The seed of this run; BENCHD_CAMPAIGN_SEED repeats one, as far as the clock allows."""
+    """Return the seed of this run; BENCHD_CAMPAIGN_SEED repeats one, as far as timing allows."""
     return int(os.environ.get("BENCHD_CAMPAIGN_SEED") or random.randrange(2**32))
 
 
 def play(scenarios: Mapping[str, Scenario], place: Path, *, long: bool) -> dict[str, int | float | str]:
-    """Each scenario once, all at the same time; or in random order, a few at a time, again and again."""
+    """Run each scenario once, all together, or in the long form repeatedly, a few at a time."""
     seed, begun = seeded(), time.monotonic()
     stage = _Stage(scenarios, place, seed, long=long)
     at_a_time = _LONG_AT_A_TIME if long else len(scenarios)
@@ -407,7 +435,7 @@ def _programme(scenarios: Iterable[str], chance: random.Random) -> Iterator[str]
 
 
 class _Stage:
-    """Where scenarios are performed, on several threads, and what comes of it."""
+    """Performs scenarios on several threads and collects their results."""
 
     def __init__(self, scenarios: Mapping[str, Scenario], place: Path, seed: int, *, long: bool) -> None:
         self._scenarios = scenarios
@@ -422,7 +450,7 @@ class _Stage:
         self.failed = False
 
     def perform(self, index: int, name: str) -> None:
-        """One performance, alone in its own directory. Raises AssertionError where it breaks a promise."""
+        """Run one performance in its own directory. Raises AssertionError if it breaks a promise."""
         home = self._place / f"{index}-{name.replace(' ', '-')}"
         scene = Scene(home, random.Random(f"{self._seed} {index} {name}"), long=self._long)
         try:
@@ -444,7 +472,7 @@ class _Stage:
         shutil.rmtree(home)
 
     def figures(self) -> dict[str, int | float | str]:
-        """What was played, how often, and what was counted meanwhile."""
+        """Return how often each scenario was played, and the counts."""
         skipped = "; ".join(f"{name}: {reason}" for name, reason in sorted(self._missing.items()))
         return {
             **{f"{name}, times": self._played[name] for name in self._scenarios if self._played[name]},
@@ -456,7 +484,7 @@ class _Stage:
 
 # --- faults and clocks -----------------------------------------------------------------------------------------
 
-#: The calls that fail together, by what they are for. Of `open` only what creates a file.
+#: Calls that fail together, by purpose. `open` fails only if it creates a file.
 _CALLS: Final = {
     "create": ("open",),
     "write": ("write",),
@@ -468,7 +496,7 @@ _CALLS: Final = {
 
 
 class Faults:
-    """Which calls of a daemon fail, and what its clock shows: files in `folder`, which the daemon reads each time."""
+    """Files in `folder` that say which calls of a daemon fail and what its clock shows."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -477,12 +505,12 @@ class Faults:
         folder.mkdir()
 
     def on(self, purpose: str, number: int, below: Path) -> None:
-        """From now on the calls for that purpose fail with `number` for what is `below`, be it open or named."""
+        """Let calls for that purpose fail with `number` for files below `below`."""
         self._rules.setdefault(purpose, []).append((number, str(below)))
         self._put(purpose, self._rules[purpose])
 
     def off(self) -> int:
-        """All calls work again. Returns how many have failed; whoever asked for a fault must have met it."""
+        """Let all calls work again and return how many failed. Every fault must have happened."""
         met = {}
         for purpose, rules in self._rules.items():
             (self.folder / purpose).unlink()
@@ -496,7 +524,7 @@ class Faults:
         return sum(met.values())
 
     def jump(self, seconds: float) -> None:
-        """Set the clock that far from the true time; what is written from now on is dated by it."""
+        """Set the clock to this distance from the true time; it dates all later writes."""
         self._jumps.append((time.time_ns(), int(seconds * 10**9)))
         self._put("clock", self._jumps)
 
@@ -519,7 +547,7 @@ def _asked(folder: Path, name: str) -> Any:
 
 
 def _spoil(folder: Path) -> None:
-    """Have the calls of this process fail as `Faults` asks for."""
+    """Let the calls of this process fail as `Faults` says."""
     torn: set[int] = set()
 
     def path_of(call: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> str:
@@ -534,7 +562,7 @@ def _spoil(folder: Path) -> None:
         def spoilt(*arguments: Any, **options: Any) -> Any:
             rules = () if call == "open" and not _creates(arguments[1]) else _asked(folder, purpose) or ()
             if call == "syncfs" and rules:
-                return False  # something on the file system could not be written; which, each file tells
+                return False  # each file is then flushed by itself
             path = f"{path_of(call, arguments, options)}/" if rules else ""
             number = next((number for number, below in rules if path.startswith(f"{below}/")), None)
             if number is None:
@@ -560,7 +588,7 @@ def _creates(flags: int) -> bool:
 
 
 class _Clock:
-    """The time as `Faults.jump` has set it, for what asks the clock and for what the file system has dated by it."""
+    """The clock that `Faults.jump` sets, for the time functions and for the dates of files."""
 
     _NAMES: Final = ("st_atime", "st_mtime", "st_ctime")
 
@@ -569,7 +597,7 @@ class _Clock:
         self._time_ns = time.time_ns
 
     def install(self) -> None:
-        """Be the clock of this process."""
+        """Make this the clock of the process."""
         time.time_ns = self.time_ns
         time.time = lambda: self.time_ns() / 10**9
         for call in ("stat", "lstat", "fstat"):
@@ -579,16 +607,16 @@ class _Clock:
         os.scandir = lambda path=".": _Entries(scandir(path), self)  # type: ignore[assignment,misc]
 
     def time_ns(self) -> int:
-        """What the clock shows."""
+        """Return what the clock shows."""
         return self.shown(self._time_ns())
 
     def shown(self, true_ns: int) -> int:
-        """What the clock showed at a true time."""
+        """Return what the clock showed at a true time."""
         jumps = [offset for since, offset in _asked(self._folder, "clock") or () if since <= true_ns]
         return true_ns + (jumps[-1] if jumps else 0)
 
     def _utime(self, call: Callable[..., None], *arguments: Any, **options: Any) -> None:
-        """What is dated on purpose shows that date ever after, whatever the clock: it is stored as what is shown so."""
+        """Store a date so that it is shown as given, whatever the clock."""
         if options.get("ns"):
             options["ns"] = tuple(map(self._true, options["ns"]))
         call(*arguments, **options)
@@ -601,7 +629,7 @@ class _Clock:
         return self.date(call(*arguments, **options))
 
     def date(self, info: os.stat_result) -> os.stat_result:
-        """`info` with the times that this clock showed."""
+        """Return `info` with the times that this clock showed."""
         times = {name: self.shown(getattr(info, f"{name}_ns")) for name in self._NAMES}
         fields = [*info[:7], *(value // 10**9 for value in times.values())]
         more = {name: value / 10**9 for name, value in times.items()}
@@ -647,7 +675,7 @@ class _Entry:
 
 
 def main() -> None:
-    """The daemon, spoilt."""
+    """Run the daemon with its faults."""
     folder = Path(os.environ[_FAULTS])
     _spoil(folder)
     _Clock(folder).install()

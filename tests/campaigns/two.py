@@ -1,19 +1,18 @@
-"""Two of them: two daemons on one folder, where the lock can't tell them of each other, do not get in each other's way.
+"""Two: two daemons on one folder, whose locks can't show them each other, do not disturb each other.
 
-A lock file names a process by host, boot and pid namespace; of another host's process nothing can be known. So two
-hosts on a shared folder both answer, as do two containers. Both are set up here with namespaces: a host with a name of
-its own beside the present one, and two containers that share the host's name (as with a host network) and are both
-process 1. All poll, and scan all the time, for it is scans that remove what a crashed benchd has left. Where namespaces
-can't be had, one daemon only believes itself to be on another host.
+A lock file names a process by host, boot and PID namespace, and processes of another host can't be checked. So two
+hosts on a shared folder both answer, and so do two containers. Namespaces imitate both: a second host name, and two
+containers that share the host's name (as with a host network) and are both PID 1. All poll and scan constantly,
+because scans remove the files of a crashed benchd. Without namespaces, one daemon only believes to be on another host.
 
-Audits are dropped, replaced, spoilt, mended, renamed and deleted. Now and then one of the two is paused from outside,
-or a thread of it pauses right before it makes, publishes, dates or removes a file, while the other goes on. The clock
-of one is minutes behind the one that dates the files, or hours ahead: hosts do not agree on the time.
+Audits are dropped, replaced, broken, fixed, renamed and deleted. Sometimes one daemon is paused from outside, or one
+of its threads pauses just before it creates, publishes, dates or removes a file, while the other daemon goes on. The
+clock of one is minutes behind the file system's, or hours ahead.
 
-A third process reads each sidecar as it appears: whole, of the right audit, and with its record in a trail by then. In
-the end every audit has the answer that its last content must have, to the byte, and nothing else is left of either.
-Neither has met an error, both have come to the same decision about the same content, and both have fallen silent: no
-sidecar is written or dated again.
+A third process reads each sidecar as it appears: whole, of the right audit, and with its record in a trail. At the end
+every audit has the answer to its last content, byte for byte, and no other file is left. Neither daemon has met an
+error, both have decided the same about the same content, and both have become silent: no sidecar is written or dated
+again.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
 
 
 def _unshare() -> tuple[str, ...]:
-    """The command that gives a process namespaces of its own; empty if this system has none for us."""
+    """Return the command prefix that gives a process new namespaces; empty if the system grants none."""
     for command in (("unshare",), ("unshare", "--map-root-user")):
         try:
             if subprocess.run([*command, *_CONTAINER, "true"], capture_output=True, check=False).returncode == 0:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from benchd.cli import main
+from commands import invoke
 
 
 def config(*arguments: str | Path, environment: str = "") -> Result:
     """`benchd config`, in this process."""
-    return CliRunner().invoke(main, ["config", *map(str, arguments)], env={"BENCHD_CONFIG": environment})
+    return invoke("config", *arguments, settings=environment)
 
 
 @pytest.fixture
@@ -73,6 +73,31 @@ def test_environment(file: Path):
     other = file.with_name("other.toml")
     other.write_text("", encoding="utf-8")
     assert line(config("--config", other, environment=str(file)), "selection.top_n").startswith("selection.top_n = 3")
+
+
+def test_origin_in_the_environment(file: Path):
+    """The origin of a setting says if `BENCHD_CONFIG` names the file."""
+    found = line(config(environment=str(file)), "selection.top_n")
+    assert found == f"selection.top_n = 5 # {file} (from BENCHD_CONFIG)"
+
+
+def test_mistakes_in_the_environments_file(tmp_path: Path):
+    """Messages about a file that `BENCHD_CONFIG` names say so, because the command line doesn't show its path."""
+    file = tmp_path / "config.toml"
+    result = config(environment=str(file))
+    assert result.exit_code == 2
+    assert result.stderr == f"{file} (from BENCHD_CONFIG): can't be read: No such file or directory\n"
+    file.write_text("[selection]\ntop_n = -1\n", encoding="utf-8")
+    result = config(environment=str(file))
+    assert result.stderr == f"{file} (from BENCHD_CONFIG): selection.top_n: expected an integer >= 0, got -1\n"
+
+
+def test_the_home_folder(file: Path):
+    """`~` at the start of a path is the home folder."""
+    file.write_text("[[watch]]\npath = '~/inbox'\n[trail]\nfile = '~/trail'", encoding="utf-8")
+    result = config("--config", file)
+    assert line(result, "watch[0].path") == f'watch[0].path = "{Path.home() / "inbox"}" # {file}'
+    assert line(result, "trail.file") == f'trail.file = "{Path.home() / "trail"}" # {file}'
 
 
 YAML = """\

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from benchd import __version__
-from benchd.cli import main
+from commands import invoke
 from daemon import AUDITS, DESIGN, audit
 
 
 def benchd(*arguments: str | Path) -> Result:
     """The command, in this process."""
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], env={"BENCHD_CONFIG": ""})
+    return invoke(*arguments)
 
 
 def explain(*arguments: str | Path) -> str:

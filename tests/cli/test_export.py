@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import subprocess
@@ -12,15 +11,16 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchd import BenchSettings, bench_config, read_audit, select
-from benchd.bench.exports import lora_config
-from benchd.cli import main
+from benchd.bench.training import lora_config
 from benchd.cli.yaml_text import yaml_text
+from commands import invoke
 from corpus import AUDITS, USABLE, Sample, document, encoded, entry
+from limits import short_files
 
 BASE = """
 [bench]
@@ -35,7 +35,7 @@ lora = { dropout = 0.0 }
 
 def export(*arguments: str | Path) -> Result:
     """`benchd export`, in this process."""
-    return CliRunner().invoke(main, ["export", *map(str, arguments)], env={"BENCHD_CONFIG": ""})
+    return invoke("export", *arguments)
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_parameters(file: Path) -> None:
     total = json.loads(file.read_bytes())["total_lora_params"]
     assert f"parameters {total:,} → 16,032; " in export(file, "--peft").stderr
     file.write_bytes((AUDITS / "llama4_one__default.json").read_bytes())
-    names = read_audit(file.read_bytes()).names
+    names = read_audit(file.read_bytes()).modules.names
     tensors = {f"base_model.model.{name}.lora_{part}.weight": [16, 32] for name in names for part in "AB"}
     header = json.dumps({name: {"dtype": "F32", "shape": shape} for name, shape in tensors.items()}).encode()
     weights = file.with_name("adapter_model.safetensors")
@@ -261,26 +261,12 @@ def test_adapter_config_that_cannot_be_written(file: Path, tmp_path: Path) -> No
     assert result.stderr.splitlines()[-1].startswith(f"benchd export: {tmp_path / 'taken' / 'run'}")
 
 
-def test_adapter_config_on_a_full_disk(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the disk is full no half file is left."""
-    monkeypatch.setattr("builtins.open", _full_for(str(tmp_path / "new")))
-    result = export(file, "--adapter-config", tmp_path / "new")
-    monkeypatch.undo()
+def test_adapter_config_on_a_full_disk(file: Path, tmp_path: Path) -> None:
+    """If the file can't be written whole, no part of it is left."""
+    with short_files(10):
+        result = export(file, "--adapter-config", tmp_path / "new")
     assert (result.exit_code, list((tmp_path / "new").iterdir())) == (1, [])
-    assert result.stderr.splitlines()[-1].endswith("adapter_config.json: No space left on device")
-
-
-def _full_for(folder: str) -> Any:
-    """`open` for a disk on which nothing has room in `folder`."""
-    real = open
-
-    def opened(path: Any, *arguments: Any, **options: Any) -> Any:
-        file = real(path, *arguments, **options)
-        if str(path).startswith(folder):
-            file.write = lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
-        return file
-
-    return opened
+    assert result.stderr.splitlines()[-1].endswith("adapter_config.json: File too large")
 
 
 # --- for Axolotl ----------------------------------------------------------------------------------------------

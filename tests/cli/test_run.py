@@ -88,7 +88,7 @@ def test_second_run(home: Path):
 
 
 def test_link_to_a_folder(home: Path):
-    """A link to a folder, named by the user, is that folder; it is not taken for an audit."""
+    """A link that the user names counts as the folder that it points to."""
     (home / "link").symlink_to("inbox")
     assert run("link", cwd=home).returncode == 0
     assert answers(home / "inbox" / "a.json")
@@ -96,7 +96,7 @@ def test_link_to_a_folder(home: Path):
 
 
 def test_a_pattern_of_the_shell(home: Path):
-    """`benchd run *.json` names configs too, from the second time on: they are passed by."""
+    """Configs that `benchd run *.json` names too, from the second time on, are skipped."""
     run("inbox/a.json", cwd=home)
     (home / "inbox" / "c.json").write_bytes(audit(3))
     names = ["inbox/a.json", "inbox/a.bench.json", "inbox/c.json"]
@@ -171,12 +171,18 @@ def test_rejected(home: Path):
 
 
 def test_rejected_file_that_is_named(home: Path):
-    """So it is for a file that is named itself."""
+    """A bad file that is named itself is rejected; the next time it counts as rejected before, not as answered."""
     (home / "bad.json").write_bytes(b"{]")
-    for expected in ("1 rejected", "[not_json]"):
+    for summary, problem in (
+        ("1 rejected\n", "  bad.json: "),
+        ("1 rejected before, and unchanged\n", "  bad.json: rejected before: "),
+    ):
         result = run("bad.json", cwd=home)
         assert result.returncode == 1
-        assert expected in result.stderr
+        assert summary in result.stderr
+        assert problem in result.stderr
+        assert "[not_json]" in result.stderr
+        assert "answered before" not in result.stderr
 
 
 def test_many_problems(home: Path):

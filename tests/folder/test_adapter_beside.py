@@ -1,6 +1,6 @@
-"""What shapes a config besides the audit: `[bench.base]`, and an `adapter_config.json` in the same folder.
+"""`[bench.base]` and an `adapter_config.json` beside the audit shape a config too.
 
-Each change of these is answered anew, by the next scan at the latest, and no other one is.
+The next scan answers an audit again after each change of these, and after no other change.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from benchd.answering import batch as answering
 from benchd.answering.batch import Answering
 from benchd.bench.seal import unbroken
 from benchd.cli import main
 from benchd.folder.adapter_beside import adapter_beside
-from benchd.folder.folder import Folder, Tally
-from benchd.inbox import Work
-from benchd.settings.reading import BenchSettings, FolderSettings
-from benchd.trail.trail import Trail, TrailFile
+from benchd.folder.files import read_regular
+from benchd.folder.folder import Folder
+from benchd.folder.scan import Scan
+from benchd.inbox import Ticket
+from benchd.settings.keys import BenchSettings, FolderSettings
+from benchd.trail.sinks import TrailFile
+from benchd.trail.trail import Trail
 from corpus import AUDITS
 from daemon import Daemon, answers, config_of, read_json, report_of, until
+from limits import no_descriptors
 
 RSLORA = json.dumps({"peft_type": "LORA", "r": 64, "lora_alpha": 128, "use_rslora": True})
 PLAIN = json.dumps({"peft_type": "LORA", "r": 64, "lora_alpha": 128, "use_rslora": False})
@@ -40,7 +43,7 @@ OPEN = {name: table for name, table in BASE.items() if name != "model"}
 
 
 class Shelf:
-    """A folder with audits, the file of the adapter beside them, and what answers."""
+    """A folder with audits and an `adapter_config.json`."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -50,12 +53,12 @@ class Shelf:
         self.set()
 
     def set(self, **bench: Any) -> None:
-        """The folder anew, as after a restart with such settings."""
+        """Open the folder again, as a restart with these settings does."""
         settings = FolderSettings(path=str(self.home), bench=BenchSettings(**bench))
-        self.folder = Folder(settings, max_bytes=10**6)
+        self.folder = Folder(settings, max_bytes=2**25)
 
     def add(self, name: str) -> Path:
-        """One more audit, last changed a while ago."""
+        """Add an audit and wait until it is old enough to be answered."""
         path = self.home / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes((AUDITS / "r64_rslora__default.json").read_bytes())
@@ -63,29 +66,29 @@ class Shelf:
         return path
 
     def settle(self) -> None:
-        """Wait until what was written is clearly older than what will be."""
+        """Wait until the next file written will have a clearly later date."""
         last = max(path.stat().st_ctime_ns for path in self.home.rglob("*.json"))
         until(lambda: time.time_ns() - last > 60_000_000)
 
     def scan(self) -> list[str]:
-        """Answer all that a scan finds to do, and say what that was, less the adapter's own file."""
+        """Scan, answer the audits found, and return their names."""
 
         def failed(_: str, error: OSError) -> None:
             raise error
 
-        found = sorted(self.folder.scan(Tally(), entering=lambda *_: None, failed=failed))
+        found = sorted(Scan(self.folder, failed=failed))
         desk = Answering(Trail(TrailFile(str(self.trail))), settle=0.0)
-        desk.answer([Work(self.folder, name, "scan") for name in found])
+        desk.answer([Ticket(self.folder, name, "scan") for name in found])
         self.settle()
         return [name for name in found if not name.endswith("adapter_config.json")]
 
     def config(self) -> dict[str, Any]:
-        """The answer."""
+        """Return the config."""
         assert unbroken(config_of(self.audit).read_bytes())
         return read_json(config_of(self.audit))
 
     def alpha(self) -> float:
-        """The alpha of one rank in the answer."""
+        """Return the scaling (alpha / rank) of one layer in the config."""
         strategy = self.config()["compression_strategies"][1]
         [alpha, *_] = [strategy["alpha_pattern"][name] / rank for name, rank in strategy["rank_pattern"].items()]
         return float(alpha)
@@ -98,7 +101,7 @@ def shelf(tmp_path: Path) -> Shelf:
 
 class TestBase:
     def test_another_base_is_another_answer(self, shelf: Shelf):
-        """A base that comes, changes, and goes re-answers each time, and nothing does in between."""
+        """Adding, changing or removing the base answers an audit again, once each."""
         assert shelf.scan() == ["audit.json"]
         for bench in ({"base": BASE}, {"base": {**BASE, "runtime": {}}}, {"base": BASE, "focus": True}, {}):
             shelf.set(**bench)
@@ -110,13 +113,13 @@ class TestBase:
 
     @pytest.mark.parametrize("bench", [{"focus": True}, {"adapter_config": True}])
     def test_settings_without_effect(self, shelf: Shelf, bench: dict[str, Any]):
-        """What changes nothing without a base re-answers nothing."""
+        """Settings that need a base answer nothing again without one."""
         assert shelf.scan() == ["audit.json"]
         shelf.set(**bench)
         assert shelf.scan() == []
 
     def test_asking_in_vain(self, shelf: Shelf):
-        """A whole base has nothing to ask the adapter's file for."""
+        """`adapter_config = true` answers nothing again if the base is complete."""
         shelf.adapter.write_text(PLAIN)
         shelf.set(base=BASE)
         shelf.scan()
@@ -126,7 +129,7 @@ class TestBase:
 
 class TestAdapter:
     def test_comes_changes_goes(self, shelf: Shelf):
-        """The adapter's file shapes the answer at the scan after each of its changes, and not without one."""
+        """The next scan answers an audit again after `adapter_config.json` is added, changed or removed."""
         assert shelf.scan() == ["audit.json"]
         assert shelf.alpha() == 2.0
         shelf.adapter.write_text(RSLORA)
@@ -145,7 +148,7 @@ class TestAdapter:
 
     @pytest.mark.parametrize("before", [None, RSLORA])
     def test_changed_while_stopped(self, shelf: Shelf, before: str | None):
-        """A change that nobody saw is found by the first scan after a start."""
+        """The first scan after a start finds a change that was made while benchd was stopped."""
         if before:
             shelf.adapter.write_text(before)
         shelf.scan()
@@ -154,7 +157,7 @@ class TestAdapter:
         assert shelf.scan() == ["audit.json"]
 
     def test_moved_in_with_an_old_date(self, shelf: Shelf):
-        """It may have been written long before: what counts is that it is there now."""
+        """A file with an old date counts once it is moved in."""
         shelf.scan()
         elsewhere = shelf.home / "elsewhere"
         elsewhere.mkdir()
@@ -178,14 +181,14 @@ class TestAdapter:
         assert not report_of(shelf.adapter).exists()
 
     def test_its_own_folder_only(self, shelf: Shelf):
-        """It is about the audits in its own folder, not about those above or below."""
+        """The file applies to audits in its own folder only."""
         shelf.add("below/audit.json")
         shelf.scan()
         (shelf.home / "below" / "adapter_config.json").write_text(RSLORA)
         assert shelf.scan() == ["below/audit.json"]
 
     def test_asked_for(self, shelf: Shelf):
-        """What the base leaves to it is taken from it, and another base model is another answer."""
+        """Keys that the base lacks come from the file, so another base model gives another answer."""
         shelf.set(base=OPEN, adapter_config=True)
         assert shelf.scan() == ["audit.json"]
         assert "has model.name" in shelf.config()["selection"]["notes"][-1]
@@ -196,7 +199,7 @@ class TestAdapter:
             assert shelf.config()["selection"]["notes"] == []
 
     def test_malformed(self, shelf: Shelf):
-        """One that can't be used is noted in the config and in the trail; once it can be, the note goes."""
+        """An unusable file is noted in the config and the trail until it is fixed."""
         shelf.adapter.write_text(RSLORA[:-5])
         assert shelf.scan() == ["audit.json"]
         [note] = shelf.config()["selection"]["notes"]
@@ -210,7 +213,7 @@ class TestAdapter:
         assert shelf.config()["selection"]["notes"] == []
 
     def test_link(self, shelf: Shelf, tmp_path: Path):
-        """A link is not followed."""
+        """A symbolic link is not followed."""
         (tmp_path / "secret").write_text(RSLORA)
         shelf.adapter.symlink_to(tmp_path / "secret")
         assert shelf.scan() == ["audit.json"]
@@ -220,13 +223,13 @@ class TestAdapter:
         assert shelf.scan() == []
 
     def test_pipe(self, shelf: Shelf):
-        """A pipe is not waited for."""
+        """A pipe is not opened."""
         os.mkfifo(shelf.adapter)
         assert shelf.scan() == ["audit.json"]
         assert "not a regular file" in shelf.config()["selection"]["notes"][0]
 
     def test_too_large(self, shelf: Shelf):
-        """One of more than a megabyte is not read."""
+        """A file of more than 1 MiB is not read."""
         shelf.adapter.write_bytes(RSLORA.encode() + b" " * 2**20)
         assert shelf.scan() == ["audit.json"]
         assert "more than 1048576 bytes" in shelf.config()["selection"]["notes"][0]
@@ -234,21 +237,23 @@ class TestAdapter:
         assert shelf.scan() == ["audit.json"]
         assert shelf.alpha() == 16.0
 
-    def test_gone_while_it_is_read(self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch):
-        """One that goes between two looks is not there."""
+    def test_gone_while_it_is_read(self, shelf: Shelf):
+        """A file that is deleted just before it is opened counts as missing."""
         shelf.adapter.write_text(RSLORA)
+
+        def too_late(*arguments: Any) -> tuple[bytes, os.stat_result]:
+            shelf.adapter.unlink()
+            return read_regular(*arguments)
+
         directory = shelf.folder.open()
         try:
-            opened = os.open
-            monkeypatch.setattr(os, "open", lambda *a, **k: (shelf.adapter.unlink(missing_ok=True), opened(*a, **k))[1])
-            assert adapter_beside(directory) is None
-            monkeypatch.undo()
+            assert adapter_beside(directory, too_late) is None
             assert adapter_beside(directory) is None
         finally:
             os.close(directory)
 
     def test_edited_config_is_kept(self, shelf: Shelf):
-        """A config that a person has edited stays, whatever comes beside it."""
+        """A config that a person edited stays when `adapter_config.json` appears."""
         shelf.scan()
         config = config_of(shelf.audit)
         config.write_text(config.read_text(encoding="utf-8").replace('"rank": 8', '"rank": 9'), encoding="utf-8")
@@ -257,36 +262,34 @@ class TestAdapter:
         shelf.scan()
         assert '"rank": 9' in config.read_text(encoding="utf-8")
 
-    def test_a_failed_look_is_made_up_for(self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch):
-        """A scan that could not finish leaves the change for the next one to find."""
+    def test_after_a_failed_scan(self, shelf: Shelf):
+        """If a scan can't list the folder, the next scan finds the change."""
         shelf.scan()
         shelf.adapter.write_text(RSLORA)
         shelf.settle()
-        scandir = os.scandir
-
-        def refuse(*_: Any) -> Any:
-            raise PermissionError(13, "Permission denied")
-
-        monkeypatch.setattr(os, "scandir", refuse)
         failures: list[OSError] = []
-        found = shelf.folder.scan(Tally(), entering=lambda *_: None, failed=lambda _, error: failures.append(error))
-        assert list(found) == []
+        found = Scan(shelf.folder, failed=lambda _, error: failures.append(error))
+        with no_descriptors():
+            assert list(found) == []
         assert len(failures) == 1
-        monkeypatch.setattr(os, "scandir", scandir)
         assert shelf.scan() == ["audit.json"]
 
 
-def test_in_a_process_of_its_own(shelf: Shelf, monkeypatch: pytest.MonkeyPatch):
-    """An audit that is decided in another process gets the same bytes, from the same base and adapter."""
+def test_in_a_separate_process(shelf: Shelf):
+    """A very large audit, decided in a separate process, gets the same answer from the same base and adapter."""
     shelf.adapter.write_text(RSLORA)
     shelf.set(base=OPEN, adapter_config=True, focus=True)
     shelf.scan()
-    before = config_of(shelf.audit).read_bytes()
+    before = shelf.config()
     assert shelf.alpha() == 16.0
-    config_of(shelf.audit).unlink()
-    monkeypatch.setattr(answering, "_VERY_LARGE", 0)
+    with shelf.audit.open("ab") as file:
+        file.write(b" " * 16 * 2**20)
+    shelf.settle()
     assert shelf.scan() == ["audit.json"]
-    assert config_of(shelf.audit).read_bytes() == before
+    after = shelf.config()
+    assert {key for key in before if before[key] != after[key]} == {"provenance"}
+    for key in ("settings", "base_sha256", "adapter_config"):
+        assert after["provenance"].get(key) == before["provenance"].get(key)
 
 
 class TestPatterns:
@@ -320,7 +323,7 @@ class TestPatterns:
 
 class TestUnderADaemon:
     def test_adapter(self, start: Callable[..., Daemon]):
-        """Under a running daemon the file of the adapter re-answers its audits by the next scan."""
+        """A running daemon answers audits again within one scan after `adapter_config.json` changes."""
         daemon = start(watching='rescan_interval = "200ms"')
         audit = daemon.drop("audit.json", (AUDITS / "r64_rslora__default.json").read_bytes())
         until(lambda: answers(audit))
@@ -333,7 +336,7 @@ class TestUnderADaemon:
         assert not daemon.records("audit.rejected")
 
     def test_reload(self, start: Callable[..., Daemon]):
-        """A base that comes with SIGHUP re-answers what is there; one that lacks something changes nothing."""
+        """SIGHUP with a new base answers audits again; an incomplete base changes nothing."""
         daemon = start()
         audit = daemon.drop("audit.json")
         until(lambda: answers(audit))
@@ -355,5 +358,5 @@ def daemon_alpha(audit: Path) -> float:
 
 
 def toml(table: dict[str, Any]) -> str:
-    """One of the tables above, inline."""
+    """Return a table as inline TOML."""
     return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + " }"

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from benchd.folder import clock as module
 from benchd.folder.clock import FolderClock
 
 
@@ -20,10 +19,14 @@ def directory(tmp_path: Path) -> Iterator[int]:
     os.close(descriptor)
 
 
-def ahead(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """This system's clock is `seconds` ahead of what dates the files."""
-    real = time.time_ns
-    monkeypatch.setattr(time, "time_ns", lambda: real() + int(seconds * 1e9))
+class SystemClock:
+    """A clock of this system that can be set."""
+
+    def __init__(self, ahead: float = 0.0) -> None:
+        self.ahead = ahead
+
+    def now_ns(self) -> int:
+        return time.time_ns() + int(self.ahead * 1e9)
 
 
 @pytest.mark.parametrize("unnamed", [True, False])
@@ -31,19 +34,18 @@ def ahead(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 def test_now_is_the_folders(
     directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, unnamed: bool
 ) -> None:
-    """Now is what a new file would be dated, however wrong our own clock is; nothing is left behind."""
-    dated = time.time_ns()
-    ahead(monkeypatch, seconds)
+    """Now is the date that a new file would get, however wrong the system's clock is, and no file is left."""
     if not unnamed:
-        monkeypatch.delattr(module.os, "O_TMPFILE")
-    clock = FolderClock()
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)  # a system without files without names
+    clock = FolderClock(SystemClock(seconds).now_ns)
     clock.read(directory)
-    assert dated - 10**8 < clock.now_ns() < dated + 10**10
+    dated = time.time_ns()
+    assert dated - 10**9 < clock.now_ns() < dated + 10**11
     assert os.listdir(tmp_path) == []
 
 
-def test_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our own clock must do."""
+def test_where_nothing_can_be_written() -> None:
+    """The system's clock is used if no file can be created."""
     descriptor = os.open("/proc", os.O_RDONLY)
     try:
         clock = FolderClock()
@@ -54,14 +56,13 @@ def test_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     assert before <= clock.now_ns() <= time.time_ns()
 
 
-def test_a_step_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set forward or back, once; not when it only runs."""
-    clock = FolderClock()
+def test_a_step_is_noticed() -> None:
+    """A clock that is set forward or back is noticed once; one that runs on is not."""
+    system = SystemClock()
+    clock = FolderClock(system.now_ns)
     assert not clock.was_set()
     assert not clock.was_set()
-    ahead(monkeypatch, 300)
-    assert clock.was_set()
-    assert not clock.was_set()
-    ahead(monkeypatch, -600)
-    assert clock.was_set()
-    assert not clock.was_set()
+    for ahead in (300.0, -300.0):
+        system.ahead = ahead
+        assert clock.was_set()
+        assert not clock.was_set()

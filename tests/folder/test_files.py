@@ -9,23 +9,15 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchd.audit.refusals import AuditError
 from benchd.folder import files
+from limits import NOBODY, no_descriptors, no_rights, short_files
 
 LONG_AGO = time.time() - 7200
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[int]:
-    """An open descriptor of `tmp_path`."""
-    descriptor = files.open_directory(str(tmp_path))
-    yield descriptor
-    os.close(descriptor)
 
 
 def read(directory: int, name: str, max_bytes: int = 1000) -> bytes:
@@ -38,8 +30,23 @@ def refused(directory: int, name: str, max_bytes: int = 1000) -> AuditError:
     return caught.value
 
 
+def in_use(directory: int, tmp_path: Path, name: str) -> bool:
+    """Whether this process still counts `name` as a temporary file that it is writing."""
+    (tmp_path / name).touch()
+    return not files.remove_stale_temporary(directory, name, time.time())
+
+
+def this_system(directory: int) -> str:
+    """The part of a temporary file's name that stands for this system."""
+    temporary = files.write_temporary(directory, b"", durable=False)
+    files.discard(directory, temporary)
+    match = files.TEMPORARY.fullmatch(temporary.name)
+    assert match is not None
+    return match[1]
+
+
 def dead_pid() -> int:
-    """The pid of a process that has ended."""
+    """Return the PID of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-S", "-c", ""])
     process.wait()
     return process.pid
@@ -47,7 +54,7 @@ def dead_pid() -> int:
 
 class TestOpenDirectory:
     def test_root_may_be_a_link(self, tmp_path: Path):
-        """The folder that its owner configured may be reached through a link."""
+        """The configured root folder may be a symbolic link."""
         (tmp_path / "real" / "sub").mkdir(parents=True)
         (tmp_path / "link").symlink_to("real")
         descriptor = files.open_directory(str(tmp_path / "link"), "sub")
@@ -56,7 +63,7 @@ class TestOpenDirectory:
 
     @pytest.mark.parametrize("relative", ["link", "link/deep", "sub/link"])
     def test_nothing_below_may(self, tmp_path: Path, relative: str):
-        """No link below the root is followed, wherever on the way it is."""
+        """A symbolic link below the root is not followed, at any depth."""
         (tmp_path / "outside" / "deep").mkdir(parents=True)
         (tmp_path / "root" / "sub").mkdir(parents=True)
         for place in ("root/link", "root/sub/link"):
@@ -65,7 +72,7 @@ class TestOpenDirectory:
             files.open_directory(str(tmp_path / "root"), relative)
 
     def test_leaks_nothing(self, tmp_path: Path):
-        """Neither success nor failure leaves a descriptor open."""
+        """No descriptor stays open, whether the directory opens or not."""
         (tmp_path / "a" / "b").mkdir(parents=True)
         before = len(os.listdir("/proc/self/fd"))
         os.close(files.open_directory(str(tmp_path), "a/b"))
@@ -76,14 +83,14 @@ class TestOpenDirectory:
 
 class TestRead:
     def test_content(self, directory: int, tmp_path: Path):
-        """A regular file's bytes, and its `stat`."""
+        """Reading returns a regular file's bytes and its `stat`."""
         (tmp_path / "a").write_bytes(b"content")
         content, info = files.read_regular(directory, "a", files.look(directory, "a"), 7)
         assert content == b"content"
         assert info.st_size == 7
 
     def test_vanished(self, directory: int, tmp_path: Path):
-        """A file that is gone, before or after it was looked at, is `Vanished`."""
+        """A file that is deleted before or after its `stat` raises `Vanished`."""
         with pytest.raises(files.Vanished):
             files.look(directory, "a")
         (tmp_path / "a").touch()
@@ -93,7 +100,7 @@ class TestRead:
             files.read_regular(directory, "a", info, 10)
 
     def test_special_files(self, directory: int, tmp_path: Path):
-        """What is no regular file is refused by its kind, unopened."""
+        """A file that is not regular is refused by its kind, without being opened."""
         (tmp_path / "link").symlink_to("a")
         (tmp_path / "folder").mkdir()
         os.mkfifo(tmp_path / "pipe")
@@ -112,7 +119,7 @@ class TestRead:
             assert refused(directory, "socket").message.startswith("a socket")
 
     def test_swapped_for_a_link(self, directory: int, tmp_path: Path):
-        """A file that turns into a link between look and open is refused as one."""
+        """A file that becomes a link between `stat` and `open` is refused as a link."""
         (tmp_path / "a").touch()
         info = files.look(directory, "a")
         (tmp_path / "a").unlink()
@@ -122,7 +129,7 @@ class TestRead:
         assert caught.value.code == "symlink"
 
     def test_swapped_for_a_pipe(self, directory: int, tmp_path: Path):
-        """A file that turns into a pipe between look and open is refused, and nothing waits for its writer."""
+        """A file that becomes a pipe between `stat` and `open` is refused, without waiting for a writer."""
         (tmp_path / "a").touch()
         info = files.look(directory, "a")
         (tmp_path / "a").unlink()
@@ -132,7 +139,7 @@ class TestRead:
         assert caught.value.code == "not_a_regular_file"
 
     def test_too_large(self, directory: int, tmp_path: Path):
-        """One byte more than the limit is too large, also if it came after the look."""
+        """One byte more than the limit is too large, also if the file grew after its `stat`."""
         (tmp_path / "a").write_bytes(b"12345")
         assert read(directory, "a", 5) == b"12345"
         error = refused(directory, "a", 4)
@@ -143,42 +150,39 @@ class TestRead:
         with pytest.raises(AuditError):
             files.read_regular(directory, "a", info, 5)
 
-    def test_fails_while_read(self, directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        """A disk that fails in the middle makes the file `unreadable`, in the system's words."""
-        (tmp_path / "a").write_bytes(b"x")
-
-        def fail(*_: object) -> bytes:
-            raise OSError(errno.EIO, "Input/output error")
-
-        monkeypatch.setattr(files.os, "read", fail)
-        error = refused(directory, "a")
+    @pytest.mark.skipif(not os.path.exists("/sys/class/net/lo/speed"), reason="needs a file that can't be read")
+    def test_fails_while_read(self):
+        """A file whose `read` fails is `unreadable`, with the system's message."""
+        directory = files.open_directory("/sys/class/net/lo")  # the loopback device has no speed to tell
+        try:
+            error = refused(directory, "speed", 10_000)
+        finally:
+            os.close(directory)
         assert error.code == "unreadable"
-        assert "Input/output error" in error.message
+        assert os.strerror(errno.EINVAL) in error.message
 
-    def test_no_right_to_open(self, directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        """A lack of rights is the file's trouble; a lack of descriptors is our own."""
-        (tmp_path / "a").write_bytes(b"x")
+    def test_no_right_to_open(self, directory: int, tmp_path: Path):
+        """A file that the process may not open is `unreadable`, and the hint names the process's user."""
+        (tmp_path / "a").touch(mode=0)
+        tmp_path.chmod(0o755)
         info = files.look(directory, "a")
-
-        def refuse(number: int):
-            def refusing(*_: object, **__: object) -> int:
-                raise OSError(number, os.strerror(number))
-
-            return refusing
-
-        monkeypatch.setattr(files.os, "open", refuse(errno.EACCES))
-        with pytest.raises(AuditError) as caught:
+        with no_rights(), pytest.raises(AuditError) as caught:
             files.read_regular(directory, "a", info, 1000)
         assert caught.value.code == "unreadable"
-        assert f"uid {os.geteuid()}" in caught.value.hint
-        monkeypatch.setattr(files.os, "open", refuse(errno.EMFILE))
-        with pytest.raises(OSError, match="Too many open files"):
-            files.read_regular(directory, "a", info, 1000)
-        with pytest.raises(OSError, match="Too many open files"):
-            files.read_sidecar(directory, "a")
+        assert f"uid {NOBODY if os.geteuid() == 0 else os.geteuid()}" in caught.value.hint
+
+    def test_no_descriptor_left(self, directory: int, tmp_path: Path):
+        """A lack of descriptors is an error of the process; it says nothing about the file."""
+        (tmp_path / "a").write_bytes(b"x")
+        info = files.look(directory, "a")
+        with no_descriptors():
+            with pytest.raises(OSError, match="Too many open files"):
+                files.read_regular(directory, "a", info, 1000)
+            with pytest.raises(OSError, match="Too many open files"):
+                files.read_sidecar(directory, "a")
 
     def test_shrinks_while_read(self, tmp_path: Path):
-        """A file that is cut short after its `stat` gives what is left."""
+        """A file that is truncated after its `stat` is read to its new end."""
         path = tmp_path / "a"
         path.write_bytes(b"12345")
         descriptor = os.open(path, os.O_RDONLY)
@@ -186,7 +190,7 @@ class TestRead:
         os.close(descriptor)
 
     def test_grows_while_read(self, directory: int, tmp_path: Path):
-        """A file that grows is read as long as it was."""
+        """A file that grows is read up to its earlier size."""
         path = tmp_path / "a"
         path.write_bytes(b"12345")
         descriptor = os.open(path, os.O_RDONLY)
@@ -194,25 +198,40 @@ class TestRead:
         os.close(descriptor)
 
 
+class TestStatNow:
+    def test_there_or_not(self, directory: int, tmp_path: Path):
+        """A file is its `stat`, a link its own, and a missing file None."""
+        (tmp_path / "a").write_bytes(b"x")
+        (tmp_path / "link").symlink_to("a")
+        assert files.stat_now(directory, "a") == (tmp_path / "a").stat()
+        assert files.stat_now(directory, "link") == (tmp_path / "link").lstat()
+        assert files.stat_now(directory, "gone") is None
+
+    def test_cannot_be_told(self, directory: int):
+        """Any other error is raised."""
+        with pytest.raises(OSError, match="too long"):
+            files.stat_now(directory, "x" * 300)
+
+
 class TestReadSidecar:
     def test_missing(self, directory: int):
-        """None says that there is nothing."""
+        """A missing sidecar is None."""
         assert files.read_sidecar(directory, "a") is None
 
-    def test_not_ours(self, directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        """A folder, a link, a pipe or a huge file in its place is there, but has no content of ours."""
+    def test_not_ours(self, directory: int, tmp_path: Path):
+        """A folder, link, pipe or huge file in a sidecar's place exists, but has no content that benchd wrote."""
         (tmp_path / "folder").mkdir()
         (tmp_path / "link").symlink_to("folder")
         os.mkfifo(tmp_path / "pipe")
-        (tmp_path / "huge").write_bytes(b"123")
-        monkeypatch.setattr(files, "_MAX_SIDECAR", 2)
+        (tmp_path / "huge").touch()
+        os.truncate(tmp_path / "huge", 64 * 2**20 + 1)
         for name in ("folder", "link", "pipe", "huge"):
             found = files.read_sidecar(directory, name)
             assert found is not None
             assert found[0] == b""
 
     def test_content(self, directory: int, tmp_path: Path):
-        """A regular file's content and `stat`."""
+        """A sidecar that is a regular file is its content and `stat`."""
         (tmp_path / "a").write_bytes(b"123")
         found = files.read_sidecar(directory, "a")
         assert found is not None
@@ -222,14 +241,14 @@ class TestReadSidecar:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="leases")
 class TestHasWriter:
     def test_tells(self, directory: int, tmp_path: Path):
-        """A file is known to have a writer, or to have none."""
+        """A file that this process has open for writing has a writer; a closed one has none."""
         path = tmp_path / "a"
         with path.open("wb"):
             assert files.has_writer(directory, "a") is True
         assert files.has_writer(directory, "a") is False
 
     def test_writer_of_another_process(self, directory: int, tmp_path: Path):
-        """So is a writer in another process."""
+        """A writer in another process is found."""
         command = ["/bin/sh", "-c", f"exec > '{tmp_path / 'a'}'; echo; echo ready >&2; read line"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert process.stderr is not None
@@ -239,7 +258,7 @@ class TestHasWriter:
         assert files.has_writer(directory, "a") is False
 
     def test_nobody_can_tell(self, directory: int, tmp_path: Path):
-        """Where the file is gone, or is none that takes leases, nobody can tell."""
+        """A missing file, or one that takes no lease, has an unknown writer."""
         (tmp_path / "folder").mkdir()
         assert files.has_writer(directory, "gone") is None
         assert files.has_writer(directory, "folder") is None
@@ -247,14 +266,14 @@ class TestHasWriter:
 
 class TestExists:
     def test_there_or_not(self, directory: int, tmp_path: Path):
-        """Whatever has the name counts, a link to nowhere too; no file can have a name that is too long."""
+        """A dangling link exists; a file whose name is too long does not."""
         (tmp_path / "link").symlink_to("nowhere")
         assert files.exists(directory, "link")
         assert not files.exists(directory, "gone")
         assert not files.exists(directory, "x" * 300)
 
     def test_cannot_be_told(self, tmp_path: Path):
-        """What keeps it from looking is no answer: a config that can't be seen must not be taken for none."""
+        """An error other than "not found" is raised, so that a config that can't be seen does not count as missing."""
         (tmp_path / "file").write_bytes(b"")
         descriptor = os.open(tmp_path / "file", os.O_RDONLY)
         try:
@@ -266,10 +285,11 @@ class TestExists:
 
 class TestWrite:
     def test_appears_whole(self, directory: int, tmp_path: Path):
-        """The content is under a hidden name first, and then at once in its place."""
+        """The content is written under a hidden name, then renamed into place."""
         temporary = files.write_temporary(directory, b"content", durable=True)
-        files.begin_to_flush(temporary)
-        temporary = files.flush(directory, temporary)
+        os.fsync(temporary.descriptor)
+        temporary = files.close_temporary(directory, temporary)
+        assert temporary.descriptor == -1
         assert files.TEMPORARY.fullmatch(temporary.name)
         assert os.listdir(tmp_path) == [temporary.name]
         files.publish(directory, temporary, "config")
@@ -277,12 +297,12 @@ class TestWrite:
         assert (tmp_path / "config").read_bytes() == b"content"
 
     def test_keeps_umask_and_group(self, directory: int, tmp_path: Path):
-        """The file has the rights that the umask leaves, and the folder's group."""
+        """The file has the permissions that the umask leaves, and the folder's group."""
         if os.geteuid() == 0:
             os.chown(tmp_path, -1, 12345)
         before = os.umask(0o027)
         try:
-            group = files.group_to_give(os.fstat(directory))
+            group = os.fstat(directory).st_gid
             name = files.write_temporary(directory, b"", durable=False, group=group).name
         finally:
             os.umask(before)
@@ -290,84 +310,85 @@ class TestWrite:
         assert stat.S_IMODE(info.st_mode) == 0o640
         assert info.st_gid == tmp_path.stat().st_gid
 
-    def test_closing_fails(self, directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        """A file server may say only at the end that there is no room: nothing is left behind, nothing closed twice."""
-        real, before = os.close, set(files._in_use)
-
-        def close(descriptor: int) -> None:
-            real(descriptor)
-            raise OSError(errno.EDQUOT, "Disk quota exceeded")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "close", close)
-            with pytest.raises(OSError, match="quota"):
-                files.write_temporary(directory, b"content", durable=False)
+    def test_closing_fails(self, directory: int, tmp_path: Path):
+        """A temporary file whose `close` fails, as on a full file server, is removed and no longer in use."""
+        name = files.write_temporary(directory, b"content", durable=False).name
+        with pytest.raises(OSError, match="descriptor"):
+            files.close_temporary(directory, files.Temporary(name, descriptor=2**30))
         assert os.listdir(tmp_path) == []
-        assert files._in_use == before
+        assert not in_use(directory, tmp_path, name)
 
     def test_replaces_a_link_not_its_target(self, directory: int, tmp_path: Path):
-        """A link in the config's place is replaced; what it points to is not written to."""
+        """A link in the config's place is replaced; its target is not written to."""
         (tmp_path / "target").write_bytes(b"theirs")
         (tmp_path / "config").symlink_to("target")
         files.publish(directory, files.write_temporary(directory, b"ours", durable=False), "config")
         assert (tmp_path / "target").read_bytes() == b"theirs"
         assert (tmp_path / "config").read_bytes() == b"ours"
 
-    def test_a_name_that_is_taken(self, directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        """A file that stands where ours is to be made is not ours to remove."""
-        monkeypatch.setattr(files.os, "urandom", bytes)
-        taken = tmp_path / f".benchd-{files._SYSTEM}-{os.getpid()}-{'00' * 8}.tmp"
+    def test_a_name_that_is_taken(self, directory: int, tmp_path: Path):
+        """If the name of a temporary file is taken, the file that has it stays as it is."""
+        taken = tmp_path / f".benchd-{this_system(directory)}-{os.getpid()}-{'00' * 8}.tmp"
         taken.write_bytes(b"theirs")
         with pytest.raises(FileExistsError):
-            files.write_temporary(directory, b"ours", durable=False)
+            files.write_temporary(directory, b"ours", durable=False, random=bytes)
         assert taken.read_bytes() == b"theirs"
-        assert taken.name not in files._in_use
+        assert not in_use(directory, tmp_path, taken.name)
 
     def test_publishing_fails(self, directory: int, tmp_path: Path):
-        """Where the name can't be taken, nothing is left behind."""
+        """A failed rename removes the temporary file."""
         (tmp_path / "config").mkdir()
         temporary = files.write_temporary(directory, b"", durable=False)
         with pytest.raises(OSError, match="directory"):
             files.publish(directory, temporary, "config")
         assert os.listdir(tmp_path) == ["config"]
-        assert temporary.name not in files._in_use
+        assert not in_use(directory, tmp_path, temporary.name)
 
-    def test_flushing_fails(self, directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        """What can't be put on the disk is gone, and its descriptor closed."""
-
-        def fail(_: int) -> None:
-            raise OSError(errno.EIO, "Input/output error")
-
-        monkeypatch.setattr(files.os, "fdatasync", fail)
+    def test_discarded_while_open(self, directory: int, tmp_path: Path):
+        """A temporary file that is discarded is removed, and its descriptor closed."""
         temporary = files.write_temporary(directory, b"content", durable=True)
-        with pytest.raises(OSError, match="Input/output"):
-            files.flush(directory, temporary)
+        files.discard(directory, temporary)
         assert os.listdir(tmp_path) == []
         with pytest.raises(OSError, match="descriptor"):
             os.fstat(temporary.descriptor)
+        assert not in_use(directory, tmp_path, temporary.name)
 
-    def test_writing_fails(self, directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        """A write that fails half-way leaves nothing behind."""
-        real = os.write
-        calls: list[int] = []
-        in_use = set(files._in_use)
-
-        def write(descriptor: int, content: memoryview) -> int:
-            calls.append(len(content))
-            if len(calls) > 1:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return real(descriptor, content[:3])
-
-        monkeypatch.setattr(files.os, "write", write)
-        with pytest.raises(OSError, match="No space"):
-            files.write_temporary(directory, b"content", durable=False)
-        assert calls == [7, 4]
+    def test_writing_fails(self, directory: int, tmp_path: Path):
+        """A write that takes three bytes and then fails leaves no file and no name in use."""
+        before = os.listdir("/proc/self/fd")
+        with short_files(3), pytest.raises(OSError, match="File too large"):
+            files.write_temporary(directory, b"content", durable=False, random=bytes)
         assert os.listdir(tmp_path) == []
-        assert files._in_use == in_use
+        assert os.listdir("/proc/self/fd") == before
+        # The same name is free again.
+        files.discard(directory, files.write_temporary(directory, b"content", durable=False, random=bytes))
+
+
+class TestExplained:
+    @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+    def test_rights(self, number: int):
+        """A lack of rights names the user, the group, the access and the remedy."""
+        text = files.explained(OSError(number, os.strerror(number)), "/inbox", "write into")
+        who = f"uid {os.geteuid()}, gid {os.getegid()}"
+        assert text == f"{os.strerror(number)}: {who} needs to write into /inbox; chown, chgrp or chmod it"
+
+    @pytest.mark.parametrize(
+        ("number", "expected"), [(errno.EROFS, "ReadWritePaths=/inbox"), (errno.ENOSPC, "/inbox; free some")]
+    )
+    def test_remedies(self, number: int, expected: str):
+        """A read-only or full file system has a remedy."""
+        assert expected in files.explained(OSError(number, os.strerror(number)), "/inbox", "write into")
+
+    def test_others(self):
+        """Another error is shown as the system says it."""
+        assert files.explained(OSError(errno.EIO, "Input/output error"), "/inbox", "read") == "Input/output error"
+        assert files.explained(OSError("something"), "/inbox", "read") == "something"
 
 
 class TestStaleTemporary:
-    HOST = files._SYSTEM
+    @pytest.fixture(autouse=True)
+    def _system(self, directory: int) -> None:
+        self.host = this_system(directory)
 
     def make(self, tmp_path: Path, name: str, *, old: bool = False) -> str:
         (tmp_path / name).touch()
@@ -376,31 +397,32 @@ class TestStaleTemporary:
         return name
 
     def test_of_a_dead_process(self, directory: int, tmp_path: Path):
-        """What a dead process of this host left is removed at once."""
-        name = self.make(tmp_path, f".benchd-{self.HOST}-{dead_pid()}-0.tmp")
+        """A file that a dead process of this system left is removed at once."""
+        name = self.make(tmp_path, f".benchd-{self.host}-{dead_pid()}-0.tmp")
         assert files.remove_stale_temporary(directory, name, time.time())
         assert os.listdir(tmp_path) == []
 
     def test_of_an_earlier_process_with_our_pid(self, directory: int, tmp_path: Path):
-        """A pid that is ours now, with a number not in use, is an earlier process's: in a container all have pid 1."""
-        name = self.make(tmp_path, f".benchd-{self.HOST}-{os.getpid()}-999999.tmp")
+        """A file with this process's PID that is not in use is an earlier process's: in containers all have PID 1."""
+        name = self.make(tmp_path, f".benchd-{self.host}-{os.getpid()}-999999.tmp")
         assert files.remove_stale_temporary(directory, name, time.time())
 
     def test_our_own(self, directory: int, tmp_path: Path):
-        """What this process is writing stays."""
+        """A file that this process is writing stays."""
         temporary = files.write_temporary(directory, b"", durable=False)
         assert not files.remove_stale_temporary(directory, temporary.name, time.time())
         files.discard(directory, temporary)
 
     def test_of_a_living_process(self, directory: int, tmp_path: Path):
-        """What another living process is writing stays; after an hour nobody is writing it."""
-        fresh = self.make(tmp_path, f".benchd-{self.HOST}-1-0.tmp")
-        old = self.make(tmp_path, f".benchd-{self.HOST}-1-1.tmp", old=True)
-        assert not files.remove_stale_temporary(directory, fresh, time.time())
-        assert files.remove_stale_temporary(directory, old, time.time())
+        """A file of another living process stays for an hour, in which its writer must have finished."""
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as living:
+            fresh = self.make(tmp_path, f".benchd-{self.host}-{living.pid}-0.tmp")
+            old = self.make(tmp_path, f".benchd-{self.host}-{living.pid}-1.tmp", old=True)
+            assert not files.remove_stale_temporary(directory, fresh, time.time())
+            assert files.remove_stale_temporary(directory, old, time.time())
 
     def test_of_another_host(self, directory: int, tmp_path: Path):
-        """Another host's processes can't be asked: an hour has to pass."""
+        """A file of another system stays for an hour, since its process can't be checked."""
         pid = dead_pid()
         fresh = self.make(tmp_path, f".benchd-00000000-{pid}-0.tmp")
         old = self.make(tmp_path, f".benchd-00000000-{pid}-1.tmp", old=True)
@@ -408,17 +430,17 @@ class TestStaleTemporary:
         assert files.remove_stale_temporary(directory, old, time.time())
 
     def test_strange_pid(self, directory: int, tmp_path: Path):
-        """A pid that can't be one is nobody's to judge, and no crash."""
-        name = self.make(tmp_path, f".benchd-{self.HOST}-{10**30}-0.tmp")
+        """A PID that is too large for the system counts as alive."""
+        name = self.make(tmp_path, f".benchd-{self.host}-{10**30}-0.tmp")
         assert not files.remove_stale_temporary(directory, name, time.time())
 
     def test_others(self, directory: int, tmp_path: Path):
-        """Other names, folders and what is gone are left alone."""
+        """Other names, folders and missing files are left alone."""
         pid = dead_pid()
-        (tmp_path / f".benchd-{self.HOST}-{pid}-3.tmp").mkdir()
+        (tmp_path / f".benchd-{self.host}-{pid}-3.tmp").mkdir()
         for name in (
             ".benchd-x.tmp",
-            f".benchd-{self.HOST}-{pid}-3.tmp",
-            f".benchd-{self.HOST}-{pid}-4.tmp",
+            f".benchd-{self.host}-{pid}-3.tmp",
+            f".benchd-{self.host}-{pid}-4.tmp",
         ):
             assert not files.remove_stale_temporary(directory, name, time.time())

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import peft
 
 from benchd import Audit, BenchSettings, read_audit, select
-from benchd.bench.exports import lora_config
 from benchd.bench.patterns import pattern_keys, target_modules
+from benchd.bench.training import lora_config
 from corpus import USABLE, Sample
 from families import Adapted, adapted, build, tree
 
@@ -40,9 +40,9 @@ def read(sample: Sample) -> Audit:
 
 def names(audit: Audit) -> list[str]:
     """The modules that the answer is tried on: all, but for the largest audit, which has thousands."""
-    if len(audit.names) < 1000:
-        return list(audit.names)
-    return [name for name in audit.names if int(name.split(".")[2]) < LAYERS_OF_THE_LARGEST]
+    if len(audit.modules.names) < 1000:
+        return list(audit.modules.names)
+    return [name for name in audit.modules.names if int(name.split(".")[2]) < LAYERS_OF_THE_LARGEST]
 
 
 def of_audit(sample: Sample) -> dict[str, Adapted] | None:

@@ -20,7 +20,7 @@ from torch import nn
 
 import ranks
 from benchd import select
-from benchd.bench.exports import lora_config
+from benchd.bench.training import lora_config
 from corpus import USABLE, Sample
 from families import Adapted, build
 
@@ -54,7 +54,7 @@ def arguments_of(sample: Sample) -> dict[str, Any]:
 
 def model_of(sample: Sample) -> nn.Module:
     """Return a new model that has the modules of the sample's audit, always with the same weights."""
-    model = build(sample.file, ranks.read(sample).names)
+    model = build(sample.file, ranks.read(sample).modules.names)
     assert model is not None
     return model
 

@@ -17,7 +17,7 @@ import yaml
 
 import ranks
 from benchd import select
-from benchd.bench.exports import lora_config
+from benchd.bench.training import lora_config
 from corpus import SMALLER, Sample
 from families import adapted, build
 
@@ -43,7 +43,7 @@ lora_rank_pattern:
 lora_alpha_pattern:
   model.layers.0.self_attn.q_proj: 6
 """
-MODELLED = [sample for sample in SMALLER if ranks.read(sample).names and not sample.file.startswith("unicode")]
+MODELLED = [sample for sample in SMALLER if ranks.read(sample).modules.names and not sample.file.startswith("unicode")]
 
 
 def axolotl_text(sample: Sample, folder: Path) -> str:
@@ -110,7 +110,7 @@ def test_real_audits(
     assert set(yaml.safe_load(text)) <= set(schema.model_fields)  # Axolotl silently drops unknown keys
     for key, value in yaml.safe_load(text).items():
         assert getattr(config, key) == value
-    names = set(audit.names)
+    names = set(audit.modules.names)
     model = build(sample.file, names)
     if model is None:
         return

@@ -10,8 +10,9 @@ import pytest
 
 from bench_resume import resume, tiny_base
 from benchd import Audit, BenchSettings, Selection, bench_config, read_audit, select
-from benchd.bench.exports import bench_audit, bench_audit_notes, plan_training
 from benchd.bench.patterns import pattern_keys
+from benchd.bench.probe_audit import bench_audit, bench_audit_notes
+from benchd.bench.training import plan_training
 from corpus import content
 
 #: The uniform rank of the answers here.
@@ -46,7 +47,7 @@ def wanted(audit: Audit, selection: Selection) -> dict[str, int]:
     own = {layer.module: layer.rank for layer in selection.layers if layer.rank}
     assert own
     assert UNIFORM not in own.values()
-    return {name: own.get(name, UNIFORM) for name in audit.names}
+    return {name: own.get(name, UNIFORM) for name in audit.modules.names}
 
 
 def exported(audit: Audit, selection: Selection, **settings: Any) -> dict[str, Any]:
@@ -82,9 +83,9 @@ def test_focus(audit: Audit, selection: Selection, base: dict[str, Any], tmp_pat
 def test_exact_keys(audit: Audit, selection: Selection, base: dict[str, Any], tmp_path: Path) -> None:
     """Bench passes keys on as they are, so keys that hit one module only (`$|^…`) work there as in PEFT."""
     ranks = wanted(audit, selection)
-    first, *others = audit.names
+    first, *others = audit.modules.names
     # Another module's name that ends in the first one makes the plain name ambiguous.
-    keys = pattern_keys([first], [*audit.names, f"other.{first}"])
+    keys = pattern_keys([first], [*audit.modules.names, f"other.{first}"])
     assert keys[first] != first
     ranks[first] = 3
     pattern = {keys[first]: 3, **{name: ranks[name] for name in others}}

@@ -92,4 +92,4 @@ def test_probe_trains_the_selected_modules(tmp_path: Path, monkeypatch: pytest.M
 
     # And the audit that Bench makes of it is one that benchd reads.
     again = read_audit((tmp_path / "run" / "probe_r16" / "audit.json").read_bytes())
-    assert set(again.names) == {layer.module for layer in selection.layers}
+    assert set(again.modules.names) == {layer.module for layer in selection.layers}

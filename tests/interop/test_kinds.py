@@ -15,7 +15,7 @@ from torch import nn
 
 import kinds
 from benchd import Audit, BenchSettings, Selection, bench_config, read_adapter_config, read_audit, select
-from benchd.bench.exports import Training, lora_config, plan_training
+from benchd.bench.training import Training, lora_config, plan_training
 from benchd.folder.adapter_weights import read_weights
 
 
@@ -40,7 +40,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     model = kinds.save(kind, folder)
     beside = read_adapter_config((folder / "adapter_config.json").read_bytes())
     audit = read_audit(kinds.audit(folder), adapter=beside)
-    assert audit.adapter_problem is None
+    assert audit.modules.adapter_problem is None
     return Case(kind, folder, model, audit)
 
 
@@ -123,7 +123,7 @@ def test_parameters(case: Case) -> None:
     assert training.change is not None
     assert training.change.parameters is not None
     before, after = training.change.parameters
-    out_of_reach = case.audit.out_of_reach
+    out_of_reach = case.audit.modules.out_of_reach
 
     def lora(model: nn.Module) -> int:
         """The parameters in the pairs of matrices of all modules that have a rank of their own."""
@@ -168,7 +168,7 @@ def test_exact_keys_survive_the_loop(tmp_path: Path) -> None:
         folder = tmp_path / str(number)
         beside = read_adapter_config((folder / "adapter_config.json").read_bytes())
         audit = read_audit(kinds.audit(folder), adapter=beside)
-        assert audit.adapter_problem is None
+        assert audit.modules.adapter_problem is None
         training = plan_training(audit, select(audit), BenchSettings())
         assert r"$|^fc\.a" in training.arguments["rank_pattern"]
         assert r"$|^fc\.a" in training.arguments["alpha_pattern"]

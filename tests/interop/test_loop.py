@@ -32,7 +32,7 @@ def test_loop(tmp_path: Path) -> None:
     assert len(ranks) == 28
     assert ranks == {name: wanted.get(name, uniform["rank"]) for name in ranks}
     # What Gradience says of the second adapter is the same, and the scaling is that of the first.
-    modules = read_audit((inbox / "second.json").read_bytes()).modules
+    modules = read_audit((inbox / "second.json").read_bytes()).modules.known
     assert {name: module.rank for name, module in modules.items()} == ranks
     assert {module.scaling for module in modules.values()} == {2.0}
     assert (inbox / "second.bench.json").exists()

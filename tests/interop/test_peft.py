@@ -15,7 +15,7 @@ import pytest
 
 import ranks
 from benchd import BenchSettings, bench_config, read_adapter_config, read_audit, select
-from benchd.bench.exports import lora_config, plan_training
+from benchd.bench.training import lora_config, plan_training
 from corpus import INDEX, USABLE, Sample
 from families import adapted, build
 
@@ -58,17 +58,20 @@ def test_real_audits(sample: Sample, new: dict[str, Any]) -> None:
     found = ranks.of_audit(sample)
     assert found is not None
     assert {name: module.rank for name, module in found.items()} == {
-        name: own.get(name, min(ranks.OTHER, audit.modules[name].rank or ranks.OTHER)) for name in ranks.names(audit)
+        name: own.get(name, min(ranks.OTHER, audit.modules.known[name].rank or ranks.OTHER))
+        for name in ranks.names(audit)
     }
     for name, module in found.items():
-        assert module.scaling == pytest.approx(audit.modules[name].scaling), name
+        assert module.scaling == pytest.approx(audit.modules.known[name].scaling), name
     new[sample.file] = found
 
 
 def test_every_family_is_there() -> None:
     """The audits are of all the families that the answers are promised for, and most of them name ranks."""
     kinds = {
-        type(build(sample.file, ranks.read(sample).names)).__name__ for sample in MODELLED if "qwen" not in sample.file
+        type(build(sample.file, ranks.read(sample).modules.names)).__name__
+        for sample in MODELLED
+        if "qwen" not in sample.file
     }
     assert kinds == {
         "LlamaForCausalLM",
@@ -97,7 +100,7 @@ def test_names(name: str, new: dict[str, Any]) -> None:
 def test_rslora() -> None:
     """Beside the file of an adapter with `use_rslora`, the scaling is the one that PEFT gave that adapter."""
     [sample] = [sample for sample in MODELLED if "rslora" in sample.file]
-    names = ranks.read(sample).names
+    names = ranks.read(sample).modules.names
     trained = {"r": 64, "lora_alpha": 128, "use_rslora": True, "target_modules": list(names)}
     before = adapted(build(sample.file, names), trained)
     beside = read_adapter_config(json.dumps({**trained, "peft_type": "LORA"}).encode())
@@ -120,14 +123,14 @@ def test_config_at_the_true_scaling() -> None:
     audit = read_audit((folder / "alpha_regex.json").read_bytes(), adapter=beside)
     saved = json.loads((folder / "adapter_config.json").read_bytes())
     told = {key: saved[key] for key in ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")}
-    before = adapted(build("llama", audit.names), told)
+    before = adapted(build("llama", audit.modules.names), told)
     assert {name: module.scaling for name, module in audit.modules.items()} == pytest.approx(
         {name: module.scaling for name, module in before.items()}
     )
     uniform, per_layer = json.loads(bench_config(audit, select(audit)))["compression_strategies"]
-    arguments = {"r": uniform["rank"], "lora_alpha": 2 * uniform["rank"], "target_modules": list(audit.names)}
+    arguments = {"r": uniform["rank"], "lora_alpha": 2 * uniform["rank"], "target_modules": list(audit.modules.names)}
     patterns = {key: per_layer[key] for key in ("rank_pattern", "alpha_pattern")}
-    after = adapted(build("llama", audit.names), {**arguments, **patterns})
+    after = adapted(build("llama", audit.modules.names), {**arguments, **patterns})
     for name in per_layer["rank_pattern"]:
         assert after[name] == (per_layer["rank_pattern"][name], pytest.approx(before[name].scaling))
 
@@ -137,10 +140,10 @@ def test_wrapped_names(file: str) -> None:
     """The answers to audits with wrapper parts in their names match the modules of the unwrapped model."""
     audit = read_audit((CASES / "naming" / f"{file}.json").read_bytes())
     training = plan_training(audit, select(audit), BenchSettings())
-    found = adapted(build("llama", audit.names), training.arguments)
+    found = adapted(build("llama", audit.modules.names), training.arguments)
     assert {name: module.rank for name, module in found.items()} == training.ranks
     for name, module in found.items():
-        assert module.scaling == pytest.approx(audit.modules[name].scaling)
+        assert module.scaling == pytest.approx(audit.modules.known[name].scaling)
 
 
 @pytest.mark.timeout(600)

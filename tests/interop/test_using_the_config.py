@@ -1,4 +1,4 @@
-"""docs/using-the-config.md and docs/trainers.md: their commands and programs in order, as a reader would run them."""
+"""The pages for users that need PEFT or Bench: their commands and programs in order, as a reader would run them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from bench_resume import write_command
 from benchd import BenchSettings, read_audit, select
-from benchd.bench.exports import plan_training
+from benchd.bench.training import plan_training
 from corpus import AUDITS
 from families import build
 from stand_ins import make_data, make_model
@@ -71,7 +71,7 @@ def test_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "inbox").mkdir()
     shutil.copy(AUDITS / "llama4_many__default.json", tmp_path / "inbox" / "audit.json")
     audit = read_audit((tmp_path / "inbox" / "audit.json").read_bytes())
-    model = build("llama", audit.names)
+    model = build("llama", audit.modules.names)
     assert model is not None
     model.save_pretrained(tmp_path / "the-base-model")
     monkeypatch.chdir(tmp_path)
@@ -80,6 +80,16 @@ def test_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ranks(tmp_path / "empty") == wanted
     options = yaml.safe_load((tmp_path / "lora.yaml").read_text(encoding="utf-8"))
     assert {name: options["lora_rank_pattern"].get(name, options["lora_r"]) for name in wanted} == wanted
+
+
+def test_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEFT takes what the tutorial exports."""
+    shutil.copy(AUDITS / "llama4_many__default.json", tmp_path / "audit.json")
+    export = [sys.executable, "-m", "benchd", "export", tmp_path / "audit.json", "--peft"]
+    with (tmp_path / "lora.json").open("wb") as output:
+        subprocess.run(export, check=True, stdout=output, stderr=subprocess.DEVNULL)
+    monkeypatch.chdir(tmp_path)
+    assert follow("tutorial.md", tmp_path) == ["python"]
 
 
 def ranks(adapter: Path) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The benchmarks still run. What they measure is no matter of tests; what they make of their figures is."""
+"""The benchmarks run, and compute their results correctly."""
 
 import json
 import os
@@ -26,11 +26,12 @@ SHORT = {
     "peers": ["--count", "20", "--scripts", "1", "--repeats", "1"],
     "syscalls": ["--count", "2"],
     "parts": ["--count", "2", "--pause", "0.1"],
+    "hops": ["--count", "2", "--by", "order"],
 }
 
 
 def run(script, *arguments, code=0, place):
-    """Run a script of the benchmarks, which leaves nothing behind; what it prints."""
+    """Run a benchmark, check that it leaves no file, and return its output."""
     place.mkdir(exist_ok=True)
     # What they start is tested elsewhere: it need not be slowed down to count its lines.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
@@ -52,7 +53,7 @@ def scripts(monkeypatch):
 
 @pytest.mark.parametrize("script", SHORT)
 def test_runs(script, tmp_path):
-    """A short form of each ends well, prints its rows, and keeps them: figures, or a note that says why not."""
+    """A short form of each benchmark prints and saves its rows: figures, or a note that says why not."""
     import findings
 
     results = tmp_path / "results.json"
@@ -69,14 +70,14 @@ def test_runs(script, tmp_path):
 
 
 def test_make_bench_runs_all():
-    """`make bench` leaves none out."""
+    """`make bench` runs every benchmark."""
     makefile = (BENCHMARKS.parent / "Makefile").read_text(encoding="utf-8")
     (line,) = (line for line in makefile.splitlines() if line.startswith("BENCHMARKS :="))
     assert line.split()[2:] == list(SHORT)
 
 
 def test_a_target_is_held_against_the_median_of_the_ratios():
-    """The ratio is taken within each repeat, less the slack; without a reference the figure itself counts."""
+    """The ratio is computed within each repeat, minus the slack; without a reference the figure itself counts."""
     from findings import Row
 
     pairs = {"benchd": [3.0, 20.0, 5.0], "reference": [1.0, 10.0, 4.0]}
@@ -92,7 +93,7 @@ def test_a_target_is_held_against_the_median_of_the_ratios():
 
 
 def test_the_report_shows_targets_and_plots(tmp_path):
-    """Between its marks the page gets the rows, their verdicts and the plots; what stands around them stays."""
+    """The report writes rows, verdicts and plots between its marks, and keeps the rest of the page."""
     import findings
     import msgspec
 
@@ -127,7 +128,7 @@ def test_the_report_shows_targets_and_plots(tmp_path):
 
 
 def test_compare_takes_noise_into_account():
-    """Slower is what is slower in nearly every pair; not what one wild pair makes it."""
+    """A checkout is slower if it is slower in nearly every pair, not because of one outlier."""
     from compare import interval, slower
 
     assert slower([1.2, 1.15, 1.3, 1.25, 1.18, 1.22], 1.1)
@@ -147,7 +148,7 @@ def test_compare_runs(tmp_path):
 
 
 def test_the_peers_choose_as_benchd_does():
-    """The pattern that the peers run does the same job: the same strategy, layers and ranks for the design's audits."""
+    """The peers choose the same strategy, layers and ranks as benchd for the design's audits."""
     import golden
 
     import benchd

@@ -1,30 +1,54 @@
-"""What the documentation says is so: its examples are run, its settings are the defaults."""
+"""The documentation is correct: its examples run, its links lead somewhere, its lists are complete."""
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
 
+import click
 import jsonschema
 import msgspec
 import pytest
 import tomli
 
 from benchd.audit.refusals import CODES
-from benchd.settings.reading import FolderSettings, Settings, parse_settings
+from benchd.cli import main
+from benchd.settings.keys import FolderSettings, Settings
+from benchd.settings.reading import parse_settings
+from transcripts import EXAMPLE, followed
 
 HERE = Path(__file__).parents[1]
 TOP = HERE.parent
-PAGES = sorted([*TOP.glob("*.md"), *TOP.glob("docs/*.md"), *TOP.glob("systemd/*.md"), *TOP.glob("benchmarks/*.md")])
-CONFIGURATION = TOP / "docs" / "configuration.md"
-CONTRACT = TOP / "docs" / "spec.md"  # says what is to come, too
-USING = TOP / "docs" / "using-the-config.md"  # its programs need PEFT and Bench; tests/interop runs them
-TRAINERS = TOP / "docs" / "trainers.md"  # as do those on this page
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)")
+DOCS = TOP / "docs"
+PAGES = sorted([*TOP.glob("*.md"), *DOCS.rglob("*.md"), *TOP.glob("systemd/*.md"), *TOP.glob("benchmarks/*.md")])
+CONFIGURATION = DOCS / "configuration.md"
+CONTRACT = DOCS / "spec.md"  # describes future changes, too
+USING = DOCS / "using-the-config.md"
+#: Their Python programs need PEFT; tests/interop runs them.
+NEED_PEFT = {DOCS / "tutorial.md", USING, DOCS / "trainers.md"}
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+
+#: Events that are never a warning or an error, so that nobody needs help with them.
+CALM = {
+    "audit.deferred", "audit.ignored", "audit.unchanged", "run.finished", "scan.finished", "service.ready",
+    "service.reloaded", "service.started", "service.stopped", "service.stopping", "watch.root_restored",
+    "watch.started",
+}  # fmt: skip
+
+
+def fenced(page):
+    """The fenced examples of a page: each with its language and its text."""
+    return [(kind, code) for kind, _, code in EXAMPLE.findall(page.read_text(encoding="utf-8"))]
+
+
+def named(page):
+    """A page as a parameter with a readable name."""
+    return pytest.param(page, id=str(page.relative_to(TOP)))
 
 
 def examples(language, *pages):
@@ -33,9 +57,21 @@ def examples(language, *pages):
         pytest.param(code, id=f"{page.relative_to(TOP)}-{number}")
         for page in pages or PAGES
         if page != CONTRACT
-        for number, (kind, code) in enumerate(FENCE.findall(page.read_text(encoding="utf-8")), 1)
+        for number, (kind, code) in enumerate(fenced(page), 1)
         if kind == language
     ]
+
+
+def anchors(page):
+    """The anchors of a page's headings."""
+    text = EXAMPLE.sub("", page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(text)}
+
+
+def first_column(page, section):
+    """What each row of the tables in a section of a page begins with, if it is code."""
+    _, _, after = page.read_text(encoding="utf-8").partition(f"\n## {section}\n")
+    return re.findall(r"^\| `([\w.]+)`", after.partition("\n## ")[0], re.MULTILINE)
 
 
 def schema(name):
@@ -94,13 +130,11 @@ def test_configuration_page_names_every_key():
 @pytest.mark.parametrize("code", examples("toml"))
 def test_toml_examples_are_settings(code):
     """Each TOML example is valid settings, if the base files that it names hold the page's YAML example."""
-    [(_, yaml)] = [
-        example for example in FENCE.findall(CONFIGURATION.read_text(encoding="utf-8")) if example[0] == "yaml"
-    ]
+    [yaml] = [code for kind, code in fenced(CONFIGURATION) if kind == "yaml"]
     parse_settings(code, read_file=lambda _: yaml.encode())
 
 
-@pytest.mark.parametrize("code", examples("python", *(page for page in PAGES if page not in {USING, TRAINERS})))
+@pytest.mark.parametrize("code", examples("python", *(page for page in PAGES if page not in NEED_PEFT)))
 def test_python_examples_run(code, folder):
     """Each Python example runs as it stands, in a folder with `inbox/audit.json`."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folder)
@@ -129,27 +163,43 @@ def test_config_example_is_what_the_library_makes(folder):
     assert (folder / "inbox" / "audit.bench.json").read_text(encoding="utf-8") in page
 
 
-def test_explained_audit_is_real():
-    """The command in README.md prints what README.md shows, except for spaces at the ends of lines."""
-    page = (TOP / "README.md").read_text(encoding="utf-8")
-    [console] = [code for kind, code in FENCE.findall(page) if kind == "console"]
-    command, _, shown = console.partition("\n")
-    arguments = command.removeprefix("$ benchd ").split()
-    done = subprocess.run([sys.executable, "-m", "benchd", *arguments], check=True, capture_output=True, cwd=TOP)
-    assert [line.rstrip() for line in done.stdout.decode().splitlines()] == shown.splitlines()
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [named(page) for page in PAGES if "console" in dict(fenced(page))])
+def test_sessions_print_what_the_page_shows(page, tmp_path):
+    """Each command in the console examples of a page prints what the page shows; `tests/transcripts.py` updates it."""
+    text = page.read_text(encoding="utf-8")
+    assert followed(text, tmp_path) == text
+
+
+@pytest.mark.parametrize("code", examples("sh"))
+def test_commands_parse(code):
+    """Each `benchd` command in a shell example has only options and arguments that exist."""
+    for line in re.findall(r"^benchd [^|>&\n]*", code, re.MULTILINE):
+        _, name, *arguments = shlex.split(line, comments=True)
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        command.make_context(name, arguments)
+
+
+def test_every_command_is_documented():
+    """docs/commands.md shows the help of each command."""
+    shown = {
+        command for kind, code in fenced(DOCS / "commands.md") if kind == "console" for command in code.split("\n")
+    }
+    names = main.list_commands(click.Context(main))
+    assert {f"$ benchd {name} --help" for name in names} <= shown
 
 
 def test_exports_in_the_docs_are_real(tmp_path):
     """What docs/using-the-config.md shows of a config and of an export is in them."""
     shutil.copy(HERE / "audits" / "distilbert_seqcls__default.json", tmp_path / "audit.json")
-    page = USING.read_text(encoding="utf-8")
-    [toml] = [code for kind, code in FENCE.findall(page) if kind == "toml"]
+    [toml] = [code for kind, code in fenced(USING) if kind == "toml"]
     (tmp_path / "config.toml").write_text(toml, encoding="utf-8")
     settings = ["--config", tmp_path / "config.toml"]
     run = [sys.executable, "-m", "benchd"]
     subprocess.run([*run, "run", tmp_path / "audit.json", *settings], check=True, capture_output=True)
     peft = subprocess.run([*run, "export", tmp_path / "audit.json", "--peft"], check=True, capture_output=True).stdout
-    lora, exported = [json.loads(code) for kind, code in FENCE.findall(page) if kind == "json"]
+    lora, exported = [json.loads(code) for kind, code in fenced(USING) if kind == "json"]
     config = json.loads((tmp_path / "audit.bench.json").read_text(encoding="utf-8"))
     assert lora == {**config["lora"]}
     made = json.loads(peft)
@@ -165,13 +215,32 @@ def test_every_event_is_documented():
 
 
 def test_every_rejection_code_is_documented():
-    """docs/selection.md has a row for each code."""
-    page = (TOP / "docs" / "selection.md").read_text(encoding="utf-8")
+    """docs/selection.md and docs/troubleshooting.md have a row for each code."""
+    page = (DOCS / "selection.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \| ⏳? ?\|", page, re.MULTILINE)) == set(CODES)
+    assert sorted(first_column(DOCS / "troubleshooting.md", "A file was rejected")) == sorted(CODES)
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(TOP))) for page in PAGES])
+def test_every_warning_is_explained():
+    """docs/troubleshooting.md has a row for each event that can be a warning or an error."""
+    events = set(schema("trail-record")["properties"]["event"]["enum"])
+    rows = set(first_column(DOCS / "troubleshooting.md", "Warnings and errors in the trail"))
+    assert events >= CALM
+    assert rows == events - CALM
+
+
+@pytest.mark.parametrize("page", [named(page) for page in PAGES])
 def test_links_lead_somewhere(page):
-    """Each relative link leads to a file or folder that is there."""
-    targets = [target for target, _ in LINK.findall(page.read_text(encoding="utf-8")) if target]
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+    """Each relative link leads to a file or folder that exists, and to a heading of that page."""
+    broken = []
+    for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        file = page.parent / target if target else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(f"{target}#{anchor}")
+    assert broken == []
+
+
+def test_glossary_is_sorted():
+    """The glossary has its terms in alphabetical order, each once."""
+    terms = re.findall(r"^## (.*)$", (DOCS / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert terms == sorted(set(terms), key=str.lower)

@@ -1,4 +1,4 @@
-"""`make install` where it must not do its work."""
+"""`make install` refuses folders of others."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ def script(name: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.skipif(shutil.which("python3", path="/usr/bin") is None, reason="needs the system's own Python")
 def test_a_folder_of_others_is_not_replaced(tmp_path: Path) -> None:
-    """A PREFIX that holds other things is refused, by install and by uninstall, and nothing in it is touched."""
+    """Install and uninstall refuse a PREFIX that holds other files, and change nothing in it."""
     precious = tmp_path / "usr" / "local" / "bin" / "precious"
     precious.parent.mkdir(parents=True)
     precious.touch()

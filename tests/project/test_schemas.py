@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import ValidationError
 
 from benchd import BenchSettings, SelectionSettings, bench_config, read_audit, select
+from benchd.answering.recording import selected
 from benchd.audit.refusals import CODES
 from benchd.bench.deciding import decide
-from benchd.cli.run import _Summary
-from benchd.trail.trail import MAX_LAYERS, Trail, TrailFile
+from benchd.trail.lines import json_line
+from benchd.trail.records import MAX_LAYERS, RECORDS, Record, Rejected, ReloadFailed
 from corpus import SMALLER, document, encoded, entry, refused, validator
+from sample_records import EVERY
 
 FULL = document(
     flagged=[entry("base_model.model.a", k_values=[4], spread=2, priority_score=3.5)],
@@ -180,74 +179,46 @@ def test_error_report_keys() -> None:
 # --- trail records --------------------------------------------------------------------------------------------
 
 
-def write_everything(trail: Trail) -> None:
-    """Call every method of the trail that writes a record, some of them in several ways."""
-    error = refused(b"{]")
-    for sample in SMALLER[:6]:
-        decision = decide(sample.content, name="a.json", selection=SelectionSettings(), bench=BenchSettings())
-        trail.selected("/in/a.json", "closed", decision=decision, config="/in/a.bench.json", duration_ms=1.23456)
-    many = encoded(document(flagged=[entry(f"l.{n}") for n in range(50)], issues=["x"] * 30))
-    decision = decide(many, name="a.json", selection=SelectionSettings(), bench=BenchSettings())
-    trail.selected("a", "scan", decision=decision, config="b", duration_ms=0)
-    for trigger in ("closed", "moved", "scan", "poll", "retry", "command"):
-        trail.rejected("/in/\udcff.json", trigger, error)
-    trail.deferred("a", "closed", "maybe unfinished")
-    trail.ignored("a", "moved", "a JSON object, but not an audit")
-    trail.unchanged("a", "poll", "answered before")
-    trail.failed("a", "retry", error="KeyError: 'x'", attempt=1, retry_in_s=1.0)
-    trail.kept("a", "command", config="b", reason="it was edited")
-    trail.write_failed("a", "retry", error="No space left on device", attempt=3, retry_in_s=4.0)
-    trail.watch_started("/in", backend="inotify", recursive=True)
-    trail.watch_overflow("/in", "the queue was full")
-    trail.watch_degraded("/in", "a reason", instead="polling")
-    trail.root_lost("/in", "it does not exist")
-    trail.root_restored("/in")
-    for routine, queued in ((True, 0), (True, 1), (False, 0)):
-        trail.scanned("/in", cause="start", found=3, answered=2, queued=queued, duration_ms=0.5, routine=routine)
-    trail.started(version="0.1.0", pid=1, settings={"watch": ["/in"], "selection.top_n": 5})
-    trail.ready(roots=["/in"], duration_ms=12)
-    trail.reloaded(settings={"watch": []})
-    trail.reload_failed(["config.toml: x: unknown key"])
-    trail.thread_failed("benchd-worker-0", "KeyError: 'x'", recovery="it goes on")
-    trail.stopping(signal="SIGTERM")
-    trail.stopped(answered=1, rejected=0, waiting=2)
-    trail.run_finished({"dry_run": False, **_Summary().counts()})
+TRIGGERS = ("closed", "moved", "scan", "poll", "retry", "command")
 
 
-@pytest.fixture
-def records(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """Every record there is, from a real trail; the last from one whose file can't be written."""
-    good = Trail(TrailFile(str(tmp_path / "trail.jsonl")), level="debug")
-    write_everything(good)
-    good.close()
-    broken = Trail(TrailFile(str(tmp_path)), name=str(tmp_path))
-    broken.root_restored("/in")
-    lines = (tmp_path / "trail.jsonl").read_text(encoding="utf-8").splitlines() + capfd.readouterr().err.splitlines()
-    return [json.loads(line) for line in lines]
+def line(record: Record) -> dict[str, Any]:
+    """Return the line of a record as a reader gets it."""
+    value = json.loads(json_line("2026-01-02T03:04:05.678901Z", record))
+    assert isinstance(value, dict)
+    return value
 
 
-def test_every_record_holds(records: list[dict[str, Any]]) -> None:
-    """Every record that the trail can write holds to the schema, and the schema knows no other events."""
-    for record in records:
+def decided(data: bytes) -> dict[str, Any]:
+    """Return the line about the answer to an audit."""
+    decision = decide(data, name="a.json", selection=SelectionSettings(), bench=BenchSettings())
+    return line(selected(decision, audit="/in/a.json", trigger="closed", config="/in/a.bench.json", took=0.00123456))
+
+
+LINES = [line(record) for record in EVERY]
+
+
+def test_every_record_holds() -> None:
+    """A record of each event holds to the schema, and the schema knows no other events."""
+    for record in LINES:
         validator("trail-record").validate(record)
     schema = validator("trail-record").schema
-    known = [rule["if"]["properties"]["event"]["const"] for rule in schema["allOf"]]
-    assert {record["event"] for record in records} == set(known) == set(schema["properties"]["event"]["enum"])
-    assert len(known) == len(set(known))
+    events = [kind.__struct_config__.tag for kind in RECORDS]
+    assert schema["properties"]["event"]["enum"] == list(schema["discriminator"]["mapping"]) == events
+    assert schema["anyOf"] == [{"$ref": reference} for reference in schema["discriminator"]["mapping"].values()]
+    assert {record["event"] for record in LINES} == set(events)
 
 
-def test_every_method_is_tried() -> None:
-    """No method of the trail that writes a record is missing above."""
-    source = inspect.getsource(write_everything)
-    others = {"open", "reopen", "close", "flush_to_disk", "share", "together"}
-    methods = {name for name, _ in inspect.getmembers(Trail, inspect.isroutine) if not name.startswith("_")} - others
-    assert {name for name in methods if f"trail.{name}(" not in source} == set()
+@pytest.mark.parametrize("sample", SMALLER[:6], ids=lambda sample: sample.name)
+def test_real_decisions_hold(sample: Any) -> None:
+    """The record of each answer to a real audit holds to the schema."""
+    validator("trail-record").validate(decided(sample.content))
 
 
-def test_records_are_closed(records: list[dict[str, Any]]) -> None:
-    """A record with an unknown key, or without one of its own, does not hold; an unknown event neither."""
-    optional = {"instead"}
-    for record in records:
+def test_records_are_closed() -> None:
+    """A record with an unknown key, without one of its keys, or with an unknown level or event does not hold."""
+    optional = {"instead", "clipped"}
+    for record in LINES:
         assert not holds("trail-record", {**record, "unknown": 1}), record
         assert not holds("trail-record", {**record, "level": "loud"}), record
         assert not holds("trail-record", {**record, "event": "audit.unknown"}), record
@@ -255,26 +226,59 @@ def test_records_are_closed(records: list[dict[str, Any]]) -> None:
             assert not holds("trail-record", {name: record[name] for name in record if name != key}), (record, key)
 
 
-def test_triggers(records: list[dict[str, Any]]) -> None:
+PLACES = [(number, *path) for number, record in enumerate(LINES) for path in _paths(record) if "settings" not in path]
+
+
+@pytest.mark.parametrize("path", PLACES, ids=str)
+def test_parts_of_records_are_typed(path: tuple[Any, ...]) -> None:
+    """A record with another kind of value or an unknown key in any place does not hold."""
+    inside = json.loads(json.dumps(LINES[path[0]]))
+    value = _at(inside, path[1:])
+    _at(inside, path[1:-1])[path[-1]] = [[1]]
+    assert not holds("trail-record", inside)
+    if isinstance(value, dict):
+        _at(inside, path[1:-1])[path[-1]] = {**value, "unknown": 1}
+        assert not holds("trail-record", inside)
+
+
+@pytest.mark.parametrize("event", ["service.started", "service.reloaded"])
+def test_settings_name_the_folders(event: str) -> None:
+    """Settings in a record always have the watched folders."""
+    [record] = (found for found in LINES if found["event"] == event)
+    assert holds("trail-record", {**record, "settings": {"watch": ["/in"], "any.key": 1}})
+    assert not holds("trail-record", {**record, "settings": {"any.key": 1}})
+    assert not holds("trail-record", {**record, "settings": {"watch": [1]}})
+
+
+def test_triggers() -> None:
     """A trigger is one of the six, and every record about an audit has one."""
-    for record in records:
+    for record in LINES:
         if record["event"].startswith(("audit.", "config.")):
-            with pytest.raises(ValidationError, match="is not one of"):
-                validator("trail-record").validate({**record, "trigger": "created"})
+            for trigger in TRIGGERS:
+                assert holds("trail-record", {**record, "trigger": trigger})
+            assert not holds("trail-record", {**record, "trigger": "created"})
 
 
-def test_long_records_hold(tmp_path: Path) -> None:
-    """A record that is clipped for the journal holds as well, and says that it is clipped."""
-    trail = Trail(TrailFile(str(tmp_path / "t")))
-    trail.reload_failed(["x" * 3000] * 30)
-    trail.close()
-    record = json.loads((tmp_path / "t").read_bytes())
+def test_rejections_hold() -> None:
+    """The record of every rejection code holds to the schema, whatever bytes the file's name has."""
+    for code in CODES:
+        record = Rejected(audit="/in/\udcff.json", trigger="scan", code=code, message="x", hint="y")
+        validator("trail-record").validate(line(record))
+    assert not holds("trail-record", {**line(record), "code": "unknown"})
+
+
+def test_long_records_hold() -> None:
+    """A record that is clipped for the journal holds too, and says that it is clipped."""
+    record = line(ReloadFailed(problems=["x" * 3000] * 30))
     validator("trail-record").validate(record)
     assert record["clipped"] is True
 
 
-def test_layers_in_a_record(records: list[dict[str, Any]]) -> None:
-    """A record names at most 20 layers and says how many there are."""
-    (record,) = (found for found in records if found.get("layers_total") == 50)
-    assert len(record["layers"]) == MAX_LAYERS == 20
+def test_layers_in_a_record() -> None:
+    """A record has at most 20 layers and notes, and says how many layers there are."""
+    record = decided(encoded(document(flagged=[entry(f"l.{n}") for n in range(50)], issues=["x"] * 30)))
+    validator("trail-record").validate(record)
+    assert (len(record["layers"]), record["layers_total"]) == (MAX_LAYERS, 50) == (20, 50)
+    assert list(record["layers"][0]) == ["name", "priority", "score", "rank", "rank_source"]
+    assert len(record["notes"]) <= 20
     assert not holds("trail-record", {**record, "layers": record["layers"] * 2})

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchd import read_audit
+from benchd import Audit, read_audit
+from benchd.audit.modules import Module
+from benchd.audit.shapes import Rationale
 from benchd.selection.evidence import Evidence, find_evidence
 from corpus import USABLE, Sample, content, document, encoded, entry
 
@@ -24,6 +26,11 @@ FULL = [
     for sample in USABLE
     if (layers := read_audit(sample.content).candidates) and all(layer.rationale.k_values for layer in layers)
 ]
+
+
+def of_layer(audit: Audit, name: str, rationale: Rationale, own: int | None) -> Evidence | None:
+    """Return the evidence for the rank of one layer."""
+    return find_evidence(audit, {name: rationale}, {name: Module(own, None)}).get(name)
 
 
 def condensed(audit: dict[str, Any]) -> dict[str, Any]:
@@ -53,8 +60,8 @@ def pairs(audit: dict[str, Any]) -> Iterator[tuple[int, Evidence | None, int]]:
     }
     for layer in twin.candidates:
         if layer.rationale.k_values is None:
-            module = twin.module(layer.name)
-            found = find_evidence(twin, layer.name, layer.rationale, module.rank if module else None)
+            module = twin.modules.of(layer.name)
+            found = of_layer(twin, layer.name, layer.rationale, module.rank if module else None)
             rationale = full[layer.name]["flagging_rationale"]
             yield max(rationale["k_values"]), found, rationale["spread"]
 
@@ -106,8 +113,8 @@ def test_as_gradience_condenses() -> None:
         told = {layer.name: max(layer.rationale.k_values or []) for layer in read_audit(content(full)).candidates}
         for layer in audit.candidates:
             if layer.rationale.k_values is None:
-                module = audit.module(layer.name)
-                found = find_evidence(audit, layer.name, layer.rationale, module.rank if module else None)
+                module = audit.modules.of(layer.name)
+                found = of_layer(audit, layer.name, layer.rationale, module.rank if module else None)
                 layers += 1
                 exact += (found.rank if found else 0) == told[layer.name]
                 by_policies += max(audit.policy_ranks(layer.name), default=0) == told[layer.name]
@@ -147,7 +154,7 @@ def test_generated_rationales(
         )
     )
     [layer] = audit.candidates
-    found = find_evidence(audit, "a", layer.rationale, None)
+    found = of_layer(audit, "a", layer.rationale, None)
     if spread == 0 or score == 0:
         assert found == (Evidence(ks[0], "policies") if knows_energy else None)
         return
@@ -172,7 +179,7 @@ POLICIES = {"policies": {"per_layer": [{"layer_name": "a", "suggestions": {"ener
 def evidence(rationale: dict[str, Any], own: int | None = None, **top: Any) -> Evidence | None:
     """Return the evidence for the one layer of an audit."""
     audit = read_audit(encoded(document(candidates=[entry("a", **rationale)], **top)))
-    return find_evidence(audit, "a", audit.candidates[0].rationale, own)
+    return of_layer(audit, "a", audit.candidates[0].rationale, own)
 
 
 @pytest.mark.parametrize(

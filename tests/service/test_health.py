@@ -14,7 +14,7 @@ from benchd.inbox import Inbox
 from benchd.service.health import Health
 from benchd.service.loop import Counts
 from benchd.service.workers import Workers
-from benchd.settings.reading import FolderSettings, WatchingSettings
+from benchd.settings.keys import FolderSettings, WatchingSettings
 from benchd.trail.sinks import TrailFile
 from benchd.trail.trail import Trail
 from daemon import audit, until

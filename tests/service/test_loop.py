@@ -19,7 +19,7 @@ from benchd.answering.outcome import Outcome, Result
 from benchd.folder.folder import Folder
 from benchd.inbox import Inbox, Ticket
 from benchd.service.loop import Counts, LargeLane, Loop
-from benchd.settings.reading import FolderSettings
+from benchd.settings.keys import FolderSettings
 from benchd.trail.sinks import TrailFile
 from benchd.trail.trail import Trail
 from daemon import answers, audit, until

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from benchd.service.process import Service, block_signals, changed_settings
-from benchd.settings.reading import FolderSettings, Settings, parse_settings
+from benchd.settings.keys import FolderSettings, Settings
+from benchd.settings.reading import parse_settings
 from benchd.trail.trail import Trail
 from benchd.watching.lock import FolderLock
 from daemon import Daemon, answers, audit, config_of, read_json, until

@@ -13,7 +13,7 @@ import pytest
 from benchd.folder.folder import Folder
 from benchd.service.loop import Counts, Loop
 from benchd.service.workers import Workers
-from benchd.settings.reading import FolderSettings, WatchingSettings
+from benchd.settings.keys import FolderSettings, WatchingSettings
 from benchd.trail.sinks import TrailFile
 from benchd.trail.trail import Trail
 from daemon import answers, audit, until

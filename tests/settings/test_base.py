@@ -1,4 +1,4 @@
-"""`[bench.base]` in the settings: what it takes, every kind of mistake, what is missing, each folder's own tables."""
+"""`[bench.base]`: accepted values, every kind of mistake, missing keys, and the tables of single folders."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def problems(text: str) -> list[str]:
 
 
 def mistakes(table: str) -> list[str]:
-    """The mistakes that `table`, some more lines of a base, adds to one that is whole."""
+    """Return the mistakes that the lines `table` add to a complete base."""
     return problems(f"{WHOLE}{table}\n")
 
 
-# --- what it takes --------------------------------------------------------------------------------------------
+# --- accepted values --------------------------------------------------------------------------------------------
 
 
 def test_nothing() -> None:
-    """Without the table, and with an empty one, there is no base, and none is missed."""
+    """Without the table, or with an empty one, the base is empty and lacks nothing."""
     assert parse_settings("").bench.base == parse_settings("[bench.base]").bench.base == {}
     assert missing({}) == []
 
 
 def test_tables() -> None:
-    """The tables are kept as they stand, in Bench's order, with whatever keys are in them."""
+    """The tables keep all their keys, and come in Bench's order."""
     settings = parse_settings(
         """
 [bench.base.runtime]
@@ -98,7 +98,7 @@ compute_udr = false
     ],
 )
 def test_accepted(line: str) -> None:
-    """Keys that Bench computes with take what Bench takes; others take all that JSON has."""
+    """Keys that Bench computes with accept the values that Bench accepts; other keys accept any value of JSON."""
     whole = "[bench.base]\n" + "\n".join(
         f"{key} = {value!r}" for key, value in leaves(BASE) if not line.startswith(f"{key} ")
     )
@@ -106,7 +106,7 @@ def test_accepted(line: str) -> None:
 
 
 def test_other_keys() -> None:
-    """Keys other than Bench's tables stay as they are, after the tables, in the order of the file."""
+    """Keys other than Bench's tables follow the tables unchanged, in the order of the file."""
     settings = parse_settings(
         """
 [bench.base]
@@ -187,7 +187,7 @@ def test_nothing_else_is_a_misspelt_table(line: str) -> None:
     ],
 )  # fmt: skip
 def test_mistakes(lines: str, expected: str) -> None:
-    """Each mistake names the key, says what was expected and what is there; it is the only one told of that key."""
+    """Each mistake names the key, the expected value and the value found. Each key has one message."""
     [problem] = [line for line in problems(lines) if "missing" not in line]
     assert problem.startswith("config.toml: bench.base.")
     assert expected in problem
@@ -195,19 +195,19 @@ def test_mistakes(lines: str, expected: str) -> None:
 
 
 def test_not_a_table() -> None:
-    """A base that is no table is one mistake."""
+    """A base that is not a table is one mistake."""
     assert problems("[bench]\nbase = 1") == ["config.toml: bench.base: expected a table, got 1"]
 
 
-def test_a_mistake_is_told_once() -> None:
-    """Where the tables have a mistake, what they lack is not told besides: it may be the same thing."""
+def test_a_mistake_hides_missing_keys() -> None:
+    """If the tables have a mistake, missing keys are not reported: the mistake may be the reason."""
     assert problems("[bench.base.modle]\nname = 'm'") == [
         'config.toml: bench.base.modle: unknown key; did you mean "model"?'
     ]
 
 
 def test_half_characters() -> None:
-    """Half of a surrogate pair, from an escape in YAML, is a mistake: no file can hold it."""
+    """Half of a surrogate pair, from an escape in YAML, is a mistake: UTF-8 can't encode it."""
     assert [
         mistake.text.split(", ")[0] for mistake in check({"a": "\ud83d", "\udc00": 1, "model": {"\ud800": {}}})
     ] == [
@@ -217,11 +217,11 @@ def test_half_characters() -> None:
     ]
 
 
-# --- what is missing ------------------------------------------------------------------------------------------
+# --- missing keys ------------------------------------------------------------------------------------------
 
 
 def test_every_missing_key_in_one_error() -> None:
-    """What Bench needs, no audit tells and the table lacks is named at once, all of it, with other mistakes."""
+    """All keys that Bench needs and the base lacks are reported in one error, with other mistakes."""
     found = problems("[bench]\nuniform_rank = 0\n[bench.base.runtime]\ndevice = 'cpu'")
     keys = [line.split(": ")[1] for line in found if "missing; Bench can't run without it" in line]
     assert keys == [
@@ -236,7 +236,7 @@ def test_every_missing_key_in_one_error() -> None:
 
 
 def test_left_to_the_adapter() -> None:
-    """With `bench.adapter_config` the base model and the dropout need not stand there."""
+    """With `bench.adapter_config` the base may omit the base model and the dropout."""
     text = "[bench.base]\ntask = { dataset = 'glue', subset = 'sst2' }\ntrain = { seed = 1 }\n"
     assert len(problems(text)) == 2
     assert parse_settings(f"[bench]\nadapter_config = true\n{text}").bench.adapter_config
@@ -244,14 +244,14 @@ def test_left_to_the_adapter() -> None:
 
 @pytest.mark.parametrize(("seeds", "needed"), [("[1]", True), ("[1, 2]", False)])
 def test_several_seeds(seeds: str, needed: bool) -> None:
-    """A run over several seeds needs no `train.seed`: it sets each in its turn."""
+    """A run over several seeds needs no `train.seed`, because it sets each seed itself."""
     base = merged(BASE, {"compression": {"seeds": eval(seeds)}})
     del base["train"]["seed"]
     assert missing(base) == (["train.seed"] if needed else [])
 
 
 def test_null() -> None:
-    """A null, which only YAML has, is not a mistake. The key or table counts as left out."""
+    """A null, which only YAML has, is not a mistake. The key or table counts as missing."""
     base = {**BASE, "model": {"name": None}, "train": None, "lora": {"alpha": None, "dropout": 0.1}, "note": None}
     assert list(check(base)) == []
     kept = merged({}, base)
@@ -262,7 +262,7 @@ def test_null() -> None:
 
 
 def test_a_dotted_key_is_no_table() -> None:
-    """A key at the top level whose name has a dot, like TABLE.KEY, does not fill that key of the table."""
+    """A key at the top level with a dot in its name, like TABLE.KEY, does not set KEY in TABLE."""
     base = {**BASE, "lora": {}, "lora.dropout": 0.1}
     assert missing(base) == ["lora.dropout"]
     assert not tells(base, "lora.dropout")
@@ -284,8 +284,8 @@ max_new_tokens = 8
 """
 
 
-def test_a_folder_of_its_own() -> None:
-    """A folder's tables are merged into the general ones, key by key; the others keep theirs."""
+def test_overrides_of_a_folder() -> None:
+    """The tables of a folder are merged into the general ones, key by key. Other folders are not affected."""
     general = WHOLE.replace('"sst2"', '"sst2", generation = { do_sample = true }')
     settings = parse_settings(general + FOLDERS)
     plain, own = settings.watch
@@ -300,8 +300,8 @@ def test_a_folder_of_its_own() -> None:
     assert folder_for(settings, "/b/c").bench.base == own.bench.base
 
 
-def test_whole_in_each_folder() -> None:
-    """The general tables may lack what every folder has of its own."""
+def test_complete_in_each_folder() -> None:
+    """The general tables may omit keys that every folder sets."""
     rest = WHOLE.replace('model = { name = "m" }\n', "")
     text = f'{rest}[[watch]]\npath = "/a"\nbench.base.model.name = "a"\n'
     assert parse_settings(text).watch[0].bench.base["model"] == {"name": "a"}
@@ -310,7 +310,7 @@ def test_whole_in_each_folder() -> None:
 
 
 def test_a_folder_lacks() -> None:
-    """What is missing in a folder's own tables is told at the folder."""
+    """Keys that a folder's own tables lack are reported under the folder."""
     assert [line.split(": ")[1] for line in problems('[[watch]]\npath = "/a"\nbench.base.train.seed = 1\n')] == [
         "watch[0].bench.base.model.name",
         "watch[0].bench.base.task.dataset",
@@ -326,7 +326,7 @@ def test_a_folder_lacks() -> None:
 
 
 def test_merged_is_new() -> None:
-    """Merging changes neither of the two."""
+    """Merging changes neither argument."""
     base: dict[str, Any] = {"train": {"a": {"b": 1}, "c": [1, 2]}}
     over: dict[str, Any] = {"train": {"a": {"d": 2}, "c": [3]}, "model": {}}
     both = merged(base, over)
@@ -346,7 +346,7 @@ def test_null_replaces_nothing() -> None:
 
 
 def test_digest() -> None:
-    """The digest is short, and another one for any other content."""
+    """The digest is short, and differs for different content."""
     bases = [BASE, merged(BASE, {"lora": {"dropout": 0.1}}), merged(BASE, {"lora": {"alpha": 1}}), {}]
     digests = {base_digest(base) for base in bases}
     assert len(digests) == len(bases)
@@ -359,7 +359,7 @@ def test_default_is_not_shared() -> None:
 
 
 def test_folders_of_the_command_line() -> None:
-    """General tables that are whole only for the file's own folders are a mistake for those of the command line."""
+    """A path on the command line is refused if its base lacks keys that only the file's folders set."""
     rest = WHOLE.replace('model = { name = "m" }\n', "")
     settings = parse_settings(f'{rest}[[watch]]\npath = "/a"\nbench.base.model.name = "a"\n')
     assert with_folders(settings, ["/a/below"]).watch[0].bench.base["model"] == {"name": "a"}

@@ -1,4 +1,4 @@
-"""`bench.base_file`: what a YAML file may hold, every kind of mistake in it, and which of the settings wins."""
+"""`bench.base_file`: the content of the YAML file, every kind of mistake in it, and the order of precedence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from benchd.cli.loading import read_settings
 from benchd.settings.base_file import MAX_BASE_FILE, BaseFileError, parse_base_file
-from benchd.settings.reading import Settings, SettingsError, parse_settings
+from benchd.settings.keys import Settings
+from benchd.settings.reading import SettingsError, parse_settings
 
 WHOLE = """\
 bench_version: "0.1"
@@ -93,7 +94,7 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["a", "seed", "Env"]), VALUES, min_size=1))
 def test_any_value(value: dict[str, Any]) -> None:
-    """What JSON can hold comes through YAML unchanged."""
+    """YAML keeps every value that JSON has."""
     text = yaml.dump(value, Dumper=yaml.CSafeDumper, allow_unicode=True, sort_keys=False)
     assert json.dumps(parse(text)) == json.dumps(value)
 
@@ -137,7 +138,7 @@ def test_other_keys_and_nulls() -> None:
     ids=lambda value: ascii(value[:20]),
 )
 def test_unusable(text: str | bytes, start: str) -> None:
-    """A file that is not a mapping, not YAML or not text is one mistake, with its place."""
+    """A file that is not text, not YAML or not a mapping is one mistake, with its place."""
     [problem] = mistakes(text)
     assert problem.startswith(start)
     assert "\n" not in problem
@@ -181,8 +182,8 @@ DATE = "is a date, which JSON doesn't have; in quotes it is text"
             "train:\n  seed: 1\n  x: [{y: 1, y: 2}]",
             "line 3: train.x[0].y: duplicate key; the first is in line 3",
         ),
-        ("a: &x [*x]", "line 1: a[0]: an alias in it refers to the value itself: it would never end"),
-        ("a: &x {<<: *x}", "line 1: a: an alias in it refers to the value itself: it would never end"),
+        ("a: &x [*x]", "line 1: a[0]: an alias in it refers to the value itself, without end"),
+        ("a: &x {<<: *x}", "line 1: a: an alias in it refers to the value itself, without end"),
         ("a: {<<: 1}", "line 1: a: expected a mapping, or a list of mappings, after <<"),
         ("a: {<<: [{}, [b]]}", "line 1: a: expected a mapping, or a list of mappings, after <<"),
         ("train: 5", "line 1: train: expected a table, got 5"),
@@ -305,10 +306,14 @@ def test_a_file() -> None:
     assert found.origins["bench.base_file"] == found.origins["bench.base"] == "s.toml"
 
 
-def test_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_folder() -> None:
     """`~` in the path is the home folder."""
-    monkeypatch.setenv("HOME", "/home/someone")
-    found = settings("[bench]\nbase_file = '~/b.yaml'\n", {"/home/someone/b.yaml": WHOLE})
+    found = parse_settings(
+        "[bench]\nbase_file = '~/b.yaml'\n",
+        base="/etc",
+        read_file={"/home/someone/b.yaml": WHOLE.encode()}.__getitem__,
+        expand_user=lambda path: path.replace("~", "/home/someone"),
+    )
     assert found.bench.base_file == "/home/someone/b.yaml"
 
 

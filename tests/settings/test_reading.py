@@ -10,17 +10,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchd.settings.reading import (
+from benchd.settings.keys import (
     BenchSettings,
     FolderSettings,
     SelectionSettings,
     Settings,
-    SettingsError,
     TrailSettings,
     WatchingSettings,
-    folder_for,
-    parse_settings,
 )
+from benchd.settings.reading import SettingsError, folder_for, parse_settings
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -33,7 +31,7 @@ def problems(text: str) -> list[str]:
 
 
 def one(key: str, value: str) -> str:
-    """A settings file with one dotted key."""
+    """Return a settings file with one dotted key."""
     section, _, name = key.rpartition(".")
     head = "[[watch]]\npath = 'x'\n" if section == "watch" else f"[{section}]\n"
     return f"{head}{name} = {value}\n"
@@ -46,16 +44,16 @@ def read(key: str, value: str) -> Any:
     return getattr(found, name)
 
 
-# --- what is accepted -----------------------------------------------------------------------------------------
+# --- accepted values -----------------------------------------------------------------------------------------
 
 
 def test_nothing_set() -> None:
-    """An empty file is the defaults."""
+    """An empty file means all defaults."""
     assert parse_settings("") == Settings()
 
 
 def test_the_defaults() -> None:
-    """The defaults are those of the contract."""
+    """The defaults are those of docs/spec.md."""
     assert Settings() == Settings(
         watch=(),
         watching=WatchingSettings(rescan_interval=60.0, settle=2.0, max_bytes=268435456, workers="auto"),
@@ -72,7 +70,7 @@ def test_the_defaults() -> None:
 
 
 def test_the_shipped_file_is_the_defaults() -> None:
-    """The commented `config.toml` sets every key there is to its default."""
+    """The commented `config.toml` sets every key to its default."""
     settings = parse_settings((REPOSITORY / "config.toml").read_text(encoding="utf-8"), base="/base")
     assert msgspec.structs.replace(settings, watch=(), origins={}) == Settings()
     assert settings.watch == (FolderSettings(path="/base/inbox"),)
@@ -126,13 +124,13 @@ def test_the_shipped_file_is_the_defaults() -> None:
     ],
 )
 def test_accepted(key: str, text: str, value: Any) -> None:
-    """Each key takes what it should, in its own unit and type."""
+    """Each key accepts its values, and converts them to its unit and type."""
     assert read(key, text) == value
     assert type(read(key, text)) is type(value)
 
 
 def test_origins() -> None:
-    """Every value remembers the file it came from; defaults come from nowhere."""
+    """The origins name the file of each key that it sets; defaults have no origin."""
     settings = parse_settings(
         "[selection]\ntop_n = 5\n[[watch]]\npath = 'x'\n[watch.bench]\ndurable = true", source="f"
     )
@@ -165,7 +163,7 @@ WORKERS = 'an integer from 1 to 256 or "auto"'
         ("selection.medium_priority", "nan", "a number >= 0", "NaN"),
         ("selection.medium_priority", "true", "a number >= 0", "true"),
         ("selection.low_priority", "-0.5", "a number >= 0", "-0.5"),
-        ("selection.low_priority", "1" + "0" * 400, "a number >= 0", "1" + "0" * 56 + "..."),
+        ("selection.low_priority", "1" + "0" * 400, "a number >= 0", "1" + "0" * 58 + "…"),
         ("bench.uniform_rank", "0", RANK, "0"),
         ("bench.uniform_rank", "65537", RANK, "65537"),
         ("bench.uniform_rank", '"median"', RANK, '"median"'),
@@ -182,7 +180,7 @@ WORKERS = 'an integer from 1 to 256 or "auto"'
         ("watching.max_bytes", "inf", SIZE, "Infinity"),
         ("watching.max_bytes", '"10 apples"', SIZE, '"10 apples"'),
         ("watching.max_bytes", '"-1MB"', SIZE, '"-1MB"'),
-        ("watching.max_bytes", f'"{"9" * 400}"', SIZE, '"' + "9" * 56 + "..."),
+        ("watching.max_bytes", f'"{"9" * 400}"', SIZE, '"' + "9" * 58 + "…"),
         ("watching.workers", "0", WORKERS, "0"),
         ("watching.workers", "257", WORKERS, "257"),
         ("watching.workers", '"many"', WORKERS, '"many"'),
@@ -192,7 +190,7 @@ WORKERS = 'an integer from 1 to 256 or "auto"'
     ],
 )
 def test_mistakes(key: str, text: str, expected: str, got: str) -> None:
-    """A wrong value is named with file, key, what was expected, and what stands there instead."""
+    """The message for a wrong value names the file, the key, the expected value and the value found."""
     assert problems(one(key, text)) == [f"config.toml: {key}: expected {expected}, got {got}"]
 
 
@@ -210,7 +208,7 @@ def test_mistakes(key: str, text: str, expected: str, got: str) -> None:
     ],
 )
 def test_mistakes_in_a_folder(key: str, text: str, expected: str, got: str) -> None:
-    """A mistake in a [[watch]] table names the table by its number."""
+    """The message for a mistake in a [[watch]] table has the number of the table, from 0."""
     path = "" if key == "path" else "path = 'y'\n"
     text = f"[[watch]]\npath = 'x'\n[[watch]]\n{path}{key} = {text}\n"
     assert problems(text) == [f"config.toml: watch[1].{key}: expected {expected}, got {got}"]
@@ -232,7 +230,7 @@ def test_mistakes_in_a_folder(key: str, text: str, expected: str, got: str) -> N
     ],
 )
 def test_unknown_keys(text: str, problem: str) -> None:
-    """An unknown key is a mistake, told with the nearest known one."""
+    """The message for an unknown key suggests the most similar known key."""
     assert problems(text) == [f"config.toml: {problem}"]
 
 
@@ -249,7 +247,7 @@ def test_unknown_keys(text: str, problem: str) -> None:
     ],
 )
 def test_wrong_shapes(text: str, problem: str) -> None:
-    """What should be a table, and is none, is one mistake."""
+    """A value that should be a table is one mistake."""
     assert problems(text) == [f"config.toml: {problem}"]
 
 
@@ -265,14 +263,14 @@ def test_wrong_shapes(text: str, problem: str) -> None:
     ids=["cut", "twice", "digits", "nested", "date"],
 )
 def test_not_toml(text: str, words: str) -> None:
-    """A file that can't be read as TOML is one mistake, and never a traceback."""
+    """A file that is not TOML is one mistake, without a traceback."""
     (problem,) = problems(text)
     assert problem.startswith("config.toml: not valid TOML: ")
     assert words in problem
 
 
 def test_all_mistakes_at_once() -> None:
-    """Every mistake in the file is told in one run, under the name the file was given by."""
+    """All mistakes in the file are reported together, with the name of the file."""
     text = """
         nonsense = 1
         [selection]
@@ -308,26 +306,26 @@ def test_all_mistakes_at_once() -> None:
     ],
 )
 def test_priorities_in_order(text: str, where: str, low: str, medium: str) -> None:
-    """MEDIUM can't begin below LOW, also where only one of the two is set."""
+    """`medium_priority` below `low_priority` is a mistake, even if the file sets only one of them."""
     assert problems(text) == [
         f"config.toml: {where}.medium_priority: expected a number >= {where}.low_priority ({low}), got {medium}"
     ]
 
 
 def test_the_key_in_the_file_is_blamed() -> None:
-    """Where only `low_priority` is set, that is the one to mend."""
+    """If the file sets only `low_priority`, the message names that key."""
     assert problems("[selection]\nlow_priority = 5") == [
         "config.toml: selection.low_priority: expected a number <= selection.medium_priority (2), got 5"
     ]
 
 
 def test_priorities_may_be_equal() -> None:
-    """MEDIUM may begin where LOW does: then there is no LOW."""
+    """Both priorities may be equal. No layer is LOW then."""
     assert parse_settings("[selection]\nmedium_priority = 1").selection.medium_priority == 1
 
 
-def test_a_general_mistake_is_told_once() -> None:
-    """A mistake in [selection] is not told again for each folder."""
+def test_a_general_mistake_is_reported_once() -> None:
+    """A mistake in [selection] is not repeated for each folder."""
     assert len(problems("[selection]\nlow_priority = 5\n[[watch]]\npath='x'\n[[watch]]\npath='y'")) == 1
 
 
@@ -335,7 +333,7 @@ def test_a_general_mistake_is_told_once() -> None:
 
 
 def test_overrides() -> None:
-    """A folder's own [watch.selection] and [watch.bench] hold for it alone, on top of the general ones."""
+    """[watch.selection] and [watch.bench] override the general settings for one folder."""
     settings = parse_settings("""
         [selection]
         top_n = 5
@@ -363,31 +361,43 @@ def test_overrides() -> None:
         ("a//b/./c", "/base/a/b/c"),
     ],
 )  # fmt: skip
-def test_paths(path: str, absolute: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relative paths are relative to the file, `~` is the home; what comes out is absolute and tidy."""
-    monkeypatch.setenv("HOME", "/home/someone")
-    settings = parse_settings(f"[[watch]]\npath = '{path}'\n[trail]\nfile = '{path}'", base="/base")
+def test_paths(path: str, absolute: str) -> None:
+    """Paths become absolute and normal: relative ones are relative to the file, and `~` is the home folder."""
+    settings = parse_settings(
+        f"[[watch]]\npath = '{path}'\n[trail]\nfile = '{path}'",
+        base="/base",
+        expand_user=lambda path: path.replace("~", "/home/someone"),
+    )
     assert settings.watch[0].path == settings.trail.file == absolute
 
 
 def test_paths_without_a_base() -> None:
-    """Without a file's folder, paths stay relative to where the process stands."""
+    """Without the folder of the file, paths stay relative, and `~` stays."""
     assert parse_settings("[[watch]]\npath = 'a/../b'").watch[0].path == "b"
+    assert parse_settings("[[watch]]\npath = '~/b'").watch[0].path == "~/b"
 
 
 @pytest.mark.parametrize("other", ["x", "./x", "y/../x", "/base/x", "x/"])
 def test_the_same_folder_twice(other: str) -> None:
-    """Two tables for one folder are a mistake, however it is written."""
+    """Two tables for one folder are a mistake, in any spelling of its path."""
     with pytest.raises(SettingsError) as caught:
         parse_settings(f"[[watch]]\npath = 'x'\n[[watch]]\npath = 'z'\n[[watch]]\npath = '{other}'", base="/base")
     assert caught.value.problems == ['config.toml: watch[2].path: the same folder as watch[0].path: "/base/x"']
+
+
+def test_the_same_folder_after_a_mistake() -> None:
+    """The message names the right table, even if a table before it has a mistake."""
+    assert problems("[[watch]]\npath = 3\n[[watch]]\npath = 'x'\n[[watch]]\npath = 'x'") == [
+        "config.toml: watch[0].path: expected a path, got 3",
+        'config.toml: watch[2].path: the same folder as watch[1].path: "x"',
+    ]
 
 
 @pytest.mark.parametrize(
     ("path", "top_n"), [("/a", 1), ("/a/x", 1), ("/a/b", 2), ("/a/b/c/d", 2), ("/ab", 3), ("/", 3), ("/z/y", 4)]
 )
 def test_folder_for(path: str, top_n: int) -> None:
-    """A path has the settings of the deepest watched folder that holds it, else the general ones."""
+    """A path has the settings of the deepest watched folder that contains it, else the general ones."""
     folders = {"/a/b": 2, "/a": 1, "/z": 4}
     text = "".join(f"[[watch]]\npath = '{key}'\n[watch.selection]\ntop_n = {n}\n" for key, n in folders.items())
     folder = folder_for(parse_settings(text), path)
@@ -395,12 +405,12 @@ def test_folder_for(path: str, top_n: int) -> None:
 
 
 def test_folder_for_the_root() -> None:
-    """The root of the file system holds everything."""
+    """The root of the file system contains every path."""
     assert folder_for(parse_settings("[[watch]]\npath = '/'\nrecursive = false"), "/x").recursive is False
 
 
 def test_general_settings_for_a_folder() -> None:
-    """A folder that nobody watches has the general selection and bench settings."""
+    """A folder that is not watched has the general settings for selection and bench."""
     settings = parse_settings("[selection]\ntop_n = 9\n[bench]\ndurable = false")
     assert folder_for(settings, "/x") == FolderSettings(
         path="/x", selection=SelectionSettings(top_n=9), bench=BenchSettings(durable=False)
@@ -411,9 +421,9 @@ def test_long_values_are_cut_short() -> None:
     """A long wrong value is not repeated in full."""
     (problem,) = problems(f"[selection]\ntop_n = {json.dumps('x' * 1000)}")
     assert len(problem) < 130
-    assert problem.endswith("xxx...")
+    assert problem.endswith("xxx…")
 
 
-def test_no_number_is_without_end() -> None:
-    """All numbers that settings let through are finite."""
+def test_numbers_are_finite() -> None:
+    """Large durations are finite numbers."""
     assert math.isfinite(read("watching.rescan_interval", '"1000h"'))

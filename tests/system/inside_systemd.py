@@ -1,4 +1,4 @@
-"""What must hold under a real systemd. Run by `test_systemd.py` inside a booted one, as root, never directly."""
+"""Tests inside a booted systemd, as root. `test_systemd.py` runs them; never run them directly."""
 
 import grp
 import json
@@ -31,7 +31,7 @@ def sh(*command: str, check: bool = True, **more: Any) -> subprocess.CompletedPr
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
-    """Wait for `condition`; its value."""
+    """Wait for `condition` and return its value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -46,7 +46,7 @@ def show(name: str, unit: str = "benchd") -> str:
 
 
 def journal(unit: str = "benchd", since: float = 0.0) -> list[dict[str, Any]]:
-    """What the service itself wrote into the journal: the records, with the entry's priority."""
+    """Return the records that the service wrote into the journal, with the priority of their entries."""
     out = sh("journalctl", "-u", unit, "-o", "json", "--all", "--no-pager", f"--since=@{since:.6f}").stdout
     entries = [json.loads(line) for line in out.splitlines()]
     return [
@@ -61,7 +61,7 @@ def events(name: str, since: float = 0.0) -> list[dict[str, Any]]:
 
 
 def drop(path: Path, audit: Path = AUDIT) -> Path:
-    """Put an audit there whole; the path of its config."""
+    """Move an audit in and return the path of its config."""
     temporary = path.with_name(f".{path.name}.part")
     shutil.copyfile(audit, temporary)
     temporary.rename(path)
@@ -74,7 +74,7 @@ def main_pid() -> int:
 
 @pytest.fixture(scope="session", autouse=True)
 def installed() -> None:
-    """Installed as an operator would, without a network."""
+    """Install benchd as an operator does, without a network."""
     sh(
         "make", "-C", str(ROOT), "install", "VENV=/tmp/install-venv",
         f"PIP_INSTALL_ARGS=--no-index --find-links {WHEELS}",
@@ -85,7 +85,7 @@ def installed() -> None:
 
 @pytest.fixture
 def service() -> Iterator[float]:
-    """The service, started anew on an empty inbox; the time of its start."""
+    """Start the service on an empty inbox and return the start time."""
     shutil.rmtree(DROPIN.parent, ignore_errors=True)
     sh("systemctl", "daemon-reload")
     for entry in INBOX.iterdir():
@@ -112,20 +112,20 @@ def restart_with(dropin: str) -> float:
 
 @pytest.mark.parametrize("unit", ["benchd.service", "benchd@one.service"])
 def test_units_verify_in_silence(unit: str) -> None:
-    """`systemd-analyze verify` has nothing to say."""
+    """`systemd-analyze verify` reports nothing."""
     done = sh("systemd-analyze", "verify", unit, check=False)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
 
 
 @pytest.mark.parametrize("unit", ["benchd.service", "benchd@.service"])
 def test_units_are_hardened(unit: str) -> None:
-    """`systemd-analyze security` counts an exposure of at most 1.0."""
+    """`systemd-analyze security` reports an exposure of at most 1.0."""
     file = f"/usr/local/lib/systemd/system/{unit}"
     sh("systemd-analyze", "security", "--offline=true", "--threshold=10", "--no-pager", file)
 
 
 def test_the_template_is_the_service_line_by_line() -> None:
-    """`benchd@.service` differs from `benchd.service` in names and paths alone."""
+    """`benchd@.service` differs from `benchd.service` in names and paths only."""
     folder = Path("/usr/local/lib/systemd/system")
     plain = (folder / "benchd.service").read_text().splitlines()
     template = (folder / "benchd@.service").read_text()
@@ -143,7 +143,7 @@ def test_the_template_is_the_service_line_by_line() -> None:
 
 
 def test_a_drop_by_a_member_of_the_group_is_answered_and_readable(service: float) -> None:
-    """Alice, who is in the group, drops an audit; the config appears, is hers to read, and belongs to the group."""
+    """A member of the group drops an audit; the config belongs to the group and is readable for the member."""
     sh("runuser", "-u", "alice", "--", "cp", str(shutil.copyfile(AUDIT, "/tmp/sample.json")), f"{INBOX}/mine.json")
     config = INBOX / "mine.bench.json"
     until(config.exists, "the config")
@@ -154,7 +154,7 @@ def test_a_drop_by_a_member_of_the_group_is_answered_and_readable(service: float
 
 
 def test_ready_means_watched(service: float) -> None:
-    """`systemctl start` returns when drops are seen, and the status says what matters in one line."""
+    """`systemctl start` returns when the folder is watched, and the status is one useful line."""
     assert show("ActiveState") == "active"
     until((drop(INBOX / "a.json")).exists, "the config")
     until(lambda: events("service.ready", service), "the record")
@@ -162,7 +162,7 @@ def test_ready_means_watched(service: float) -> None:
 
 
 def test_records_reach_the_journal_whole_and_with_their_priority(service: float) -> None:
-    """One parsable entry for each answer; rejections are errors, so that `journalctl -p err` shows them."""
+    """Each answer is one JSON entry in the journal, and `journalctl -p err` shows the rejections."""
     until(drop(INBOX / "good.json").exists, "the config")
     (INBOX / "bad.json").write_text('{"oops": ')
     until((INBOX / "bad.bench-error.json").exists, "the report")
@@ -174,7 +174,7 @@ def test_records_reach_the_journal_whole_and_with_their_priority(service: float)
 
 
 def test_long_records_are_not_split(service: float) -> None:
-    """A record stays one journal entry, however long the names in it."""
+    """A record with very long names is still one journal entry."""
     deep = INBOX / "/".join("d" * 200 for _ in range(15))
     deep.mkdir(parents=True)
     for folder in (deep, *deep.parents):
@@ -185,7 +185,7 @@ def test_long_records_are_not_split(service: float) -> None:
 
 
 def test_a_stop_is_clean_and_quick(service: float) -> None:
-    """Stopping under load ends within its time, with the result `success`, and leaves no temporary file."""
+    """A stop under load ends in time, with the result `success` and no temporary file."""
     for number in range(500):
         drop(INBOX / f"{number}.json")
     before = time.monotonic()
@@ -199,7 +199,7 @@ def test_a_stop_is_clean_and_quick(service: float) -> None:
 
 
 def test_a_reload_changes_what_it_changes_and_loses_nothing(service: float) -> None:
-    """New settings are in force, only the answers that they change are made again, drops meanwhile are answered."""
+    """A reload applies new settings, answers again only what they change, and answers drops meanwhile."""
     fallback = drop(INBOX / "fallback.json", ROOT / "tests/audits/mistral4_flat__default.json")
     flagged = drop(INBOX / "flagged.json")
     until(lambda: fallback.exists() and flagged.exists(), "both configs")
@@ -216,7 +216,7 @@ def test_a_reload_changes_what_it_changes_and_loses_nothing(service: float) -> N
 
 
 def test_a_reload_adds_and_removes_folders(service: float) -> None:
-    """A folder that the settings name now is watched, one that they name no more is not."""
+    """A reload starts to watch an added folder, and stops to watch a removed one."""
     other = Path("/var/lib/benchd/other")
     other.mkdir(exist_ok=True)
     shutil.chown(other, "benchd", "benchd")
@@ -229,7 +229,7 @@ def test_a_reload_adds_and_removes_folders(service: float) -> None:
 
 
 def test_a_bad_reload_keeps_the_old_settings_and_fails(service: float) -> None:
-    """A mistake in the file: `systemctl reload` fails, one record says why, the old settings go on."""
+    """With a mistake in the file `systemctl reload` fails, one record says why, and the old settings stay."""
     CONFIG.write_text(CONFIG.read_text().replace("top_n = 3", 'top_n = "three"'))
     assert sh("systemctl", "reload", "benchd", check=False).returncode != 0
     (failed,) = until(lambda: events("service.reload_failed", service), "the record")
@@ -243,7 +243,7 @@ def test_a_bad_reload_keeps_the_old_settings_and_fails(service: float) -> None:
 
 
 def test_a_stopped_process_is_killed_and_nothing_is_lost(service: float) -> None:
-    """A process that does not answer for the watchdog's time is killed and started again; drops meanwhile count."""
+    """A service that hangs longer than WatchdogSec is restarted, and drops meanwhile are answered."""
     restart_with("[Service]\nWatchdogSec=2\n")
     pid = main_pid()
     os.kill(pid, signal.SIGSTOP)
@@ -254,7 +254,7 @@ def test_a_stopped_process_is_killed_and_nothing_is_lost(service: float) -> None
 
 
 def test_the_watchdog_is_content_with_an_idle_service(service: float) -> None:
-    """Nothing to do is no reason to be killed."""
+    """An idle service is not killed by the watchdog."""
     restart_with("[Service]\nWatchdogSec=1\n")
     pid, since = main_pid(), time.monotonic()
     until(lambda: time.monotonic() - since > 4, "four times the watchdog's time")
@@ -262,7 +262,7 @@ def test_the_watchdog_is_content_with_an_idle_service(service: float) -> None:
 
 
 def test_sigkill_in_the_middle_loses_and_tears_nothing(service: float) -> None:
-    """Killed in the middle of 2,000 drops and started again: each is answered once for its content, none is torn."""
+    """After a kill in the middle of 2,000 drops, each is answered once, and no config is torn."""
     configs = []
     for number in range(2000):
         configs.append(drop(INBOX / f"{number}.json"))
@@ -278,7 +278,7 @@ def test_sigkill_in_the_middle_loses_and_tears_nothing(service: float) -> None:
 
 
 def test_a_folder_outside_the_sandbox_is_said_and_no_crash(service: float) -> None:
-    """A folder that ReadWritePaths= does not name: a clear record with the fix, no crash loop, others go on."""
+    """A folder missing in ReadWritePaths= gives a record with the fix, and other folders are answered."""
     outside = Path("/srv/outside")
     outside.mkdir(exist_ok=True)
     outside.chmod(0o777)
@@ -295,7 +295,7 @@ def test_a_folder_outside_the_sandbox_is_said_and_no_crash(service: float) -> No
 
 
 def test_a_folder_that_is_missing_is_waited_for(service: float) -> None:
-    """Not fatal: a mount may come later. It is said, and drops are answered once it is there."""
+    """A missing folder is recorded, and its drops are answered once it is there."""
     late = Path("/var/lib/benchd/late")
     CONFIG.write_text(CONFIG.read_text() + f'\n[[watch]]\npath = "{late}"\n')
     before = time.time()
@@ -308,7 +308,7 @@ def test_a_folder_that_is_missing_is_waited_for(service: float) -> None:
 
 
 def test_a_folder_without_rights_names_user_path_and_fix(service: float) -> None:
-    """A folder that the service may not enter: who, where and what to do."""
+    """The record about a forbidden folder names the user, the folder and the fix."""
     closed = Path("/var/lib/benchd/closed")
     closed.mkdir(mode=0o700, exist_ok=True)
     CONFIG.write_text(CONFIG.read_text() + f'\n[[watch]]\npath = "{closed}"\n')
@@ -322,7 +322,7 @@ def test_a_folder_without_rights_names_user_path_and_fix(service: float) -> None
 
 
 def test_a_config_error_reaches_the_start_limit_with_its_reason(service: float) -> None:
-    """Exit code 2, one line on stderr, the reason in `systemctl status`, and after some tries the unit stays failed."""
+    """Broken settings give exit code 2 and the reason in `systemctl status`, and the unit stays failed."""
     sh("systemctl", "stop", "benchd")
     CONFIG.write_text("[selection]\ntop_n = -1\n")
     before = time.time()
@@ -367,7 +367,7 @@ print(json.dumps(found))
 
 
 def test_the_sandbox_from_inside(service: float) -> None:
-    """A program in the service's place has no network, writes only where it should, and gains no privileges."""
+    """A program in place of the service has no network, no privileges, and writes only to its folders."""
     Path("/opt/benchd/probe.py").write_text(PROBE)
     probe = "/opt/benchd/bin/python /opt/benchd/probe.py"
     restart_with(f"[Service]\nType=oneshot\nExecStart=\nExecStart={probe}\nRestart=no\n")
@@ -384,7 +384,7 @@ def test_the_sandbox_from_inside(service: float) -> None:
 
 
 def test_a_bomb_is_defused_within_the_sandbox(service: float) -> None:
-    """The process that reads what is odd may set its limits: a dense file is refused, the others are answered."""
+    """The sandbox works under systemd: a dense file is refused, the other audits are answered."""
     bomb = INBOX / "bomb.json"
     bomb.write_bytes(b'{"per_module_gain": [' + b"{}," * 8_000_000 + b"{}]}")
     report = INBOX / "bomb.bench-error.json"
@@ -395,7 +395,7 @@ def test_a_bomb_is_defused_within_the_sandbox(service: float) -> None:
 
 
 def test_instances_share_nothing(service: float) -> None:
-    """Each instance has its settings and its state, and does not see the others'."""
+    """Each instance has its own settings and state, and does not see those of others."""
     for name in ("one", "two"):
         inbox = Path(f"/var/lib/benchd/{name}/inbox")
         Path(f"/etc/benchd/{name}.toml").write_text(f'[[watch]]\npath = "{inbox}"\n')
@@ -409,7 +409,7 @@ def test_instances_share_nothing(service: float) -> None:
 
 
 def test_a_trail_in_a_file_is_rotated(service: float) -> None:
-    """A trail file in the log folder, moved away as logrotate does it: the next record begins a new one."""
+    """After a rename, as by logrotate, the next record goes to a new trail file."""
     CONFIG.write_text(CONFIG.read_text().replace('\nfile = ""', '\nfile = "/var/log/benchd/trail.jsonl"'))
     sh("systemctl", "restart", "benchd")
     until(drop(INBOX / "a.json").exists, "an answer")
@@ -425,7 +425,7 @@ def test_a_trail_in_a_file_is_rotated(service: float) -> None:
 
 
 def test_an_upgrade_keeps_the_settings_and_uninstall_the_data(service: float) -> None:
-    """`make install` again keeps /etc/benchd; `make uninstall` leaves audits, configs and settings."""
+    """A second `make install` keeps /etc/benchd; `make uninstall` keeps audits, configs and settings."""
     config = drop(INBOX / "a.json")
     until(config.exists, "an answer")
     CONFIG.write_text("# mine\n" + CONFIG.read_text())

@@ -1,4 +1,4 @@
-"""The units under a real systemd: boots a throw-away one and runs `inside_systemd.py` in it."""
+"""Boots a temporary systemd and runs the tests of `inside_systemd.py` in it."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ SANDBOX = HERE / "with-systemd.sh"
 
 
 def missing() -> str | None:
-    """Why there can be no systemd here, or None."""
+    """Return why systemd can't be booted here, or None."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         return "needs root on Linux"
     probe = subprocess.run([SANDBOX, "true"], capture_output=True, text=True, timeout=60, check=False)
@@ -29,6 +29,10 @@ def sandbox() -> Path:
     return SANDBOX
 
 
+BUILD_TOOLS = ("hatchling", "hatch-vcs", "editables")
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_the_service_under_a_real_systemd(sandbox: Path, tmp_path: Path) -> None:
     """Everything in `inside_systemd.py` holds, installed by `make install` and run by systemd itself."""
@@ -38,7 +42,7 @@ def test_the_service_under_a_real_systemd(sandbox: Path, tmp_path: Path) -> None
         pytest.skip("the system's own Python is missing or older than 3.11; a service user can enter no other")
     wheels = tmp_path / "wheels"
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", wheels, ROOT, "hatchling", "editables"],
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", wheels, ROOT, *BUILD_TOOLS],
         check=True,
         timeout=240,
     )

@@ -33,24 +33,41 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/p
 
 Start = Callable[..., Daemon]
 
+#: Seconds, as in the settings of `Daemon`.
+SETTLE = 0.3
+
 REJECTED = "audit.rejected"
 SELECTED = "audit.selected"
 
 
-def shell(script: str, **variables: Path | str) -> subprocess.Popen[bytes]:
-    """A shell that runs `script` beside the test."""
-    environment = {**os.environ, **{key: str(value) for key, value in variables.items()}}
-    return subprocess.Popen(["/bin/sh", "-c", script], env=environment)
+class Shell:
+    """A shell that runs `script` beside the test, and waits in each of its `read` commands."""
+
+    def __init__(self, script: str, **variables: Path | str) -> None:
+        environment = {**os.environ, **{key: str(value) for key, value in variables.items()}}
+        self._process = subprocess.Popen(["/bin/sh", "-ec", script], env=environment, stdin=subprocess.PIPE, text=True)
+
+    def go_on(self) -> None:
+        """Let one `read` return."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def ends(self) -> None:
+        """Wait until the script has succeeded."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        assert self._process.wait(30) == 0
 
 
 def run_shell(script: str, **variables: Path | str) -> None:
     """Run `script` to its end."""
-    assert shell(script, **variables).wait(30) == 0
+    Shell(script, **variables).ends()
 
 
-def answers_quietly(path: Path) -> bool:
-    """Whether `path` is there and answered."""
-    return path.exists() and answers(path)
+def settled(path: Path) -> bool:
+    """Return whether `path` has been unchanged for longer than `settle`."""
+    return time.time() - path.stat().st_ctime > 2 * SETTLE
 
 
 def watch(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -61,7 +78,7 @@ def watch(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]
 
 
 class TestArrivals:
-    """The ways in which an audit comes into a folder."""
+    """An audit is answered in whatever way it arrives in the folder."""
 
     @pytest.fixture
     def daemon(self, start: Start) -> Daemon:
@@ -86,19 +103,17 @@ class TestArrivals:
         ids=["cp", "mv", "ln", "redirect", "rename", "small writes"],
     )
     def test_is_answered(self, daemon: Daemon, source: Path, command: str, trigger: str):
-        """However an audit arrives it is answered, once, long before any settling or rescan."""
+        """An audit is answered once, after its event, in whatever way it arrives."""
         target = daemon.folder / "audit.json"
-        began = time.monotonic()
         run_shell(command, source=source, target=target)
-        until(lambda: answers(target), 2)
-        assert time.monotonic() - began < 2
+        until(lambda: answers(target))
         daemon.mark()
         [record] = daemon.about(target, SELECTED)
         assert record["trigger"] == trigger
         assert not daemon.records(REJECTED)
 
     def test_config_says_what_the_audit_selects(self, daemon: Daemon):
-        """The config beside the audit holds the strategy, and the record agrees with it."""
+        """The config and the trail record name the same strategy and the same decision."""
         path = daemon.drop("audit.json", audit(flagged=False))
         until(lambda: answers(path))
         config = read_json(config_of(path))
@@ -108,33 +123,38 @@ class TestArrivals:
         assert record["config"] == str(config_of(path))
 
     def test_slow_redirect(self, daemon: Daemon, source: Path):
-        """A redirect that stays empty far longer than `settle` and then fills is deferred, and never rejected."""
+        """A redirect that stays empty for longer than `settle` and is then filled is deferred, never rejected."""
         target = daemon.folder / "slow.json"
-        writer = shell('(sleep 1.5; cat "$source") > "$target"', source=source, target=target)
-        until(lambda: daemon.about(target, "audit.deferred"), 1.5, "the empty file is waited for")
+        writer = Shell('(read line; cat "$source") > "$target"', source=source, target=target)
+        until(lambda: daemon.about(target, "audit.deferred") and settled(target))
         assert not config_of(target).exists()
+        writer.go_on()
         until(lambda: answers(target))
-        assert writer.wait(10) == 0
+        writer.ends()
         daemon.mark()
         assert not daemon.records(REJECTED)
         assert not report_of(target).exists()
         assert len(daemon.about(target, SELECTED)) == 1
 
     def test_dribbling_writer(self, daemon: Daemon, source: Path):
-        """A writer that pauses longer than `settle` in the middle of the JSON is waited for while it holds the file."""
+        """A file in which its writer pauses longer than `settle` is not rejected while the writer has it open."""
         target = daemon.folder / "dribble.json"
-        script = 'exec > "$target"; head -c 900 "$source"; sleep 0.8; tail -c +901 "$source" | head -c 900; sleep 0.8;'
-        writer = shell(script + 'tail -c +1801 "$source"', source=source, target=target)
-        until(lambda: answers_quietly(target))
-        assert writer.wait(10) == 0
+        script = 'exec > "$target"; head -c 900 "$source"; read line; tail -c +901 "$source" | head -c 900; read line;'
+        writer = Shell(script + 'tail -c +1801 "$source"', source=source, target=target)
+        for size in (900, 1800):
+            until(lambda size=size: target.exists() and target.stat().st_size == size and settled(target))
+            daemon.mark()
+            assert daemon.about(target, "audit.deferred")
+            writer.go_on()
+        until(lambda: answers(target))
+        writer.ends()
         daemon.mark()
-        assert daemon.about(target, "audit.deferred")
         assert not daemon.records(REJECTED)
         assert len(daemon.about(target, SELECTED)) == 1
 
     @pytest.mark.parametrize("again", [8, 12345678], ids=["same size", "other size"])
     def test_rewrite_in_place(self, daemon: Daemon, again: int):
-        """An audit that is written anew in its place is answered anew, also if it has the same size."""
+        """An audit that is rewritten in place is answered again, even if its size is the same."""
         target = daemon.folder / "audit.json"
         target.write_bytes(audit(7))
         until(lambda: answers(target))
@@ -156,7 +176,7 @@ class TestArrivals:
         assert len(daemon.about(path, SELECTED)) == 1
 
     def test_text_before_the_json(self, daemon: Daemon):
-        """Gradience's progress lines before the JSON are the normal case of a real model, not an error."""
+        """Progress lines of Gradience before the JSON are skipped, since real models always have them."""
         lines = b"    computing SVD and metrics for layer: base_model.model.layers.0.mlp\n" * 11
         text = (Path(__file__).parents[1] / "audits" / "trained_llama8__default.json").read_bytes()
         path = daemon.drop("real.json", lines + text)
@@ -165,7 +185,7 @@ class TestArrivals:
         assert note.startswith("each alpha assumes")
 
     def test_tree_moved_in(self, daemon: Daemon, tmp_path: Path):
-        """Of a folder tree that is moved in every audit is answered, and later drops into it too."""
+        """Every audit in a folder tree that is moved in is answered, and so is every later drop into it."""
         tree = tmp_path / "tree"
         for place in ("", "a", "a/b", "c d"):
             (tree / place).mkdir(parents=True, exist_ok=True)
@@ -174,7 +194,7 @@ class TestArrivals:
         paths = [daemon.folder / "tree" / place / "audit.json" for place in ("", "a", "a/b", "c d")]
         until(lambda: all(answers(path) for path in paths))
         later = daemon.drop("tree/a/b/later.json", audit(1))
-        until(lambda: answers(later), 2)
+        until(lambda: answers(later))
         assert set(daemon.selections().values()) == {1}
 
     def test_moved_folder_is_still_watched(self, daemon: Daemon):
@@ -184,22 +204,22 @@ class TestArrivals:
         until(lambda: answers(first))
         os.rename(daemon.folder / "old", daemon.folder / "new")
         second = daemon.drop("new/b.json", audit(2))
-        until(lambda: answers(second), 2)
+        until(lambda: answers(second))
         assert daemon.about(second, SELECTED)
 
     def test_folder_moved_away_and_made_again(self, daemon: Daemon, tmp_path: Path):
-        """A subfolder that is moved out, made again and deleted leaves the others watched."""
+        """A subfolder can be created, moved out and deleted again and again, and the folder stays watched."""
         for _ in range(3):
             (daemon.folder / "sub").mkdir()
             path = daemon.drop("sub/a.json", audit(3))
-            until(lambda path=path: answers(path), 2)
+            until(lambda path=path: answers(path))
             os.rename(daemon.folder / "sub", tmp_path / "away")
             shutil.rmtree(tmp_path / "away")
         daemon.mark()
         assert not daemon.records("service.thread_failed")
 
     def test_new_subfolder_filled_at_once(self, daemon: Daemon):
-        """2,000 audits in a folder that is made just before: all answered, each content once, none rejected."""
+        """2,000 audits in a subfolder that is filled as soon as it is created are each answered once."""
         place = daemon.folder / "many"
         place.mkdir()
         paths = [place / f"{number}.json" for number in range(2000)]
@@ -214,7 +234,7 @@ class TestArrivals:
         assert not daemon.records(REJECTED)
 
     def test_unusual_names(self, daemon: Daemon):
-        """Names with spaces, newlines, no UTF-8 or no `.json` at all before the dot are answered like others."""
+        """Audits whose names have spaces, newlines, quotes or bytes that are not UTF-8 are answered."""
         names = [b"with space.json", b"new\nline.json", b"caf\xe9.json", "größe😀.json".encode(), b'quo"te.json']
         paths = [daemon.folder / os.fsdecode(name) for name in names]
         for number, path in enumerate(paths):
@@ -224,14 +244,14 @@ class TestArrivals:
 
 
 class TestBadFiles:
-    """One bad file costs one record, and gets its report."""
+    """A bad file gets one record and one error report."""
 
     def test_broken_audit(self, start: Start):
         """A broken audit gets a report and a record with a code and a hint; the next audit is answered."""
         daemon = start()
         bad = daemon.drop("bad.json", audit()[:1500])
         good = daemon.drop("good.json")
-        until(lambda: answers(good), 2)
+        until(lambda: answers(good))
         until(lambda: reports(bad, "truncated"))
         [record] = daemon.about(bad, REJECTED)
         assert (record["code"], record["level"]) == ("truncated", "error")
@@ -239,8 +259,8 @@ class TestBadFiles:
         assert record["hint"]
         assert not config_of(bad).exists()
 
-    def test_mended(self, start: Start):
-        """The report goes as soon as the audit can be used."""
+    def test_fixed(self, start: Start):
+        """The error report is removed once the audit is fixed."""
         daemon = start()
         path = daemon.drop("audit.json", audit()[:1500])
         until(lambda: reports(path, "truncated"))
@@ -249,7 +269,7 @@ class TestBadFiles:
         assert not report_of(path).exists()
 
     def test_broken_later(self, start: Start):
-        """An audit that is overwritten by rubbish is rejected; what its earlier content selected is still there."""
+        """An audit that is overwritten with an error message is rejected, with that message in the record."""
         daemon = start()
         path = daemon.drop("audit.json")
         until(lambda: answers(path))
@@ -259,7 +279,7 @@ class TestBadFiles:
         assert "no such adapter" in record["message"]
 
     def test_empty(self, start: Start):
-        """An empty file that its writer has closed is rejected once it has settled, not before."""
+        """An empty file that its writer has closed is rejected after `settle`, not before."""
         daemon = start()
         path = daemon.folder / "empty.json"
         began = time.monotonic()
@@ -269,7 +289,7 @@ class TestBadFiles:
         assert len(daemon.about(path, REJECTED)) == 1
 
     def test_special_files(self, start: Start, tmp_path: Path):
-        """A link, a pipe and a socket that are named like audits are rejected; nothing blocks on them."""
+        """Links and pipes that are named like audits are rejected, and benchd never blocks on them."""
         daemon = start()
         outside = tmp_path / "outside"
         outside.write_bytes(audit(1))
@@ -283,7 +303,7 @@ class TestBadFiles:
         assert len(daemon.records(REJECTED)) == 3
 
     def test_link_to_a_folder_is_not_entered(self, start: Start, tmp_path: Path):
-        """Audits behind a link to a folder are not benchd's business."""
+        """A symbolic link to a folder is not followed."""
         outside = tmp_path / "outside"
         outside.mkdir()
         (outside / "audit.json").write_bytes(audit(1))
@@ -299,7 +319,7 @@ class TestBadFiles:
         until(lambda: reports(path, "too_large"))
 
     def test_vanished(self, start: Start):
-        """A file that is deleted before it is looked at leaves no trace."""
+        """A file that is deleted before benchd reads it causes no failure."""
         daemon = start()
         for number in range(50):
             path = daemon.drop(f"{number}.json", b"{")
@@ -309,10 +329,10 @@ class TestBadFiles:
 
 
 class TestLeftAlone:
-    """What benchd does not touch."""
+    """Files that benchd does not touch."""
 
     def test_other_json_is_ignored(self, start: Start):
-        """An `adapter_config.json` is no audit: a debug record, and no sidecar."""
+        """An `adapter_config.json` is ignored: it gets a debug record and no sidecar."""
         daemon = start()
         path = daemon.drop("adapter_config.json", b'{"peft_type": "LORA", "r": 8}')
         until(lambda: daemon.about(path, "audit.ignored"))
@@ -322,26 +342,26 @@ class TestLeftAlone:
         assert not report_of(path).exists()
 
     def test_sidecars_and_hidden_files_are_no_audits(self, start: Start):
-        """Benchd's own files, hidden files and what is in hidden folders are never answered."""
+        """Sidecars, hidden files and files in hidden folders are never answered."""
         daemon = start()
         (daemon.folder / ".hidden").mkdir()
         for name in ("x.bench.json", "x.bench-error.json", ".x.json", ".hidden/x.json", "x.txt", ".benchd-1.tmp"):
             daemon.drop(name, audit(1))
         daemon.mark()
-        daemon.mark()  # the config of the first mark is no audit either
+        daemon.mark()  # the config of the first mark is not answered either
         answered = {os.path.basename(path) for path, _ in daemon.selections()}
         assert all(name.startswith("mark-") for name in answered)
         assert len(answered) == 2
 
     def test_edited_config_is_kept(self, start: Start):
-        """A config that a person has edited is left as it is, and the trail says so."""
+        """A config that a person edited is kept, and the trail says so."""
         daemon = start()
         path = daemon.drop("audit.json", audit(1))
         until(lambda: answers(path))
         edited = config_of(path).read_bytes().replace(b'"rank": 8', b'"rank": 9', 1)
         config_of(path).write_bytes(edited)
         path.write_bytes(audit(2))
-        [record] = until(lambda: daemon.about(path, "config.kept"))
+        record = until(lambda: daemon.about(path, "config.kept"))[0]  # a scan may have met it too
         assert record["level"] == "warning"
         assert "edited" in record["reason"]
         daemon.mark()
@@ -349,7 +369,7 @@ class TestLeftAlone:
         assert len(daemon.about(path, SELECTED)) == 1
 
     def test_edited_config_moved_away(self, start: Start):
-        """Once the edited config is moved away, the next rescan gives the new answer."""
+        """The next rescan writes the new config once the edited config is moved away."""
         daemon = start(watching='rescan_interval = "200ms"')
         path = daemon.drop("audit.json", audit(1))
         until(lambda: answers(path))
@@ -357,10 +377,10 @@ class TestLeftAlone:
         path.write_bytes(audit(2))
         until(lambda: daemon.about(path, "config.kept"))
         os.rename(config_of(path), daemon.home / "mine.json")
-        until(lambda: answers_quietly(path))
+        until(lambda: answers(path))
 
     def test_foreign_file_is_kept(self, start: Start):
-        """A file in the config's place that is not benchd's stays."""
+        """A file in the config's place that benchd did not write is kept."""
         daemon = start()
         foreign = daemon.folder / "audit.bench.json"
         foreign.write_bytes(b'{"mine": true}')
@@ -370,7 +390,7 @@ class TestLeftAlone:
         assert foreign.read_bytes() == b'{"mine": true}'
 
     def test_patterns_and_ignore(self, start: Start):
-        """Only what the patterns name and `ignore` doesn't is answered."""
+        """Only files that match `patterns` and not `ignore` are answered."""
         daemon = start(watch='patterns = ["*.audit", "deep/*.json"]\nignore = ["not-*", "skip"]')
         (daemon.folder / "deep").mkdir()
         (daemon.folder / "skip").mkdir()
@@ -383,7 +403,7 @@ class TestLeftAlone:
         assert (daemon.folder / "a.audit.bench.json").exists()
 
     def test_not_recursive(self, start: Start):
-        """Without `recursive` subfolders are left alone."""
+        """Subfolders are not watched if `recursive` is false."""
         daemon = start(watch="recursive = false")
         (daemon.folder / "sub").mkdir()
         inside = daemon.drop("sub/audit.json", audit(1))
@@ -391,7 +411,7 @@ class TestLeftAlone:
         assert not config_of(inside).exists()
 
     def test_audit_is_never_changed(self, start: Start):
-        """The audit keeps its bytes, its time stamps and its rights."""
+        """An answered audit keeps its bytes, timestamps and permissions."""
         daemon = start()
         path = daemon.drop("audit.json")
         path.chmod(0o440)
@@ -406,10 +426,10 @@ class TestLeftAlone:
 
 
 class TestRestart:
-    """The folder is the only state."""
+    """The folder is the only state of benchd."""
 
     def test_nothing_is_answered_twice(self, start: Start):
-        """After a restart the trail has no second answer, and the configs are the same files."""
+        """A restart answers nothing again and replaces no config."""
         daemon = start()
         paths = [daemon.drop(f"{number}.json", audit(number, flagged=number % 2 == 0)) for number in range(20)]
         until(lambda: all(answers(path) for path in paths))
@@ -423,7 +443,7 @@ class TestRestart:
         assert set(daemon.selections().values()) == {1}
 
     def test_settled_audits_are_not_even_read(self, start: Start):
-        """An answer that is clearly younger than its audit holds by its `stat` alone."""
+        """A restart does not read an audit whose config is clearly younger."""
         daemon = start()
         path = daemon.drop("audit.json")
         # The answer to an audit that was dropped just now is in doubt; an older audit's is not.
@@ -437,7 +457,7 @@ class TestRestart:
         assert (scan["found"], scan["answered"], scan["queued"]) == (1, 1, 0)
 
     def test_dropped_while_stopped(self, start: Start):
-        """What was dropped, and what was rewritten, while no daemon ran is answered at the next start."""
+        """Audits that were dropped or rewritten while no daemon ran are answered at the next start."""
         daemon = start()
         first = daemon.drop("first.json", audit(1))
         until(lambda: answers(first))
@@ -450,7 +470,7 @@ class TestRestart:
         assert len(daemon.about(first, SELECTED)) == 2
 
     def test_old_content_moved_in_while_stopped(self, start: Start):
-        """Another audit of the same size and an older mtime, moved into place while no daemon ran, is answered."""
+        """An audit of the same size with an older mtime, moved in while no daemon ran, is answered."""
         daemon = start()
         path = daemon.drop("audit.json", audit(1))
         until(lambda: answers(path))
@@ -463,7 +483,7 @@ class TestRestart:
         until(lambda: answers(path))
 
     def test_changed_setting(self, start: Start):
-        """Another `top_n` answers anew what it shaped, a fallback, and leaves a flagged answer alone."""
+        """A changed `top_n` answers a fallback again, and leaves a flagged answer alone."""
         daemon = start(settings="[selection]\ntop_n = 3")
         flagged, fallback = daemon.drop("flagged.json", audit(1)), daemon.drop("flat.json", audit(2, flagged=False))
         until(lambda: answers(flagged) and answers(fallback))
@@ -476,7 +496,7 @@ class TestRestart:
         assert len(daemon.about(fallback, SELECTED)) == 2
 
     def test_rejected_before(self, start: Start):
-        """An error report answers too: the bad file is not rejected again at every start."""
+        """A restart does not reject a file again that has an error report."""
         daemon = start()
         path = daemon.drop("bad.json", b"nonsense")
         until(lambda: reports(path, "not_json"))
@@ -487,31 +507,31 @@ class TestRestart:
         assert len(daemon.about(path, REJECTED)) == 1
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_stops_at_once(self, start: Start, number: signal.Signals):
-        """SIGTERM and SIGINT end it within a second, with 0, and the last record says what was done."""
+    def test_stops(self, start: Start, number: signal.Signals):
+        """SIGTERM and SIGINT end the daemon with exit code 0, and the last record counts its answers."""
         daemon = start()
         path = daemon.drop("audit.json")
         until(lambda: answers(path))
-        daemon.stop(number, within=1.0)
+        daemon.stop(number)
         [stopping], [stopped] = daemon.records("service.stopping"), daemon.records("service.stopped")
         assert stopping["signal"] == number.name
-        assert (stopped["answered"], stopped["rejected"], stopped["waiting"]) == (1, 0, 0)
+        assert (stopped["answered"], stopped["rejected"]) == (1, 0)
         assert daemon.records()[-1] == stopped
 
     def test_stops_with_work_left(self, start: Start):
-        """In the middle of a flood it stops in time too; what is left is answered by the next one."""
+        """The daemon stops in the middle of a flood, and the next one answers the rest."""
         daemon = start(durable=True)
         paths = [daemon.folder / f"{number}.json" for number in range(400)]
         for number, path in enumerate(paths):
             path.write_bytes(audit(number))
-        daemon.stop(within=2.0)
+        daemon.stop()
         assert not temporary_files(daemon.folder)
         daemon.start()
         until(lambda: all(answers(path) for path in paths), 30)
         assert set(daemon.selections().values()) == {1}
 
     def test_second_daemon(self, start: Start, tmp_path: Path):
-        """A second daemon on the folder names the first one's pid and exits with 2; after kill -9 one may start."""
+        """A second daemon exits with code 2 and names the PID of the first; after kill -9 a new one starts."""
         daemon = start()
         result = watch(daemon.folder, cwd=tmp_path)
         assert result.returncode == 2
@@ -522,14 +542,19 @@ class TestRestart:
         daemon.mark()
 
     def test_killed_in_the_middle(self, start: Start):
-        """After kill -9 in a flood the next start answers the rest; nothing unfinished stays, no record is missing."""
+        """After kill -9 in a flood the next start answers the rest, leaves no temporary file, and lacks no record."""
         daemon = start(durable=True)
-        paths = [daemon.folder / f"{number}.json" for number in range(300)]
-        for number, path in enumerate(paths):
-            path.write_bytes(audit(number))
-        until(lambda: len(daemon.records(SELECTED)) >= 20)
+        paths: list[Path] = []
+
+        def answered_in_a_flood() -> int:
+            for _ in range(30):
+                paths.append(daemon.folder / f"{len(paths)}.json")
+                paths[-1].write_bytes(audit(len(paths)))
+            return len(daemon.records(SELECTED))
+
+        until(lambda: answered_in_a_flood() >= 20)
         daemon.kill()
-        assert sum(answers(path) for path in paths) < 300, "the kill came too late to show anything"
+        answered_in_a_flood()
         daemon.start()
         until(lambda: all(answers(path) for path in paths), 30)
         until(lambda: daemon.records("scan.finished", cause="start"))
@@ -539,10 +564,10 @@ class TestRestart:
 
 
 class TestRoot:
-    """The watched folder itself comes and goes."""
+    """The watched folder may appear, disappear and be replaced."""
 
     def test_missing_at_start(self, start: Start):
-        """A folder that does not exist yet is waited for, and said to be missing."""
+        """A folder that is missing at the start is recorded, and watched once it exists."""
         daemon = start(make=False)
         [lost] = daemon.records("watch.root_lost")
         assert "does not exist" in lost["reason"]
@@ -553,27 +578,27 @@ class TestRoot:
         assert len(daemon.records("watch.root_restored")) == 1
 
     def test_deleted_and_made_again(self, start: Start):
-        """A folder that is deleted is missed at once, and watched again when it is back."""
+        """A deleted folder is recorded as lost, and watched again once it is back."""
         daemon = start()
         daemon.mark()
         shutil.rmtree(daemon.folder)
-        until(lambda: daemon.records("watch.root_lost"), 2)
+        until(lambda: daemon.records("watch.root_lost"))
         daemon.folder.mkdir()
         path = daemon.drop("audit.json")
         until(lambda: answers(path))
         later = daemon.drop("later.json", audit(1))
-        until(lambda: answers(later), 2)
+        until(lambda: answers(later))
         assert len(daemon.records("watch.root_lost")) == len(daemon.records("watch.root_restored")) == 1
 
     def test_renamed_away_and_replaced(self, start: Start, tmp_path: Path):
-        """When another folder stands in its place, that one is watched, and the old one no more."""
+        """If another folder replaces the watched one, benchd watches the new one only."""
         daemon = start()
         daemon.mark()
         os.rename(daemon.folder, tmp_path / "away")
         daemon.folder.mkdir()
         until(lambda: daemon.records("watch.root_restored"))
         path = daemon.drop("audit.json")
-        until(lambda: answers(path), 2)
+        until(lambda: answers(path))
         old = tmp_path / "away" / "late.json"
         old.write_bytes(audit(5))
         daemon.mark()
@@ -581,7 +606,7 @@ class TestRoot:
         assert daemon.records("watch.root_lost")
 
     def test_replaced_by_a_file(self, start: Start):
-        """A file in the folder's place is no folder: it is said so, and waited."""
+        """A file in the folder's place counts as a lost folder."""
         daemon = start()
         shutil.rmtree(daemon.folder)
         daemon.folder.touch()
@@ -592,7 +617,7 @@ class TestRoot:
         daemon.mark()
 
     def test_two_folders(self, start: Start, tmp_path: Path):
-        """Several folders, one inside another with settings of its own, are each answered once by their own."""
+        """Audits in nested watched folders are answered once, with the settings of the inner folder."""
         inner = tmp_path / "inbox" / "inner"
         inner.mkdir(parents=True)
         table = f'[[watch]]\npath = "{inner}"\n[watch.selection]\ntop_n = 1'
@@ -607,7 +632,7 @@ class TestRoot:
 
 
 class TestPolling:
-    """Network file systems tell nothing; polling does."""
+    """Polling finds changes without events, as network file systems need it."""
 
     POLLING = 'backend = "polling"\npoll_interval = "100ms"'
 
@@ -627,17 +652,19 @@ class TestPolling:
         assert not daemon.records(REJECTED)
 
     def test_slow_writer(self, start: Start, tmp_path: Path):
-        """A slow redirect is not rejected under polling either."""
+        """A file that is still empty is not rejected when polling finds it."""
         daemon = start(watch=self.POLLING)
         source, target = tmp_path / "source", daemon.folder / "slow.json"
         source.write_bytes(audit(1))
-        writer = shell('(sleep 1; cat "$source") > "$target"', source=source, target=target)
-        until(lambda: answers_quietly(target))
-        assert writer.wait(10) == 0
+        writer = Shell('(read line; cat "$source") > "$target"', source=source, target=target)
+        until(lambda: daemon.about(target, "audit.deferred") and settled(target))
+        writer.go_on()
+        until(lambda: answers(target))
+        writer.ends()
         assert not daemon.records(REJECTED)
 
     def test_root_deleted(self, start: Start):
-        """A polled folder that is deleted and made again is watched again."""
+        """A polled folder that is deleted and created again is watched again."""
         daemon = start(watch=self.POLLING)
         shutil.rmtree(daemon.folder)
         until(lambda: daemon.records("watch.root_lost"))
@@ -647,10 +674,10 @@ class TestPolling:
 
 
 class TestOverflow:
-    """Events are hints; the folder is the truth."""
+    """A scan finds what lost events hid."""
 
     def test_lost_events(self, start: Start):
-        """When the kernel's queue overflows the loss is recorded, and what it hid is found by a scan."""
+        """An overflow of the kernel's queue is recorded, and a scan finds the audits that it hid."""
         room = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text(encoding="ascii"))
         if room > 100_000:
             pytest.skip(f"fs.inotify.max_queued_events is {room}: too many events to make")
@@ -671,10 +698,10 @@ class TestOverflow:
 
 
 class TestTrail:
-    """Every config on disk has its record."""
+    """Every config has a record in the trail."""
 
     def test_every_record_is_what_the_schema_says(self, start: Start):
-        """All records of a run in which much happens validate."""
+        """Every record of an eventful run matches the schema."""
         schema = json.loads((resources.files("benchd") / "schemas" / "trail-record.schema.json").read_text("utf-8"))
         validator = Draft202012Validator(schema)
         daemon = start(settings="[selection]\ntop_n = 2")
@@ -722,17 +749,17 @@ class TestTrail:
         assert problems == []
 
     def test_record_comes_before_the_config(self, start: Start):
-        """At the moment a config can be seen its record is in the trail already."""
+        """When a config becomes visible, its record is already in the trail."""
         daemon = start()
         for number in range(30):
             path = daemon.drop(f"{number}.json", audit(number))
-            end = time.monotonic() + 5
+            end = time.monotonic() + 10
             while not config_of(path).exists():
                 assert time.monotonic() < end
             assert daemon.about(path, SELECTED)
 
     def test_rotation_by_rename(self, start: Start):
-        """After logrotate's rename the next record is in a new file, none is lost."""
+        """After logrotate renames the trail, the next record goes to a new file, and none is lost."""
         daemon = start()
         first = daemon.drop("first.json", audit(1))
         until(lambda: answers(first))
@@ -746,7 +773,7 @@ class TestTrail:
         assert b"second.json" not in rotated.read_bytes()
 
     def test_rotation_by_copytruncate(self, start: Start):
-        """After a truncation records start at the beginning of the file, without a hole."""
+        """After the trail is truncated, the next record goes to its beginning."""
         daemon = start()
         first = daemon.drop("first.json", audit(1))
         until(lambda: answers(first))
@@ -757,7 +784,7 @@ class TestTrail:
         assert b"\0" not in daemon.trail.read_bytes()
 
     def test_unwritable(self, start: Start, tmp_path: Path):
-        """A trail that can't be written falls back to stderr, says so once, and answering goes on."""
+        """If the trail can't be written, records go to standard error, and audits are still answered."""
         daemon = start()
         trail = daemon.trail
         trail.unlink()
@@ -775,7 +802,7 @@ class TestTrail:
         until(lambda: not daemon.running)
 
     def test_standard_output(self, tmp_path: Path):
-        """Without a file the trail is on standard output, one JSON object a line."""
+        """The trail goes to standard output by default, one JSON object a line."""
         (tmp_path / "audit.json").write_bytes(audit())
         command = [sys.executable, "-m", "benchd", "watch", str(tmp_path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -785,13 +812,13 @@ class TestTrail:
                     break
             process.terminate()
             rest = process.stdout.read()
-            assert process.wait(5) == 0
+            assert process.wait(20) == 0
         assert '"service.stopped"' in rest
         assert answers(tmp_path / "audit.json")
 
 
 class TestFullDisk:
-    """A disk without room delays answers, and loses none."""
+    """A full disk delays answers, and loses none."""
 
     @pytest.fixture
     def small(self, tmp_path: Path) -> Iterator[Path]:
@@ -807,7 +834,7 @@ class TestFullDisk:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
     def test_no_space(self, start: Start, small: Path):
-        """Each failed attempt is recorded with a growing wait; once there is room the audit is answered."""
+        """Each failed attempt is recorded with a growing delay, and the audit is answered once there is room."""
         daemon = start(folder=small)
         path = small / "audit.json"
         path.write_bytes(audit())
@@ -831,10 +858,10 @@ class TestFullDisk:
 
 
 class TestUsage:
-    """Mistakes of a user: one line each, exit code 2, no traceback."""
+    """A mistake of the user is reported in one line, with exit code 2 and no traceback."""
 
     def test_no_folder(self, tmp_path: Path):
-        """Without any folder it says what to name."""
+        """A call without a folder says that one is needed."""
         result = watch(cwd=tmp_path)
         assert result.returncode == 2
         assert len(result.stderr.splitlines()) == 1
@@ -842,14 +869,14 @@ class TestUsage:
         assert result.stdout == ""
 
     def test_not_a_folder(self, tmp_path: Path):
-        """A file is no folder."""
+        """A file in place of a folder is refused."""
         (tmp_path / "audit.json").write_bytes(audit())
         result = watch("audit.json", cwd=tmp_path)
         assert result.returncode == 2
         assert "not a folder" in result.stderr
 
     def test_broken_settings(self, tmp_path: Path):
-        """Every mistake in the settings is named at once, with file and key."""
+        """All mistakes in the settings file are reported at once, with file and key."""
         config = tmp_path / "config.toml"
         config.write_text('[selection]\ntop_n = "three"\n[watching]\nsetle = "2s"\n', encoding="utf-8")
         result = watch(tmp_path, "--config", config, cwd=tmp_path)
@@ -859,7 +886,7 @@ class TestUsage:
         assert "Traceback" not in result.stderr
 
     def test_missing_settings(self, tmp_path: Path):
-        """A settings file that is not there is a mistake, not a default."""
+        """A missing settings file is an error."""
         result = watch(tmp_path, "--config", "missing.toml", cwd=tmp_path)
         assert result.returncode == 2
         assert "missing.toml" in result.stderr

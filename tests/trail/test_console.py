@@ -6,30 +6,62 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 
-from benchd.trail.console import console_line
+from benchd.trail import records
+from benchd.trail.console import TEXTS, console_line
+from benchd.trail.records import RECORDS, Layer, Record
+from sample_records import EVERY, SELECTED
 
-HEAD = {"ts": "2026-01-02T03:04:05.678901Z", "level": "info"}
+TS = "2026-01-02T03:04:05.678901Z"
 
-SELECTED = {
-    "event": "audit.selected",
-    "audit": "/in/a.json",
-    "config": "/in/a.bench.json",
-    "strategy": "flagged",
-    "confidence": "high",
-    "reason": "1 of 28 layers is flagged",
-    "layers": [{"rank": 8}],
-    "layers_total": 1,
-    "notes": ["a note"],
-}
+LINES = """\
+03:04:05 ✓ /in/a.json → a.bench.json
+           priority_score (medium confidence): 2 layers
+           for Bench: custom ranks for 1 layer
+           note: a note
+           note: another
+03:04:05 ! /in/a.json → a.bench.json
+           none: 2 layers
+           note: a note
+           note: another
+03:04:05 ✗ /in/a.json: a symbolic link; links are not followed [symlink]
+           copy or hard-link the audit into the folder instead
+03:04:05 · /in/a.json: deferred: maybe unfinished: x
+03:04:05 · /in/a.json: ignored: no audit
+03:04:05 · /in/a.json: unchanged: same
+03:04:05 ✗ /in/caf�.json: benchd failed: x; again in 1 s
+03:04:05 ! /in/a.bench.json stays as it is
+           edited
+03:04:05 ✗ /in/a.json: can't write the answer: full; again in 4 s
+03:04:05 · watching /in (inotify)
+03:04:05 ! /in: full
+03:04:05 ! /in: why
+03:04:05 ! why
+03:04:05 ! /in: gone
+03:04:05 · /in is back
+03:04:05 · /in: 3 audits, 2 answered before, 0 to do (0 ms)
+03:04:05 · /in: 3 audits, 2 answered before, 1 to do (0 ms)
+03:04:05 · /in: 3 audits, 2 answered before, 0 to do (0 ms)
+03:04:05 · benchd 1.2.3 (pid 7)
+03:04:05 · ready in 1 ms; Ctrl-C stops
+03:04:05 · new settings: watching /in
+03:04:05 ✗ the settings can't be used; the old ones stay
+           a
+           b
+03:04:05 ✗ t failed: x; y
+03:04:05 · stopping: SIGTERM
+03:04:05 · stopped: 1 answered, 2 rejected, 3 left for next time
+03:04:05 · 10 answered
+03:04:05 ✗ can't write the trail /var/log/trail.jsonl: No space left on device
+"""
 
 
 @pytest.fixture(autouse=True)
 def greenwich(monkeypatch: pytest.MonkeyPatch):
-    """The clock on the wall shows UTC."""
+    """Set the local time to UTC."""
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield
@@ -37,154 +69,97 @@ def greenwich(monkeypatch: pytest.MonkeyPatch):
     time.tzset()
 
 
-def shown(**record: Any) -> str:
-    return console_line({**HEAD, **record}).decode()
+def shown(record: Record) -> str:
+    return console_line(TS, record).decode()
 
 
-@pytest.mark.parametrize(
-    ("record", "expected"),
-    [
-        (
-            SELECTED,
-            (
-                "03:04:05 ✓ /in/a.json → a.bench.json\n"
-                "           flagged (high confidence): 1 of 28 layers is flagged\n"
-                "           for Bench: a rank of its own for 1 layer\n"
-                "           note: a note\n"
-            ),
-        ),
-        (
-            {**SELECTED, "level": "warning", "strategy": "none", "confidence": "none", "layers": [], "layers_total": 0},
-            (
-                "03:04:05 ! /in/a.json → a.bench.json\n"
-                "           none: 1 of 28 layers is flagged\n"
-                "           note: a note\n"
-            ),
-        ),
-        (
-            {
-                "event": "audit.rejected",
-                "level": "error",
-                "audit": "/in/a.json",
-                "code": "empty",
-                "message": "no",
-                "hint": "do",
-            },
-            "03:04:05 ✗ /in/a.json: no [empty]\n           do\n",
-        ),
-        (
-            {
-                "event": "config.kept",
-                "level": "warning",
-                "audit": "/in/a.json",
-                "config": "/in/a.bench.json",
-                "reason": "edited",
-            },
-            "03:04:05 ! /in/a.bench.json stays as it is\n           edited\n",
-        ),
-        (
-            {
-                "event": "config.write_failed",
-                "level": "error",
-                "audit": "/in/a.json",
-                "error": "full",
-                "retry_in_s": 2.0,
-            },
-            "03:04:05 ✗ /in/a.json: can't write the answer: full; again in 2 s\n",
-        ),
-        (
-            {"event": "audit.deferred", "level": "debug", "audit": "/in/a.json", "reason": "maybe unfinished"},
-            "03:04:05 · /in/a.json: deferred: maybe unfinished\n",
-        ),
-        ({"event": "service.started", "version": "1", "pid": 7}, "03:04:05 · benchd 1 (pid 7)\n"),
-        ({"event": "service.ready", "duration_ms": 12.34}, "03:04:05 · ready in 12 ms; Ctrl-C stops\n"),
-        (
-            {"event": "watch.started", "root": "/in", "backend": "inotify"},
-            "03:04:05 · watching /in (inotify)\n",
-        ),
-        ({"event": "watch.root_lost", "level": "warning", "root": "/in", "reason": "gone"}, "03:04:05 ! /in: gone\n"),
-        (
-            {"event": "scan.finished", "root": "/in", "found": 3, "answered": 1, "queued": 2, "duration_ms": 1.6},
-            "03:04:05 · /in: 3 audits, 1 answered before, 2 to do (2 ms)\n",
-        ),
-        (
-            {"event": "service.stopped", "answered": 1, "rejected": 2, "waiting": 3},
-            "03:04:05 · stopped: 1 answered, 2 rejected, 3 left for next time\n",
-        ),
-        ({"event": "service.stopping", "signal": "SIGTERM"}, "03:04:05 · stopping: SIGTERM\n"),
-        ({"event": "new", "level": "odd"}, "03:04:05 · new\n"),
-        ({"event": "watch.root_restored", "root": "/in"}, "03:04:05 · /in is back\n"),
-        (
-            {"event": "service.reloaded", "settings": {"watch": ["/in"], "selection.top_n": 1}},
-            "03:04:05 · new settings: watching /in\n           selection.top_n = 1\n",
-        ),
-        (
-            {"event": "service.reload_failed", "level": "error", "problems": ["a", "b"]},
-            "03:04:05 ✗ the settings can't be used; the old ones stay\n           a\n           b\n",
-        ),
-    ],
-    ids=lambda value: value["event"] if isinstance(value, dict) else "",
-)
-def test_lines(record: dict[str, Any], expected: str):
-    """Each kind of record in the words of people; an unknown one with all that it holds."""
-    assert shown(**record) == expected
+def selected(**changes: object) -> records.Selected:
+    return msgspec.structs.replace(SELECTED, **changes)
+
+
+def test_every_event_has_a_text():
+    """The table has a text for each event, and no others."""
+    assert list(TEXTS) == [kind.__struct_config__.tag for kind in RECORDS]
+
+
+def test_lines():
+    """Each record is shown in words."""
+    short = [record for record in EVERY if not (isinstance(record, records.ReloadFailed) and len(record.problems) > 2)]
+    assert "".join(map(shown, short)).splitlines() == LINES.splitlines()
+
+
+def test_one_audit():
+    """One audit is not called `1 audits`."""
+    scan = records.ScanFinished(root="/in", cause="start", found=1, answered=0, queued=1, duration_ms=1.6)
+    assert shown(scan) == "03:04:05 · /in: 1 audit, 0 answered before, 1 to do (2 ms)\n"
+
+
+def test_reloaded_settings():
+    """New settings are shown one a line."""
+    record = records.Reloaded(settings={"watch": ["/in", "/out"], "selection.top_n": 1})
+    assert shown(record) == "03:04:05 · new settings: watching /in, /out\n           selection.top_n = 1\n"
 
 
 def test_local_time(monkeypatch: pytest.MonkeyPatch):
-    """People see the time of their own clock; the record itself is in UTC."""
+    """People see local time, though the record has UTC."""
     monkeypatch.setenv("TZ", "XXX-02:00")
     time.tzset()
-    assert shown(event="new").startswith("05:04:05 ")
+    assert shown(SELECTED).startswith("05:04:05 ")
 
 
 @pytest.mark.parametrize(
-    ("layers", "total", "expected"),
+    ("ranks", "total", "expected"),
     [
         ([], 0, ""),
-        ([{"rank": None}], 1, "for Bench: the uniform baseline alone"),
-        ([{"rank": 1}, {"rank": None}, {"rank": 2}], 3, "for Bench: a rank of its own for 2 layers"),
-        ([{"rank": 1}], 30, "for Bench: a rank of its own for 1 or more layers"),
+        ([None], 1, "for Bench: the uniform baseline alone"),
+        ([1, None, 2], 3, "for Bench: custom ranks for 2 layers"),
+        ([1], 30, "for Bench: custom ranks for 1 or more layers"),
     ],
 )
-def test_what_bench_gets(layers: list[Any], total: int, expected: str):
-    """The line about a selection ends with what the config asks of Bench."""
-    lines = shown(**{**SELECTED, "layers": layers, "layers_total": total, "notes": []}).splitlines()
+def test_what_bench_gets(ranks: list[int | None], total: int, expected: str):
+    """The text about a selection ends with what the config asks of Bench."""
+    layers = tuple(Layer("q", "HIGH", 1.0, rank, None) for rank in ranks)
+    lines = shown(selected(layers=layers, layers_total=total, notes=())).splitlines()
     assert [line.strip() for line in lines[2:]] == ([expected] if expected else [])
 
 
 def test_paths_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A path below the present folder is shown from there, one elsewhere as it is."""
+    """A path below the working directory is relative to it, and any other path is absolute."""
     monkeypatch.chdir(tmp_path)
-    record = {**SELECTED, "audit": str(tmp_path / "in" / "a.json")}
-    assert " in/a.json → " in shown(**record)
+    record = selected(audit=str(tmp_path / "in" / "a.json"))
+    assert " in/a.json → " in shown(record)
     os.chdir("/")
-    assert f" {str(tmp_path)[1:]}/in/a.json → " in shown(**record)
+    assert f" {str(tmp_path)[1:]}/in/a.json → " in shown(record)
 
 
-def test_present_folder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Without a present folder paths are shown whole."""
+def test_working_directory_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without a working directory paths are absolute."""
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert " /in/a.json → " in shown(**SELECTED)
+    assert " /in/a.json → " in shown(SELECTED)
 
 
-def test_terminal_is_safe():
-    """Control characters in a name can't play with the terminal, and no surrogate breaks the encoding."""
-    name = "/in/\x1b[2J\r" + os.fsdecode(b"caf\xe9") + ".json"
-    for record in ({**SELECTED, "audit": name}, {"event": "new", "audit": name}):
-        line = console_line({**HEAD, **record})
-        assert b"\x1b" not in line
-        assert b"\r" not in line
-        line.decode()
+@pytest.mark.parametrize("record", EVERY, ids=lambda record: type(record).__name__)
+def test_terminal_is_safe(record: Record):
+    """No record can send control characters to the terminal, and no surrogate breaks the encoding."""
+    bad = "/in/\x1b[2J\r" + os.fsdecode(b"caf\xe9") + ".json"
+    fields = {name: getattr(record, name) for name in record.__struct_fields__}
+    changed = {name: bad if isinstance(value, str) else value for name, value in fields.items()}
+    changed |= {"problems": [bad]} if "problems" in fields else {}
+    changed |= {"settings": {"watch": [bad], "trail.file": bad}} if "settings" in fields else {}
+    line = console_line(TS, msgspec.structs.replace(record, **changed))
+    assert b"\x1b" not in line
+    assert b"\r" not in line
+    line.decode()
 
 
 def test_colours(monkeypatch: pytest.MonkeyPatch):
     """Colours are for terminals, unless `NO_COLOR` is set."""
-    assert "\x1b[" not in shown(**SELECTED)
+    assert "\x1b[" not in shown(SELECTED)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert "\x1b[" in shown(**SELECTED)
+    assert "\x1b[" in shown(SELECTED)
     monkeypatch.setenv("NO_COLOR", "1")
-    assert "\x1b[" not in shown(**SELECTED)
+    assert "\x1b[" not in shown(SELECTED)

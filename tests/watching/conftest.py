@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchd.folder.folder import Folder
-from benchd.settings.reading import FolderSettings
+from benchd.settings.keys import FolderSettings
 from benchd.watching.inotify import Instances
 from listening import Listening, Reading
 

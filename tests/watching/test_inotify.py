@@ -14,7 +14,7 @@ from watchdog.observers import inotify_c
 
 from benchd.folder.folder import Folder
 from benchd.folder.scan import Scan
-from benchd.settings.reading import FolderSettings
+from benchd.settings.keys import FolderSettings
 from benchd.watching.inotify import Inotify, InotifySource, Instances
 from listening import Listening, Reading
 

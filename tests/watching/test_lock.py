@@ -1,38 +1,37 @@
-"""One daemon a folder."""
+"""One daemon for each folder."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from benchd.watching import lock as module
 from benchd.watching.lock import LOCK_NAME, FolderLock, Occupied
 from daemon import until
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs the rights to act as another user")
 
-HOLD = """
-import sys
-from benchd.watching.lock import FolderLock
-FolderLock(sys.argv[1]).acquire()
-print("held", flush=True)
-sys.stdin.read()
-"""
+NOBODY = 65534
 
 
 @contextmanager
 def other_process(path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that holds the folder until it is killed or left."""
-    command = [sys.executable, "-c", HOLD, str(path)]
+    """Run a process that holds the folder until it is killed or the block ends."""
+    command = [sys.executable, str(Path(__file__).with_name("hold_folder.py")), str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
@@ -40,45 +39,107 @@ def other_process(path: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def written(path: Path) -> module._Holder:
-    return msgspec.json.decode((path / LOCK_NAME).read_bytes(), type=module._Holder)
+@contextmanager
+def as_ordinary_user() -> Iterator[None]:
+    """Give up the rights of root for the block, if this process has them."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
 
 
-def write(path: Path, **changes: object) -> None:
-    """A lock file as this process would write it, with changes."""
-    holder = msgspec.structs.asdict(module._holder(os.getpid()))
-    (path / LOCK_NAME).write_bytes(msgspec.json.encode({**holder, **changes}))
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Path]:
+    """A folder that every user can reach and write into, unlike those of pytest."""
+    folder = Path(tempfile.mkdtemp(prefix="benchd-test-"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
 
 
-def test_claims_and_gives_up(tmp_path: Path):
-    """The file names this process while the folder is claimed, and is gone afterwards."""
+@pytest.fixture(scope="module")
+def living(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What the lock file of another living process of this user says, but for its folder."""
+    folder = tmp_path_factory.mktemp("living")
+    with other_process(folder):
+        yield {**written(folder), "path": ""}
+
+
+def written(path: Path) -> dict[str, Any]:
+    """Return the content of the lock file in a folder."""
+    content = json.loads((path / LOCK_NAME).read_bytes())
+    assert isinstance(content, dict)
+    return content
+
+
+def write(path: Path, holder: dict[str, Any]) -> None:
+    """Write a lock file into a folder."""
+    (path / LOCK_NAME).write_text(json.dumps(holder))
+
+
+def init(living: dict[str, Any]) -> dict[str, Any]:
+    """Return what a lock file of process 1 would say."""
+    started = Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19]
+    return {**living, "pid": 1, "started": started}
+
+
+def test_claims_and_gives_up(tmp_path: Path) -> None:
+    """The file names this process while it holds the folder, and is gone afterwards."""
     lock = FolderLock(str(tmp_path))
     assert lock.acquire() is None
-    assert written(tmp_path).pid == os.getpid()
-    assert lock.acquire() is None, "again is no trouble"
+    assert written(tmp_path)["pid"] == os.getpid()
+    assert lock.acquire() is None, "a second claim of the same process succeeds"
     lock.release()
     assert os.listdir(tmp_path) == []
     lock.release()
 
 
-def test_holds_nothing_open(tmp_path: Path):
+def test_holds(tmp_path: Path) -> None:
+    """A lock holds until somebody removes or replaces its file."""
+    lock = FolderLock(str(tmp_path))
+    assert lock.holds(), "nothing was claimed, so nothing is lost"
+    lock.acquire()
+    assert lock.holds()
+    (tmp_path / "other").touch()
+    (tmp_path / "other").rename(tmp_path / LOCK_NAME)
+    assert not lock.holds()
+    (tmp_path / LOCK_NAME).unlink()
+    assert not lock.holds()
+
+
+def test_holds_nothing_open(tmp_path: Path) -> None:
     """No descriptor stays open in the folder, so that it can be unmounted and deleted."""
     before = len(os.listdir("/proc/self/fd"))
     FolderLock(str(tmp_path)).acquire()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_another_process_has_it(tmp_path: Path):
-    """A living process keeps the folder, and is named; a dead one doesn't."""
+def test_another_process_has_it(tmp_path: Path) -> None:
+    """A living process keeps the folder and is named; a dead one does not keep it."""
     lock = FolderLock(str(tmp_path))
     with other_process(tmp_path) as process:
         with pytest.raises(Occupied, match=f"pid {process.pid}") as caught:
             lock.acquire()
         assert caught.value.pid == process.pid
         lock.release()
-        assert written(tmp_path).pid == process.pid, "only the holder gives up"
+        assert written(tmp_path)["pid"] == process.pid, "only the holder gives up"
     assert lock.acquire() is None
-    assert written(tmp_path).pid == os.getpid()
+    assert written(tmp_path)["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("folder", ["missing", "another"])
+def test_a_folder_that_was_moved_away(tmp_path: Path, living: dict[str, Any], folder: str) -> None:
+    """A living process that watches another folder by now does not keep this one."""
+    write(tmp_path, living)
+    with pytest.raises(Occupied):
+        FolderLock(str(tmp_path)).acquire()
+    (tmp_path / "another").mkdir()
+    write(tmp_path, {**living, "path": str(tmp_path / folder)})
+    assert FolderLock(str(tmp_path)).acquire() is None
 
 
 @pytest.mark.parametrize(
@@ -88,33 +149,50 @@ def test_another_process_has_it(tmp_path: Path):
         {"namespace": "pid:[1]"},
         {"host": "another"},
         {"pid": 10**12},
+        {"pid": 2**31 - 1},
+        {"pid": 0},
         {"started": "1"},
+        {"path": "a\0b"},
     ],
-    ids=lambda changes: next(iter(changes)),
+    ids=str,
 )
-def test_worthless(tmp_path: Path, changes: dict[str, object]):
-    """A file of another boot, container, host or of a pid that is used again by now keeps nobody out."""
-    write(tmp_path, **{"pid": 1, "started": module._started(1), **changes})
+def test_worthless(tmp_path: Path, living: dict[str, Any], changes: dict[str, object]) -> None:
+    """A file of another boot or container, or of a process that can't have written it, keeps nobody out."""
+    write(tmp_path, {**living, **changes})
     assert FolderLock(str(tmp_path)).acquire() is None
 
 
-def test_of_another_user(tmp_path: Path):
-    """A process that can't be signalled lives all the same."""
-    write(tmp_path, pid=1, started=module._started(1))
-    with pytest.raises(Occupied):
-        FolderLock(str(tmp_path)).acquire()
+_ODD = st.one_of(st.integers(), st.integers(-5, 5), st.text(), st.floats(), st.none(), st.lists(st.none()))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"pid": "x"}'])
-def test_broken_file(tmp_path: Path, content: bytes):
-    """A file that says nothing is replaced."""
+@given(
+    content=st.one_of(
+        st.binary(),
+        st.fixed_dictionaries({}, optional=dict.fromkeys(("pid", "started", "boot", "path", "x"), _ODD)),
+        st.integers(0, 4090).map(lambda depth: b'{"x":' + b"[" * depth),
+        st.integers(0, 4090).map(lambda digits: b'{"pid":' + b"9" * digits),
+    )
+)
+def test_hostile_content(living: dict[str, Any], content: bytes | dict[str, object]) -> None:
+    """Whatever a lock file holds, the folder is claimed or occupied."""
+    with tempfile.TemporaryDirectory() as folder:
+        if isinstance(content, dict):
+            content = json.dumps({**living, **content}).encode()
+        (Path(folder) / LOCK_NAME).write_bytes(content)
+        with suppress(Occupied):
+            assert FolderLock(folder).acquire() is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"pid": "x"}', b'{"x":' + b"[" * 4000])
+def test_broken_file(tmp_path: Path, content: bytes) -> None:
+    """A file that no benchd can have written is replaced."""
     (tmp_path / LOCK_NAME).write_bytes(content)
     assert FolderLock(str(tmp_path)).acquire() is None
-    assert written(tmp_path).pid == os.getpid()
+    assert written(tmp_path)["pid"] == os.getpid()
 
 
-def test_missing_folder(tmp_path: Path):
-    """A folder that is not there is no trouble here, neither to claim nor to give up."""
+def test_missing_folder(tmp_path: Path) -> None:
+    """A missing folder is no error, neither to claim nor to give up."""
     lock = FolderLock(str(tmp_path / "missing"))
     assert lock.acquire() is None
     (tmp_path / "missing").mkdir()
@@ -124,8 +202,8 @@ def test_missing_folder(tmp_path: Path):
     lock.release()
 
 
-def test_place_is_taken(tmp_path: Path):
-    """What is no regular file there is left alone; the folder is used without a lock, and the reason told."""
+def test_place_is_taken(tmp_path: Path) -> None:
+    """Anything but a regular file is left alone; the folder is used without a lock, and the reason returned."""
     place = tmp_path / LOCK_NAME
     place.mkdir()
     assert FolderLock(str(tmp_path)).acquire() == f"can't write {LOCK_NAME}: Is a directory"
@@ -138,110 +216,83 @@ def test_place_is_taken(tmp_path: Path):
     assert FolderLock(str(tmp_path)).acquire() == f"{LOCK_NAME} is not a regular file"
 
 
-def test_held_by_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Who sits on the kernel's lock is not benchd, and is not waited for."""
-    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.02)
+def test_held_by_something_else(tmp_path: Path) -> None:
+    """A process that keeps the kernel's lock is not benchd; the folder is used without a lock."""
     with (tmp_path / LOCK_NAME).open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert FolderLock(str(tmp_path)).acquire() == f"{LOCK_NAME} is held by a process that is not benchd"
+        reason = FolderLock(str(tmp_path), patience=0.02).acquire()
+    assert reason == f"{LOCK_NAME} is held by a process that is not benchd"
 
 
-def test_file_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Another user's file that can't be written is read: a living owner keeps the folder, a dead one's file goes."""
-    real = os.open
+def test_no_locks_here(tmp_path: Path) -> None:
+    """On a file system without locks the content of the file must do."""
 
-    def refuse(path: object, flags: int, *arguments: object, **options: object) -> int:
-        if path == LOCK_NAME and flags & os.O_RDWR and (tmp_path / LOCK_NAME).exists():
-            raise PermissionError(13, "Permission denied")
-        return real(path, flags, *arguments, **options)  # type: ignore[arg-type]
-
-    with other_process(tmp_path) as process:
-        monkeypatch.setattr(module.os, "open", refuse)
-        with pytest.raises(Occupied, match=str(process.pid)):
-            FolderLock(str(tmp_path)).acquire()
-    assert FolderLock(str(tmp_path)).acquire() is None
-    assert written(tmp_path).pid == os.getpid()
-
-
-def test_no_locks_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """On a file system without locks the file alone must do."""
-
-    def refuse(*_: object) -> None:
+    def flock(_descriptor: int, _operation: int) -> None:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(module.fcntl, "flock", refuse)
-    assert FolderLock(str(tmp_path)).acquire() is None
-    assert written(tmp_path).pid == os.getpid()
+    assert FolderLock(str(tmp_path), flock=flock).acquire() is None
+    assert written(tmp_path)["pid"] == os.getpid()
 
 
-def test_file_deleted_while_waiting(tmp_path: Path):
-    """Who waits for a file that its owner deletes claims the folder by a new one, where all can see it."""
+def test_file_deleted_while_waiting(tmp_path: Path) -> None:
+    """A process whose turn comes when the file is deleted claims the folder by a new file, which others can see."""
     place = tmp_path / LOCK_NAME
+    tried = threading.Event()
+
+    def flock(descriptor: int, operation: int) -> None:
+        tried.set()
+        fcntl.flock(descriptor, operation)
+
+    results: list[str | None] = []
     with place.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        results: list[str | None] = []
-        thread = threading.Thread(target=lambda: results.append(FolderLock(str(tmp_path)).acquire()))
+        lock = FolderLock(str(tmp_path), flock=flock, patience=60)
+        thread = threading.Thread(target=lambda: results.append(lock.acquire()))
         thread.start()
-        _until_opened(place)
+        until(tried.is_set)
         place.unlink()
-    thread.join(5)
+    thread.join(60)
     assert results == [None]
-    assert written(tmp_path).pid == os.getpid()
-
-
-def _until_opened(place: Path) -> None:
-    """Wait until the file is open twice in this process."""
-    until(lambda: sum(_target(name) == str(place) for name in os.listdir("/proc/self/fd")) >= 2)
-
-
-def _target(name: str) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{name}")
-    except OSError:
-        return ""
-
-
-def test_system_that_tells_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Where the system doesn't tell, the parts of the identity are empty."""
-
-    def refuse(_: str) -> str:
-        raise OSError
-
-    monkeypatch.setattr(module.os, "readlink", refuse)
-    assert module.this_system().namespace == ""
-    assert module._text(str(tmp_path / "missing")) == ""
-
-
-def test_nobody_can_keep_benchd_out(tmp_path: Path):
-    """A lock file of one user that names a living process of another says nothing: anybody could have written it."""
-    if os.geteuid() != 0:
-        pytest.skip("needs another user")
-    init = msgspec.structs.asdict(module._holder(1))
-    (tmp_path / LOCK_NAME).write_bytes(msgspec.json.encode(init))
-    os.chown(tmp_path / LOCK_NAME, 65534, 65534)
-    assert FolderLock(str(tmp_path)).acquire() is None
-
-
-def test_a_number_that_another_user_has_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A process that our own user's lock names and that we may not signal is not the one that wrote it."""
-
-    def refuse(*_: int) -> None:
-        raise PermissionError
-
-    write(tmp_path, pid=os.getppid(), started=module._started(os.getppid()))
-    monkeypatch.setattr(os, "kill", refuse)
-    assert FolderLock(str(tmp_path)).acquire() is None
+    assert written(tmp_path)["pid"] == os.getpid()
 
 
 def test_a_lock_that_is_a_link_to_a_file(tmp_path: Path) -> None:
-    """A hard link in the lock's place is removed, and what it links to is not written to."""
+    """A hard link in the lock's place is removed, and the file that it links to is not written to."""
     folder, victim = tmp_path / "in", tmp_path / "victim"
     folder.mkdir()
     victim.write_bytes(b"theirs")
-    os.link(victim, folder / ".benchd.lock")
+    os.link(victim, folder / LOCK_NAME)
     lock = FolderLock(str(folder))
     assert lock.acquire() is None
     assert victim.read_bytes() == b"theirs"
     assert lock.holds()
     lock.release()
     assert os.listdir(folder) == []
+
+
+@root_only
+def test_file_of_another_user(shared: Path) -> None:
+    """A file that can't be written is read: a living owner keeps the folder, and a dead one's file is replaced."""
+    with other_process(shared) as process:
+        (shared / LOCK_NAME).chmod(0o644)
+        with as_ordinary_user(), pytest.raises(Occupied, match=str(process.pid)):
+            FolderLock(str(shared)).acquire()
+    with as_ordinary_user():
+        assert FolderLock(str(shared)).acquire() is None
+    assert written(shared)["pid"] == os.getpid()
+    assert (shared / LOCK_NAME).stat().st_uid == NOBODY
+
+
+@root_only
+def test_nobody_can_keep_benchd_out(tmp_path: Path, living: dict[str, Any]) -> None:
+    """A lock file of one user that names a living process of another does not count: anybody could have written it."""
+    write(tmp_path, living)
+    os.chown(tmp_path / LOCK_NAME, NOBODY, NOBODY)
+    assert FolderLock(str(tmp_path)).acquire() is None
+
+
+def test_a_pid_that_another_user_has_now(shared: Path, living: dict[str, Any]) -> None:
+    """A file of this user that names a process of another user is left from a dead process of the same pid."""
+    with as_ordinary_user():
+        write(shared, init(living))
+        assert FolderLock(str(shared)).acquire() is None

@@ -20,7 +20,7 @@ from watchdog.events import (
 )
 
 from benchd.folder.folder import Folder
-from benchd.settings.reading import FolderSettings
+from benchd.settings.keys import FolderSettings
 from benchd.watching.observer import ObserverSource
 from daemon import until
 from listening import Listening

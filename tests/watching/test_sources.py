@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from benchd.settings.reading import FolderSettings
+from benchd.settings.keys import FolderSettings
 from benchd.watching.inotify import InotifySource, Instances
 from benchd.watching.observer import ObserverSource
 from benchd.watching.sources import open_instances, polling_source, source_for, wants_polling

@@ -16,7 +16,7 @@ import pytest
 
 from benchd.folder.folder import Folder
 from benchd.inbox import Inbox
-from benchd.settings.reading import FolderSettings
+from benchd.settings.keys import FolderSettings
 from benchd.trail.sinks import TrailFile
 from benchd.trail.trail import Trail
 from benchd.watching.inotify import Inotify, InotifySource, Instances

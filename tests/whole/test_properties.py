@@ -1,4 +1,4 @@
-"""What holds for any audit and any settings."""
+"""Properties of any audit with any settings."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from benchd import (
     read_audit,
     select,
 )
+from benchd.audit.values import finite
 from benchd.bench.config import error_report, settings_used
 from benchd.bench.seal import seal, unbroken
-from benchd.values import finite
 from corpus import checked, document, encoded, tolerantly
 
 # --- audits and settings --------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def outcome(data: bytes) -> Audit | str:
 
 
 def facts(audit: Audit | str) -> Any:
-    """The config without what names the bytes, or the code."""
+    """Return the config without its hashes and versions."""
     if isinstance(audit, str):
         return audit
     config = checked(bench_config(audit, select(audit, SelectionSettings(medium_priority=0.0, low_priority=0.0))))
@@ -166,19 +166,19 @@ def facts(audit: Audit | str) -> Any:
 
 @given(data=st.binary(max_size=60) | st.text(max_size=30).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_bytes(data: bytes) -> None:
-    """Any bytes at all are read, or refused with an `AuditError`, and nothing else."""
+    """Any bytes are read, or refused with an `AuditError`."""
     assert isinstance(outcome(data), Audit | str)
 
 
 @given(value=st.dictionaries(st.text(max_size=5), JSON, max_size=4) | DOCUMENTS, ascii_only=st.booleans())
 def test_any_object(value: dict[str, Any], ascii_only: bool) -> None:
-    """Any JSON object is an audit that gets its config, or refused with an `AuditError`."""
+    """Any JSON object gets its config, or is refused with an `AuditError`."""
     facts(outcome(encode(value, ascii_only=ascii_only)))
 
 
 @given(value=DOCUMENTS)
 def test_both_ways_agree(value: dict[str, Any]) -> None:
-    """The tolerant way finds in any object exactly what the fast one finds."""
+    """The tolerant reader finds in any object the same as the fast reader."""
     data = encode(value)
     assert facts(outcome(data)) == facts(outcome(tolerantly(data)))
 
@@ -207,7 +207,7 @@ def test_any_damage(value: dict[str, Any], data: st.DataObject) -> None:
 
 @given(value=AUDITS, chosen=SELECTIONS, bench=BENCHES, name=st.text(min_size=1, max_size=8))
 def test_config(value: dict[str, Any], chosen: SelectionSettings, bench: BenchSettings, name: str) -> None:
-    """Every config holds to its schema, is sealed, and the same object as JSON and as YAML; twice the same bytes."""
+    """Every config matches its schema, is sealed, deterministic, and the same object as JSON and as YAML."""
     audits = [read_audit(encode(value), name=f"{name}.json") for _ in range(2)]
     first, second = (bench_config(audit, select(audit, chosen), bench) for audit in audits)
     assert first == second
@@ -220,7 +220,7 @@ def test_settings_used(
     pair: tuple[SelectionSettings, SelectionSettings],
     benches: tuple[BenchSettings, BenchSettings],
 ) -> None:
-    """If the settings recorded with an answer have the same values elsewhere, the answer there is the same."""
+    """Two settings that agree in the recorded keys give the same answer."""
     audit = read_audit(encode(value))
     first, second = (select(audit, chosen) for chosen in pair)
     everywhere = {
@@ -236,7 +236,7 @@ def test_settings_used(
 
 @given(value=AUDITS, chosen=SELECTIONS)
 def test_rungs(value: dict[str, Any], chosen: SelectionSettings) -> None:
-    """The first rung that yields a layer fires, it is the last one tried, and it yields what it should."""
+    """The first rung that yields a layer fires, is the last one tried, and yields the right layers."""
     audit = read_audit(encode(value))
     selection = select(audit, chosen)
     names = [layer.layer_name for layer in selection.layers]
@@ -265,7 +265,7 @@ def test_rungs(value: dict[str, Any], chosen: SelectionSettings) -> None:
 
 @given(value=AUDITS, chosen=SELECTIONS)
 def test_priorities_follow_the_score(value: dict[str, Any], chosen: SelectionSettings) -> None:
-    """Among layers that nobody flagged a higher score never has a lower priority."""
+    """Among unflagged layers a higher score never has a lower priority."""
     selection = select(read_audit(encode(value)), chosen)
     order = ["SKIP", "LOW", "MEDIUM"]
     judged = [
@@ -280,7 +280,7 @@ def test_priorities_follow_the_score(value: dict[str, Any], chosen: SelectionSet
 
 @given(value=AUDITS, chosen=SELECTIONS)
 def test_layers(value: dict[str, Any], chosen: SelectionSettings) -> None:
-    """No layer is chosen twice; a rank is an integer from 1 to the module's own; a rank without evidence is none."""
+    """No layer is chosen twice, and a rank is an integer from 1 to the module's rank, with evidence."""
     audit = read_audit(encode(value))
     selection = select(audit, chosen)
     modules = [layer.module for layer in selection.layers]
@@ -288,7 +288,7 @@ def test_layers(value: dict[str, Any], chosen: SelectionSettings) -> None:
     for layer in selection.layers:
         assert layer.rank is None or (type(layer.rank) is int and layer.rank >= 1)
         assert layer.rank is None or layer.rank_source is not None
-        own = audit.module(layer.layer_name)
+        own = audit.modules.of(layer.layer_name)
         if layer.rank and own and own.rank:
             assert layer.rank <= own.rank
         assert layer.alpha is None or layer.alpha > 0
@@ -313,7 +313,7 @@ def test_patterns(value: dict[str, Any]) -> None:
 
 @given(text=st.text(max_size=20), extra=st.text(max_size=20))
 def test_any_text_for_two_readers(text: str, extra: str) -> None:
-    """Any text without surrogates is the same in JSON and YAML, and sealed."""
+    """Any text without surrogates is the same in JSON and YAML, and can be sealed."""
     data = seal({extra: text, "provenance": {"audit": text}})
     assert yaml.safe_load(data.decode()) == json.loads(data)
     assert json.loads(data)["provenance"]["audit"] == text
@@ -322,7 +322,7 @@ def test_any_text_for_two_readers(text: str, extra: str) -> None:
 
 @given(name=st.text(st.characters(), min_size=1, max_size=9), data=st.binary(max_size=30))
 def test_error_reports(name: str, data: bytes) -> None:
-    """Whatever a file is called and holds, its report is a sealed document that both readers understand."""
+    """The error report of any file is sealed, and the same in JSON and YAML."""
     try:
         read_audit(data)
     except NotAnAudit:
@@ -335,7 +335,7 @@ def test_error_reports(name: str, data: bytes) -> None:
 @settings(max_examples=50)
 @given(value=st.recursive(ODD, lambda values: st.lists(values, max_size=3), max_leaves=5))
 def test_finite_is_total(value: Any) -> None:
-    """Any value is a finite number or none."""
+    """`finite` returns a finite number or None for any value."""
     number = finite(value)
     assert number is None or number == value
     assert encoded(number)

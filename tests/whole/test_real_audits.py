@@ -1,4 +1,4 @@
-"""Every real audit is answered as the index says, by both ways of reading."""
+"""Every real audit is answered as the index says, by both readers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def by_file(samples: list[Sample]) -> Any:
 
 
 def facts(audit: Audit) -> dict[str, Any]:
-    """All that the selection and the config can ask of an audit."""
+    """Return everything that the selection and the config read from an audit."""
     names = {layer.name for layer in audit.candidates} | {layer.name for layer in audit.flagged}
     attributes = (
         "flagged candidates no_analysis total_layers is_flat max_uniform_mult flat_threshold focus_message "
@@ -40,16 +40,16 @@ def facts(audit: Audit) -> dict[str, Any]:
     )
     return {
         **{attribute: getattr(audit, attribute) for attribute in attributes.split()},
-        **{
-            what: {name: getattr(audit, what)(name) for name in names}
-            for what in ("module", "row_ranks", "policy_ranks", "suggested_rank")
-        },
+        "modules": {name: audit.modules.of(name) for name in names},
+        "row_ranks": {name: audit.modules.row_ranks(name) for name in names},
+        "policy_ranks": {name: audit.policy_ranks(name) for name in names},
+        "suggested_rank": {name: audit.suggested_rank(name) for name in names},
         "notes": [note for note in audit.notes if not note.startswith("NaN or Infinity")],
     }
 
 
 def test_the_index_is_the_folder() -> None:
-    """The index names every audit that is stored, and the tests read all of it."""
+    """The index names exactly the stored audits."""
     stored = {path.relative_to(AUDITS).as_posix().removesuffix(".gz") for path in AUDITS.rglob("*.json*")}
     assert {sample.file.removesuffix(".gz") for sample in INDEX} == stored
     assert len(INDEX) == len(stored) == len(USABLE) + 1
@@ -64,13 +64,13 @@ def test_strategy_and_count(sample: Sample) -> None:
 
 @by_file([sample for sample in INDEX if sample not in USABLE])
 def test_not_usable(sample: Sample) -> None:
-    """What is not usable as an audit is rejected: gradience failed and left an empty file."""
+    """An audit that the index calls unusable is rejected as empty."""
     assert refused(sample.content).code == "empty"
 
 
 @by_file(USABLE)
 def test_both_ways_read_the_same(sample: Sample) -> None:
-    """The tolerant way finds exactly what the fast one finds."""
+    """The tolerant reader finds the same as the fast reader."""
     data = sample.content
     if re.match(rb"\s*\{", data):
         forced = tolerantly(data)
@@ -83,7 +83,7 @@ def test_both_ways_read_the_same(sample: Sample) -> None:
 
 @by_file(USABLE)
 def test_frugal_reads_the_same(sample: Sample) -> None:
-    """No real audit is more than who is frugal takes, and the answer is the same."""
+    """The frugal reader accepts every real audit, and its answer is the same."""
     audit = read_audit(sample.content, frugal=True)
     assert select(audit) == select(read_audit(sample.content))
     assert bench_config(audit, select(audit)) == bench_config(read_audit(sample.content), select(audit))
@@ -91,7 +91,7 @@ def test_frugal_reads_the_same(sample: Sample) -> None:
 
 @by_file(SMALLER)
 def test_config(sample: Sample) -> None:
-    """Each config holds to its schema, is sealed, deterministic, and the same object as JSON and as YAML."""
+    """Each config matches its schema, is sealed, deterministic, and the same object as JSON and as YAML."""
     audit = read_audit(sample.content, name=sample.name)
     data = bench_config(audit, select(audit))
     config = answer(sample.content, name=sample.name)
@@ -101,11 +101,11 @@ def test_config(sample: Sample) -> None:
 
 @by_file(USABLE)
 def test_ranks(sample: Sample) -> None:
-    """Ranks are integers from 1 to the module's own; keys have lost PEFT's prefix; alpha keeps the scaling."""
+    """Ranks are integers from 1 to the module's rank, keys lack PEFT's prefix, and alpha keeps the scaling."""
     audit = read_audit(sample.content)
     config = answer(sample.content)
     names = {layer.name for layer in audit.candidates + audit.flagged}
-    own = {name.removeprefix(PEFT_PREFIX): module for name in names if (module := audit.module(name))}
+    own = {name.removeprefix(PEFT_PREFIX): module for name in names if (module := audit.modules.of(name))}
     for strategy in config["compression_strategies"][1:]:
         for key, rank in strategy["rank_pattern"].items():
             assert not key.startswith(PEFT_PREFIX)
@@ -116,14 +116,14 @@ def test_ranks(sample: Sample) -> None:
 
 
 def test_progress_lines_are_no_note() -> None:
-    """Gradience's progress lines before the JSON are the normal case for real models: nothing to note."""
+    """Progress lines of Gradience before the JSON cause no note."""
     data = content("llama32x7__default.json")
     assert data.startswith(b"    computing SVD")
     assert read_audit(data).notes == ()
 
 
 def test_unknown_policies_are_notes() -> None:
-    """A warning about an unknown policy that stands before the JSON becomes a note."""
+    """A warning about an unknown policy before the JSON becomes a note."""
     notes = read_audit(content("llama4_many__pol_unknown_mixed.json")).notes
     assert len(notes) == 1
     assert notes[0].startswith("Gradience: Unknown policy 'bogus'. Available: ")
@@ -184,7 +184,7 @@ def test_design_sample_fallback() -> None:
 
 
 def test_the_reason_has_the_numbers() -> None:
-    """A flat distribution is told with its largest multiple and Gradience's threshold."""
+    """The reason of a flat distribution names its largest multiple and Gradience's threshold."""
     rung = select(read_audit(content("mistral4_flat__default.json"))).ladder[0]
     assert re.fullmatch(
         r"0 of 28 layers are flagged: the energy distribution is flat \(max \d\.\d\dx < 1\.50x\)", rung.reason
@@ -208,7 +208,7 @@ def test_rank_sources(file: str, source: str) -> None:
 
 
 def test_untrained_adapter_has_no_ranks() -> None:
-    """Where all policies suggest rank 0, which PEFT refuses, no layer gets a rank and a note says so."""
+    """If all policies suggest rank 0, which PEFT refuses, no layer gets a rank, and a note says so."""
     data = content("llama2_zero__gate0_full.json")
     config = answer(data, SelectionSettings(medium_priority=0.0, low_priority=0.0, top_n=14))
     dead = [layer for layer in config["selection"]["layers"] if layer["rank"] is None]
@@ -222,7 +222,7 @@ def test_untrained_adapter_has_no_ranks() -> None:
 
 
 def test_every_cut_of_an_audit_is_unfinished() -> None:
-    """However an audit is cut off, the verdict is one that a file in the making gets, and no guess at its contents."""
+    """An audit that is cut off anywhere is judged as unfinished."""
     data = content("r1_nan__default.json")
     data = '{"grün 😀 \\u00e9 \\ud83d\\ude00": [-1.5e-7, NaN, -Infinity, true, false, null],'.encode() + data[1:]
     codes = {refused(data[:end]).code for end in [*range(1000), *range(1000, len(data) - 2, 29)]}
@@ -230,7 +230,7 @@ def test_every_cut_of_an_audit_is_unfinished() -> None:
 
 
 def test_every_cut_of_a_large_audit_is_unfinished() -> None:
-    """Progress lines alone are an interrupted run; from the opening brace on, the JSON is cut off."""
+    """Progress lines alone are an interrupted run; after the opening brace the JSON is truncated."""
     data = content("llama32x7__default.json")
     brace = data.index(b"\n{\n") + 1
     assert {refused(data[:end]).code for end in range(brace)} == {"empty", "audit_interrupted"}

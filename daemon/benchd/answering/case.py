@@ -72,3 +72,8 @@ class Case:
         self.temporary: Temporary | None = None
         #: Seconds that its steps took.
         self.seconds = 0.0
+
+    def refuse(self, error: AuditError) -> None:
+        """Set the answer. Cut it off from the frames that it went through, which keep the content in memory."""
+        self.answer = error.with_traceback(None)
+        error.__context__ = None

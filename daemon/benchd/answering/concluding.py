@@ -12,15 +12,15 @@ from benchd.answering.outcome import Outcome, Result
 from benchd.answering.recording import rejected
 from benchd.answering.retry import SOON, Patience, history_of
 from benchd.audit.refusals import AuditError, NotAnAudit
+from benchd.audit.values import utf8
 from benchd.bench.config import error_report
 from benchd.bench.deciding import Decision
 from benchd.bench.seal import Provenance, provenance_of, unbroken
 from benchd.folder.names import config_name
 from benchd.trail.records import Deferred, Ignored, Kept, Unchanged
 from benchd.trail.trail import Trail
-from benchd.values import utf8
 
-__all__ = ["Concluder", "is_same_file", "rejected_result"]
+__all__ = ["Concluder", "rejected_result"]
 
 _NAME_MAX: Final = 255
 
@@ -75,7 +75,7 @@ class Concluder:
             return
         with contextlib.suppress(OSError):  # another user's sidecar: the next scan compares the hash again
             self._disk.touch(case.directory, sidecar)
-            if not is_same_file(self._disk, case):
+            if not self._disk.is_same(case.directory, case.name, case.info):
                 self._disk.make_old(case.directory, sidecar)
 
     def _unchanged(self, case: Case, reason: str, answer: Provenance | AuditError) -> Result:
@@ -142,14 +142,6 @@ class Concluder:
 def rejected_result(case: Case, error: AuditError) -> Result:
     """Return the result of a rejection."""
     return Result(case.ticket, Outcome.REJECTED, error=_shown(error))
-
-
-def is_same_file(disk: Disk, case: Case) -> bool:
-    """Return whether the audit is still the file that was read."""
-    now, info = disk.stat_now(case.directory, case.name), case.info
-    if now is None:
-        return False
-    return (now.st_ino, now.st_size, now.st_ctime_ns) == (info.st_ino, info.st_size, info.st_ctime_ns)
 
 
 def _why_kept(case: Case, content: bytes) -> str | None:

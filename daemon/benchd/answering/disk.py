@@ -13,6 +13,7 @@ class Disk:
     """The real disk. Each call takes an open directory and a plain name; see `benchd.folder.files`."""
 
     stat_now = staticmethod(files.stat_now)
+    is_same = staticmethod(files.is_same)
     open = staticmethod(files.open_regular)
     read = staticmethod(files.read_regular)
     read_sidecar = staticmethod(files.read_sidecar)

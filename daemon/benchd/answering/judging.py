@@ -5,30 +5,45 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from benchd.answering.case import Case
 from benchd.answering.disk import Disk
 from benchd.answering.outcome import Outcome, Result
-from benchd.audit.reading import Costly
 from benchd.audit.refusals import AuditError
+from benchd.audit.unread import Costly
+from benchd.audit.values import utf8
 from benchd.bench.deciding import Decision, decide
-from benchd.values import utf8
+
+if TYPE_CHECKING:
+    from benchd.answering.sandbox import Verdict
 
 __all__ = ["Judge"]
 
-#: Small files can't do harm, so they are decided without a look at how dense they are.
+#: Maximum bytes of files that are decided without checking how dense they are, because they can't do harm.
 _SMALL: Final = 128 * 2**10
 
 _PIECE_BYTES: Final = 2**20
 
 
-class Judge:
-    """Decides the answer to the content of a case. A test may pass another `decide`."""
+def _decide_in_sandbox(descriptor: int, **options: Any) -> Verdict:
+    from benchd.answering.sandbox import decide_isolated  # noqa: PLC0415 - few files need it, and importing takes time
 
-    def __init__(self, disk: Disk, decide: Callable[..., Decision] = decide) -> None:
+    return decide_isolated(descriptor, **options)
+
+
+class Judge:
+    """Decides the answer to the content of a case. A test may pass another `decide` or `sandbox`."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        decide: Callable[..., Decision] = decide,
+        sandbox: Callable[..., Verdict] = _decide_in_sandbox,
+    ) -> None:
         self._disk = disk
         self._decide = decide
+        self._sandbox = sandbox
 
     def judge(self, case: Case, *, may_take_long: bool) -> Case | Result:
         """Set the answer of `case`, if it has none.
@@ -57,14 +72,12 @@ class Judge:
                 bounded=True,
             )
         except AuditError as error:
-            case.answer = error
+            case.refuse(error)
         except Costly:
             return self._judge_in_sandbox(case) if may_take_long else Result(case.ticket, Outcome.LEFT)
         return case
 
     def _judge_in_sandbox(self, case: Case) -> Case:
-        from benchd.answering.sandbox import decide_isolated  # noqa: PLC0415 - few files need it, and importing takes time
-
         folder = case.ticket.folder
         try:
             descriptor, case.info = self._disk.open(case.directory, case.name, case.info, folder.max_bytes)
@@ -72,7 +85,7 @@ class Judge:
                 if case.answered is not None and case.answered.audit_sha256 == _digest(descriptor):
                     case.digest, case.answer = case.answered.audit_sha256, case.answered
                     return case
-                verdict = decide_isolated(
+                verdict = self._sandbox(
                     descriptor,
                     size=case.info.st_size,
                     name=utf8(case.name),
@@ -85,7 +98,7 @@ class Judge:
             case.digest = verdict.audit_sha256
             case.answer = verdict.unwrap()
         except AuditError as error:
-            case.answer = error
+            case.refuse(error)
         return case
 
 

@@ -1,45 +1,124 @@
-"""Many audits over several processes: what `benchd run` does with a backlog.
+"""Answer a backlog with several processes, as `benchd run` does.
 
-The processes are forks: each knows the work already, takes its share of it, and tells through a pipe what became of
-it. One that dies takes no answers with it: what it has not told of, the parent answers.
+The processes are forked: each knows the tickets already, is told which batch to answer, and returns the results. What
+a process that dies had not answered, this process answers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import selectors
-import signal
-import struct
-import tempfile
+import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Final, Literal, NamedTuple, NoReturn
-
-import msgspec
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from benchd.answering.batch import Answering
 from benchd.answering.outcome import Outcome, Result
 from benchd.inbox import Ticket
 from benchd.trail.records import ThreadFailed
 from benchd.trail.trail import Trail
-from benchd.values import utf8
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ProcessPoolExecutor
 
 __all__ = ["answer_all", "count_workers"]
 
-#: More threads than this wait for each other rather than for the disk.
+#: More workers than this wait for each other rather than for the disk.
 _MOST_AUTO: Final = 4
 
-#: A batch shares its waits for the disk.
+#: Audits in a batch. They share their waits for the disk.
 _BATCH: Final = 128
 
-#: Fewer audits are answered sooner by one process than another one is forked.
-_WORTH_A_PROCESS: Final = 128
+#: Batches that each process is given at a time: one to answer, and one to start on without waiting for this process.
+_BATCHES_AHEAD: Final = 2
 
-_LENGTH: Final = struct.Struct("=I")
+#: Seconds between checks for a signal.
+_CHECK_SECONDS: Final = 0.1
+
+
+def count_workers(setting: int | Literal["auto"]) -> int:
+    """Return the number of workers that `watching.workers` asks for; "auto" means one for each core, at most 4."""
+    return min(_MOST_AUTO, os.cpu_count() or 1) if setting == "auto" else setting
+
+
+def answer_all(
+    answering: Answering, tickets: list[Ticket], *, trail: Trail, processes: int, stopped: Callable[[], bool]
+) -> Iterator[Result]:
+    """Answer `tickets` with at most `processes` processes; yield results as they come.
+
+    Once `stopped()` is true, finish the batches that were begun and leave the others.
+    """
+    batches = deque(tickets[start : start + _BATCH] for start in range(0, len(tickets), _BATCH))
+    processes = min(processes, len(tickets) // _BATCH)
+    # If a standard stream is closed, a pipe of the pool's would take its number.
+    if processes > 1 and None not in (sys.stdin, sys.stdout, sys.stderr):
+        yield from _answer_forked(batches, answering, trail, processes, stopped)
+    while batches and not stopped():
+        yield from answering.answer(batches.popleft())
+
+
+def _answer_forked(
+    batches: deque[list[Ticket]], answering: Answering, trail: Trail, processes: int, stopped: Callable[[], bool]
+) -> Iterator[Result]:
+    """Answer `batches`; leave there what no process has answered."""
+    from concurrent.futures import FIRST_COMPLETED, wait  # noqa: PLC0415 - only large backlogs need it
+
+    every = list(batches)
+    waiting = deque(range(len(every)))
+    batches.clear()
+    held: dict[Future[list[_Told]], int] = {}
+    with _pool(every, answering, trail, processes) as pool:
+        try:
+            while (waiting or held) and not stopped():
+                while waiting and len(held) < processes * _BATCHES_AHEAD:
+                    held[pool.submit(_answer, waiting[0])] = waiting[0]
+                    waiting.popleft()
+                for future in wait(held, _CHECK_SECONDS, FIRST_COMPLETED).done:
+                    yield from _results(every[held[future]], future.result())
+                    del held[future]
+        except Exception as error:  # noqa: BLE001 - a process died, or met a bug; this process answers the rest
+            reason = f"{type(error).__name__}: {error}"
+            recovery = "the main process answers its audits"
+            trail.write(ThreadFailed(thread="worker process", error=reason, recovery=recovery))
+        for future in held:
+            future.cancel()
+        for future in wait(held).done:
+            if future.cancelled() or future.exception() is not None:
+                batches.append(every[held[future]])
+            else:
+                yield from _results(every[held[future]], future.result())
+    batches.extend(every[number] for number in waiting)
+
+
+@contextlib.contextmanager
+def _pool(
+    batches: list[list[Ticket]], answering: Answering, trail: Trail, processes: int
+) -> Iterator[ProcessPoolExecutor]:
+    """Return a pool whose processes take turns at the trail, so that a pipe does not mix their long lines."""
+    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415 - only large backlogs need it
+    from multiprocessing import get_context  # noqa: PLC0415
+    from tempfile import NamedTemporaryFile  # noqa: PLC0415
+
+    with NamedTemporaryFile(prefix="benchd-") as turns:
+        trail.share(turns.name)
+        begin = (batches, answering, trail, turns.name)
+        # Forked, because a spawned process imports everything again, which takes as long as 1,000 answers.
+        with ProcessPoolExecutor(processes, get_context("fork"), _begin, begin) as pool:
+            yield pool
+
+
+def _results(batch: list[Ticket], told: list[_Told]) -> Iterator[Result]:
+    for result in told:
+        yield Result(batch[result.number], *result[1:])
+
+
+# --- a process of the pool ------------------------------------------------------------------------------------
 
 
 class _Told(NamedTuple):
-    """One result on its way to the parent, its work by number."""
+    """A result on its way to the main process, which knows the ticket by its number in the batch."""
 
     number: int
     outcome: Outcome
@@ -49,125 +128,27 @@ class _Told(NamedTuple):
     reason: str | None
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[_Told]).decode
+#: What a forked process knows of its work; empty in the main process.
+_work: list[tuple[list[list[Ticket]], Answering]] = []
 
 
-def count_workers(setting: int | Literal["auto"]) -> int:
-    """How many workers `watching.workers` asks for where they work at the same time: one a core, but not many."""
-    return min(_MOST_AUTO, os.cpu_count() or 1) if setting == "auto" else setting
+def _begin(batches: list[list[Ticket]], answering: Answering, trail: Trail, turns: str) -> None:
+    """Begin a process, which ends when the main process ends."""
+    trail.share(turns)  # a lock belongs to one opening of the file
+    _work.append((batches, answering))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def answer_all(
-    answering: Answering, works: list[Ticket], *, trail: Trail, processes: int, stopped: Callable[[], bool]
-) -> Iterator[Result]:
-    """The result of each of `works`, as they come, by at most so many `processes`; not of all once `stopped`."""
-    missing = set(range(len(works)))
-    processes = min(processes, len(works) // _WORTH_A_PROCESS)
-    if processes > 1:
-        descriptor, turns = tempfile.mkstemp()
-        os.close(descriptor)
-        trail.share(turns)
-        os.unlink(turns)
-        for told in _answer_forked(answering, works, trail, processes, stopped):
-            missing.discard(told.number)
-            yield Result(works[told.number], *told[1:])
-    rest = [works[number] for number in sorted(missing)]
-    for start in range(0, len(rest), _BATCH):
-        if stopped():
-            return
-        yield from answering.answer(rest[start : start + _BATCH])
+def _end_with_parent() -> None:
+    import multiprocessing  # noqa: PLC0415 - the main process may have no pool
+
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
-def _answer_forked(
-    answering: Answering, works: list[Ticket], trail: Trail, processes: int, stopped: Callable[[], bool]
-) -> Iterator[_Told]:
-    children: list[int] = []
-    with contextlib.ExitStack() as pipes, selectors.DefaultSelector() as selector:
-        for share in range(processes):
-            results, tell = os.pipe()
-            child = os.fork()
-            if child == 0:
-                # The parent alone reads: when it is gone, writing must fail, not wait for ever.
-                pipes.close()
-                os.close(results)
-                _work(lambda: _answer_share(answering, works, share, processes, tell, stopped), trail)  # noqa: B023
-            os.close(tell)
-            pipes.callback(os.close, results)
-            children.append(child)
-            selector.register(results, selectors.EVENT_READ, bytearray())
-        try:
-            yield from _collect(selector, children, stopped)
-        finally:
-            _stop(children)
-            for child in children:
-                os.waitpid(child, 0)
-
-
-def _collect(selector: selectors.BaseSelector, children: list[int], stopped: Callable[[], bool]) -> Iterator[_Told]:
-    """What the children tell, until each has closed its pipe."""
-    told_to_stop = False
-    while selector.get_map():
-        if stopped() and not told_to_stop:
-            told_to_stop = True
-            _stop(children)
-        for key, _ in selector.select(timeout=0.2):
-            piece = os.read(key.fd, 2**20)
-            if not piece:
-                selector.unregister(key.fileobj)
-                continue
-            waiting: bytearray = key.data
-            waiting += piece
-            while len(waiting) >= _LENGTH.size:
-                end = _LENGTH.size + _LENGTH.unpack_from(waiting)[0]
-                if len(waiting) < end:
-                    break
-                yield from _decode(bytes(waiting[_LENGTH.size : end]))
-                del waiting[:end]
-
-
-def _stop(children: list[int]) -> None:
-    """Ask the children to end after the batch that they are at, as the parent was asked."""
-    for child in children:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGTERM)
-
-
-def _work(task: Callable[[], None], trail: Trail) -> NoReturn:
-    """A child's life."""
-    code = 1
-    try:
-        task()
-        code = 0
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is said
-        name = f"process {os.getpid()}"
-        failure = f"{type(error).__name__}: {error}"
-        trail.write(ThreadFailed(thread=name, error=failure, recovery="its audits are answered by its parent"))
-    finally:
-        os._exit(code)  # nothing of the parent's is to be finished here
-
-
-def _answer_share(
-    answering: Answering, works: list[Ticket], share: int, shares: int, tell: int, stopped: Callable[[], bool]
-) -> None:
-    """Every so manieth batch, and what became of it."""
-    numbers = {id(work): number for number, work in enumerate(works)}
-    for start in range(share * _BATCH, len(works), shares * _BATCH):
-        if stopped():
-            break
-        results = answering.answer(works[start : start + _BATCH])
-        told = _encode([_told(numbers[id(result.ticket)], result) for result in results])
-        _write(tell, _LENGTH.pack(len(told)) + told)
-
-
-def _told(number: int, result: Result) -> _Told:
-    # A path in them may be no text.
-    error = None if result.error is None else utf8(result.error)
-    reason = None if result.reason is None else utf8(result.reason)
-    return _Told(number, result.outcome, result.strategy, error, result.retry_in, reason)
-
-
-def _write(descriptor: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _answer(number: int) -> list[_Told]:
+    """Answer one batch."""
+    batches, answering = _work[0]
+    numbers = {id(ticket): place for place, ticket in enumerate(batches[number])}
+    return [_Told(numbers[id(result.ticket)], *result[1:]) for result in answering.answer(batches[number])]

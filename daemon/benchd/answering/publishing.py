@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 from benchd.answering.case import Case
-from benchd.answering.concluding import Concluder, is_same_file, rejected_result
+from benchd.answering.concluding import Concluder, rejected_result
 from benchd.answering.disk import Disk
 from benchd.answering.outcome import Outcome, Result
 from benchd.answering.recording import rejected, selected
@@ -52,7 +52,7 @@ class Publisher:
         """Record what was decided, flush, and make it visible. Return the results of what is visible then."""
         records: list[Record] = []
         cases = each(lambda case: self._record(case, records), cases)
-        self._trail.write_all(records)
+        self._trail.write(*records)
         failed = self._flush([case for case in cases if case.is_durable])
         cases = each(lambda case: self._make_visible(case, failed), cases)
         failed = self._flush_names([case for case in cases if case.is_durable])
@@ -62,16 +62,17 @@ class Publisher:
 
     def _record(self, case: Case, records: list[Record]) -> Case | Result:
         """Add the record of the decision to `records`, unless the audit has changed since it was read."""
-        if not is_same_file(self._disk, case):
+        if not self._disk.is_same(case.directory, case.name, case.info):
             self.discard(case)
             wait = history_of(case.ticket).next_change()
             return Result(case.ticket, Outcome.DEFERRED, error="it changed while it was being answered", retry_in=wait)
         trigger = case.ticket.trigger
-        if isinstance(case.answer, Decision):
+        if isinstance(case.answer, AuditError):
+            records.append(rejected(case.answer, audit=case.path, trigger=trigger))
+        else:
+            assert isinstance(case.answer, Decision)  # noqa: S101 - nothing else has a sidecar
             config = case.place.shown + case.config
             records.append(selected(case.answer, audit=case.path, trigger=trigger, config=config, took=case.seconds))
-        elif isinstance(case.answer, AuditError):
-            records.append(rejected(case.answer, audit=case.path, trigger=trigger))
         return case
 
     def _flush(self, cases: list[Case]) -> dict[int, OSError]:
@@ -81,7 +82,8 @@ class Publisher:
         contents = [(case.temporary.descriptor, case.place.device) for case in cases if case.temporary]
         trail = self._trail.unflushed()
         failed = self._flusher.flush([*contents, trail] if trail else contents)
-        self._trail.flushed(failed.get(trail.descriptor) if trail else None)
+        if trail is not None:
+            self._trail.flushed(failed.get(trail.descriptor))
         return failed
 
     def _make_visible(self, case: Case, failed: dict[int, OSError]) -> Case | Result:
@@ -93,8 +95,9 @@ class Publisher:
             if case.is_durable:
                 if case.temporary.descriptor in failed:
                     raise failed[case.temporary.descriptor]
-                case.temporary = self._disk.close(case.directory, case.temporary)
-            if is_config:
+                temporary, case.temporary = case.temporary, case.temporary._replace(descriptor=-1)
+                self._disk.close(case.directory, temporary)  # it is closed even if that fails
+            if is_config and case.beside.report is not None:
                 # First the report: a crash in between leaves an audit without an answer, not one with two.
                 self._concluder.remove_report(case)
             if not self._is_as_before(case.directory, name, before):

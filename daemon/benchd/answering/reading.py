@@ -69,7 +69,7 @@ class Reader:
             if way is not Route.SANDBOX:
                 case.content, case.info = self._disk.read(case.directory, name, case.info, folder.max_bytes)
         except AuditError as error:
-            case.answer = error
+            case.refuse(error)
         return case
 
     def _is_answered(self, case: Case) -> bool:

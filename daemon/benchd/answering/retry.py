@@ -120,8 +120,7 @@ class Patience(NamedTuple):
             # server it may not be, and there nobody can say whether there is a writer: count from the first attempt.
             age = max(0.0, self.wall() - info.st_ctime) if is_closed else 0.0
             history.state, history.settles_from, history.attempts = state, now - age, 0
-            # A copy, because an exception keeps the frames it went through alive, and so the content.
-            history.verdict, history.digest = AuditError(error.code, error.message, error.hint), digest
+            history.verdict, history.digest = error, digest
         history.attempts += 1
         unchanged = now - history.settles_from
         if unchanged >= self.settle and (is_closed or not _may_have_writer(error, unchanged, writer=writer)):

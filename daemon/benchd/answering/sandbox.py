@@ -1,8 +1,8 @@
-"""Large and odd audits are decided in a process of their own.
+"""Decide large and odd audits in a separate process, with limits on its memory and CPU time.
 
-A parser takes memory as it likes, and holds the interpreter's lock while it runs. In a process of its own it has
-limits that are its file's size, and the other audits keep their latency. It costs some 50 ms, so that only files
-come here which are far from what Gradience writes (`Costly`), or very large.
+A parser can take much memory, and holds the GIL while it runs. In a separate process the file's size limits it, and
+the other audits keep their latency. The process costs about 50 ms. Therefore it gets only very large files and files
+that hold much more than Gradience writes (`Costly`).
 """
 
 from __future__ import annotations
@@ -24,29 +24,32 @@ from benchd.audit.audit import Audit, AuditError, NotAnAudit, read_audit
 from benchd.audit.refusals import refusal
 from benchd.bench.deciding import Decision, decide
 from benchd.folder.files import read_all
-from benchd.settings.reading import BenchSettings, SelectionSettings
+from benchd.settings.keys import BenchSettings, SelectionSettings
 
 __all__ = ["Verdict", "decide_isolated", "matchable"]
 
-#: What it may take for each byte of the file, and besides; its parent and the interpreter itself take the rest of the
-#: 64 MiB that are promised.
+#: Maximum bytes of memory for each byte of the file, and in addition. The interpreter and the parent process take the
+#: rest of the promised 64 MiB.
 _MEMORY_FACTOR: Final = 3
-_MEMORY_BESIDES: Final = 32 * 2**20
+_MORE_MEMORY: Final = 32 * 2**20
 
-#: CPU time that is granted: so long, and a second more for so many bytes. The standard parser does 30 MB/s.
+#: Maximum CPU seconds, and the bytes for which there is one more. The standard parser reads 30 MB/s.
 _SECONDS: Final = 10
 _BYTES_A_SECOND: Final = 16 * 2**20
 
 #: Maximum CPU seconds for matching the patterns in an `adapter_config.json`; usual patterns take milliseconds.
 _MATCHING_SECONDS: Final = 2.0
 
-#: On a machine that is busy with something else it may take longer; then it is tried again later.
-_PATIENCE_SECONDS: Final = 50.0
+#: Seconds to wait for the process. It may take longer on a busy machine; the audit is then tried again later.
+_TIMEOUT_SECONDS: Final = 50.0
 
-_COMMAND: Final = (sys.executable, "-P", "-s", "-c", "from benchd.answering.sandbox import main; main()")
+#: The command of the process; the number of the audit's descriptor follows.
+_COMMAND: Final = (sys.executable, "-P", "-s", "-m", __spec__.name)
+
+#: From <linux/prctl.h>.
 _PR_SET_PDEATHSIG: Final = 1
 
-#: A free-threaded Python takes a GiB of address space beforehand, in which no limit would ever be met.
+#: A free-threaded Python reserves a GiB of address space, which would make the limit on memory useless.
 _ALLOCATOR: Final = {"MIMALLOC_ARENA_RESERVE": "0"}
 
 
@@ -60,9 +63,9 @@ class _Request(msgspec.Struct):
 
 
 class Verdict(msgspec.Struct):
-    """What became of it: a decision, or the code, message and hint of a refusal; and the content's SHA-256.
+    """The result: a decision, a refusal (code, message, hint), or `not_an_audit`.
 
-    `failure` is a bug of ours, in words.
+    `audit_sha256` is of the content that was read. `failure` describes an error that is not the file's fault.
     """
 
     audit_sha256: str | None = None
@@ -72,7 +75,7 @@ class Verdict(msgspec.Struct):
     failure: str | None = None
 
     def unwrap(self) -> Decision:
-        """The decision. Raises `AuditError`, `NotAnAudit`."""
+        """Return the decision. Raises `AuditError`, `NotAnAudit`."""
         if self.not_an_audit:
             raise NotAnAudit
         if self.refusal is not None:
@@ -89,12 +92,18 @@ def decide_isolated(
     selection: SelectionSettings,
     bench: BenchSettings,
     adapter: AdapterConfig | None = None,
+    command: tuple[str, ...] = _COMMAND,
+    timeout: float = _TIMEOUT_SECONDS,
 ) -> Verdict:
-    """Decide the open audit `descriptor` of `size` bytes. Raises OSError if that could not be tried to the end."""
+    """Decide the open audit `descriptor` of `size` bytes.
+
+    A process that exceeds its limits is a refusal. Raises `OSError` if the process fails otherwise, or takes more than
+    `timeout` seconds.
+    """
     request = msgspec.msgpack.encode(_Request(name, size, os.getpid(), selection, bench, adapter))
     os.lseek(descriptor, 0, os.SEEK_SET)
-    with subprocess.Popen(  # noqa: S603 - our own interpreter, and a number
-        [*_COMMAND, str(descriptor)],
+    with subprocess.Popen(  # noqa: S603 - this interpreter and a number
+        [*command, str(descriptor)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -102,14 +111,14 @@ def decide_isolated(
         env=os.environ | _ALLOCATOR,
     ) as process:
         try:
-            output, _ = process.communicate(request, timeout=_PATIENCE_SECONDS)
+            output, _ = process.communicate(request, timeout=timeout)
         except subprocess.TimeoutExpired:
             process.kill()
-            raise TimeoutError(f"reading it took more than {_PATIENCE_SECONDS:g} s") from None
+            raise TimeoutError(f"reading it took more than {timeout:g} s") from None
         except BaseException:
             process.kill()
             raise
-    if process.returncode < 0:  # by one of its limits, or by the kernel, which was out of memory
+    if process.returncode < 0:  # a limit ended it, or the kernel because memory ran out
         return _too_complex(size)
     if process.returncode > 0:
         raise ChildProcessError(f"the process that reads large audits failed with code {process.returncode}")
@@ -125,7 +134,7 @@ def _too_complex(size: int, sha256: str | None = None) -> Verdict:
 
 
 def _memory(size: int) -> int:
-    return _MEMORY_FACTOR * size + _MEMORY_BESIDES
+    return _MEMORY_FACTOR * size + _MORE_MEMORY
 
 
 def _seconds(size: int) -> int:
@@ -136,8 +145,8 @@ def _seconds(size: int) -> int:
 
 
 def main() -> None:
-    """Read the request from standard input, the audit from the descriptor that is named; answer on standard output."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # inherited from a thread of the service, which blocks them
+    """Read a request from standard input and the audit from a descriptor; write a verdict to standard output."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the threads of the service block signals, and a limit is one
     request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Request)
     _die_with(request.parent)
     _limit(request.size)
@@ -156,7 +165,7 @@ def _verdict(descriptor: int, request: _Request) -> Verdict:
         return Verdict(digest, refusal=(error.code, error.message, error.hint))
     except MemoryError:
         return _too_complex(request.size, digest)
-    except Exception as error:  # noqa: BLE001 - its parent records it, and tries again
+    except Exception as error:  # noqa: BLE001 - the parent process records it and retries
         return Verdict(digest, failure=f"{type(error).__name__}: {error}")
 
 
@@ -171,27 +180,33 @@ def _decide(content: bytes, digest: str, request: _Request) -> Decision:
     )
 
 
-class _TooLong(Exception):
+class _TooLongError(Exception):
     """Matching has used up its CPU time."""
 
 
-def matchable(audit: Audit) -> AdapterConfig | None:
+def matchable(audit: Audit, *, seconds: float = _MATCHING_SECONDS) -> AdapterConfig | None:
     """Return the adapter's own file beside `audit`, with a `problem` if its patterns take too long to match.
 
-    Call it in the main thread of a process: a signal interrupts the matching.
+    `seconds` is the maximum CPU time. Call it in the main thread: a signal interrupts the matching.
     """
     adapter = audit.beside
     if adapter is None or adapter.problem is not None or not adapter.is_costly():
         return adapter
 
+    matching = True
+
     def stop(*_: object) -> None:
-        raise _TooLong
+        if matching:  # a signal that comes later must not interrupt the clean-up
+            raise _TooLongError
 
     before = signal.signal(signal.SIGVTALRM, stop)
     try:
-        signal.setitimer(signal.ITIMER_VIRTUAL, _MATCHING_SECONDS)  # CPU time: a busy machine makes no difference
-        audit.adapter_problem  # noqa: B018 - matches the patterns, under the timer
-    except (_TooLong, MemoryError):
+        try:
+            signal.setitimer(signal.ITIMER_VIRTUAL, seconds)  # CPU time: a busy machine makes no difference
+            audit.modules.adapter_problem  # noqa: B018 - matches the patterns
+        finally:
+            matching = False
+    except (_TooLongError, MemoryError):
         return msgspec.structs.replace(adapter, problem="its patterns take too long to match")
     else:
         return adapter
@@ -201,8 +216,8 @@ def matchable(audit: Audit) -> AdapterConfig | None:
 
 
 def _die_with(parent: int) -> None:
-    """End when the parent does, whatever ends it."""
-    with contextlib.suppress(OSError, AttributeError):  # not Linux: then it ends a little later, by its time limit
+    """End this process when its parent ends, even if that is killed."""
+    with contextlib.suppress(OSError, AttributeError):  # not on Linux: there its time limit ends it
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
@@ -213,15 +228,19 @@ def _limit(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError):  # a sandbox may forbid it; it is a kindness to the others
+    with contextlib.suppress(OSError):  # a container may forbid it; other processes matter more
         os.nice(10)
 
 
 def _data_bytes() -> int:
-    """How much memory of its own the process has by now."""
+    """Return the bytes of private memory that this process has taken so far."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         lines = status.read().splitlines()
     for line in lines:
         if line.startswith("VmData:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,1 @@
-"""Bytes -> Audit: what the file says, and why a file can't be used. Pure."""
+"""Read audits: what a file says, and why it can't be used. Pure."""

@@ -1,6 +1,6 @@
-"""`adapter_config.json`, as PEFT writes it next to an adapter's weights -> `AdapterConfig`. Pure.
+"""Read the `adapter_config.json` that PEFT writes next to an adapter's weights. Pure.
 
-The file tells what no audit tells: the alpha of each module (Gradience matches `alpha_pattern` in another way than
+The file has what no audit has: the alpha of each module (Gradience matches `alpha_pattern` in another way than
 PEFT), whether PEFT scales by alpha / sqrt(rank) (`use_rslora`), the kind of the adapter, and what a training needs
 besides ranks.
 """
@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from benchd.audit.matching import Matcher, endings
-from benchd.values import finite, whole, words
+from benchd.audit.values import finite, whole, words
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -91,15 +91,15 @@ _KINDS: Final = {
     "MISS": "MiSS",
 }
 
-#: Twice the modules of the largest real model. More keys are matched in a process of their own.
+#: Twice the modules of the largest real model. With more keys, matching takes place in a separate process.
 _MOST_KEYS: Final = 10_000
 
-#: Longer than any value that is read, but for the patterns and lists.
+#: Maximum bytes of a value, except for patterns and lists.
 _MAX_VALUE: Final = 4096
 
 
 class _File(Struct, gc=False):
-    """What is read of the file, as text: anybody may have put anything there, and most of it is never looked at."""
+    """The fields of the file, as text: the file may come from anybody, and most fields are never needed."""
 
     peft_type: Raw = Raw()
     base_model_name_or_path: Raw = Raw()
@@ -126,14 +126,14 @@ class Applied(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What a saved adapter has for a module: its rank, and the number of parameters in its two matrices."""
+    """A module of a saved adapter: its rank, and the number of parameters in its two matrices."""
 
     rank: int
     parameters: int
 
 
 class AdapterConfig(Struct, frozen=True, kw_only=True, dict=True):
-    """What an adapter's own file tells.
+    """The content of an adapter's own file.
 
     `token` names its content: the SHA-256, or the reason it could not be read. `problem` says why nothing in it counts,
     else it is None. `kind` is the kind of an adapter that is not LoRA, else None. `fields` parses `content`, the file.
@@ -237,7 +237,7 @@ def _fits(key: str, value: Any) -> bool:
 
 
 def read_adapter_config(content: bytes) -> AdapterConfig:
-    """Read an `adapter_config.json`. Never raises: what is wrong with it is its `problem`."""
+    """Read an `adapter_config.json`. Never raises: an error is in `problem`."""
     token = hashlib.sha256(content).hexdigest()
     try:
         file = _decode(content)
@@ -255,7 +255,7 @@ def read_adapter_config(content: bytes) -> AdapterConfig:
         base_model=_name(_value(file.base_model_name_or_path)),
         dropout=_share(_value(file.lora_dropout)),
         use_rslora=_value(file.use_rslora) is True,
-        # An unreadable pattern may apply to any module, so the default tells nothing either.
+        # An unreadable pattern may apply to any module, so the default is unknown for each.
         rank=None if ranks is None else whole(_value(file.r)) or None,
         alpha=None if alphas is None else finite(_value(file.lora_alpha)),
         rank_pattern=ranks or {},
@@ -266,22 +266,22 @@ def read_adapter_config(content: bytes) -> AdapterConfig:
 
 
 def unusable(code: str) -> AdapterConfig:
-    """The file is there but can't be read; `code` is that of the `AuditError`."""
+    """Return the config for a file that can't be read; `code` is that of the `AuditError`."""
     return AdapterConfig(token=code, problem=_UNREAD.get(code, "it can't be read"))
 
 
 def _value(raw: Raw) -> Any:
-    """What a short text of JSON says; None for a long one, which is no value that PEFT writes there."""
+    """Return the value of a short JSON text; None for a longer text than PEFT writes there."""
     if not 0 < len(raw) <= _MAX_VALUE:
         return None
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):  # a number that is none, text that is not UTF-8
+    except (msgspec.DecodeError, UnicodeDecodeError):  # a broken number, or text that is not UTF-8
         return None
 
 
 def _pattern(raw: Raw) -> dict[str, float] | None:
-    """A pattern's numbers by key, empty where there is none; None for what is no pattern."""
+    """Return a pattern's numbers by key, empty if absent; None if it is not a pattern."""
     try:
         return (_decode_pattern(raw) or {}) if raw else {}
     except (msgspec.DecodeError, UnicodeDecodeError):

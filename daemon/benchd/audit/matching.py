@@ -63,6 +63,7 @@ class Matcher:
     """Finds the values of module names in one pattern."""
 
     def __init__(self, pattern: Mapping[str, float]) -> None:
+        self._keys = list(pattern)
         self._values = list(pattern.values())
         # Values of `_exact` and `_names` are the position of the first such key; `_others` has keys by position.
         self._exact: dict[str, int] = {}
@@ -102,6 +103,10 @@ class Matcher:
             if place is not None:
                 found[name] = self._values[place]
         return found
+
+    def keys_of(self, name: str) -> list[str]:
+        """Return the keys that match `name` without `re`: the first of each kind."""
+        return [self._keys[place] for place in self._places(name)]
 
     def _places(self, name: str) -> Iterator[int]:
         """Yield the positions of keys that match `name` without `re`: the first of each kind."""

@@ -1,4 +1,4 @@
-"""The names in an audit -> the names that PEFT gives the same modules. Pure.
+"""Turn the names in an audit into the names that PEFT has for the same modules. Pure.
 
 PEFT wraps a model twice, so an audit's names start with `base_model.model.`. Other libraries wrap the model, or
 modules in it, while it is trained, and each adds a part to the names. No key with such a part matches a module of the
@@ -15,7 +15,7 @@ __all__ = ["BASE_LAYER", "MAX_NAME", "PEFT_PREFIX", "WRAPPER_PARTS", "Modules", 
 #: PEFT warns of a `rank_pattern` key with this prefix and ignores it; versions before 0.15 say nothing.
 PEFT_PREFIX: Final = "base_model.model."
 
-#: Parts that wrappers put into a name, at any place. No model gives such a name to one of its own modules.
+#: Parts that wrappers put into a name, at any place. No model names a module so.
 WRAPPER_PARTS: Final = frozenset(
     {
         "_orig_mod",  # torch.compile

@@ -68,7 +68,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "audit_failed": (
         "gradience says: {quote}",
-        "mend the cause that gradience names, then " + _AGAIN,
+        "fix the cause that gradience names, then " + _AGAIN,
     ),
     "audit_interrupted": (
         "gradience was interrupted: {lines} of progress, no JSON",
@@ -78,7 +78,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
 
 CODES: Final = tuple(_TEXTS)
 
-#: What a file that is still being written can look like: such a verdict waits until the file has settled.
+#: Codes that a file may get while it is still being written. They count once the file has settled.
 MAYBE_UNFINISHED: Final = frozenset(
     {
         "empty", "truncated", "not_json", "bad_encoding", "too_deep", "unreadable", "bad_schema",
@@ -88,7 +88,7 @@ MAYBE_UNFINISHED: Final = frozenset(
 
 
 class AuditError(Exception):
-    """A file that can't be answered. `code` is one of `CODES`; `message` says what and where; `hint` what to do."""
+    """A file that can't be answered. `code` is one of `CODES`, `message` says what and where, `hint` what to do."""
 
     def __init__(self, code: str, message: str, hint: str) -> None:
         super().__init__(message)

@@ -1,49 +1,44 @@
-"""What an audit's JSON has of what benchd reads: its shape, and how to take a value out of it.
+"""The JSON of an audit: the fields that benchd reads, as types. Pure.
 
-Two things keep reading cheap, whatever is in a file. What only few audits are asked for, or only the few layers that
-are selected, stays text (`Raw`) until it is asked for (`part`). And each value that is taken from the text at once
-needs some of it: an entry its name, a number its digits. So nothing takes many times its size.
+Two rules keep reading cheap, whatever a file contains. First, parts that few audits are asked for, and parts that only
+the selected layers are asked for, stay text (`Raw`) until then; see `benchd.audit.unread`. Second, each value that is
+decoded at once needs some bytes of the text: an entry its name, a number its digits. So nothing takes many times its
+size.
 
-The shapes are strict. What does not fit them goes through `fit`, which keeps of it what has the right type.
+The types are strict. What does not fit them goes through `benchd.audit.fitting`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Callable
-from functools import cache
-from types import UnionType
-from typing import Any, Final, TypeVar, Union, get_args, get_origin
-
-import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
-
-from benchd.values import finite
 
 __all__ = [
     "Analysis",
+    "ComputedWith",
+    "DisagreementConfig",
+    "Distribution",
     "Document",
     "Entry",
+    "Focus",
     "Gain",
+    "PerModule",
     "Policies",
     "Policy",
     "PolicyRow",
     "Rationale",
     "Row",
     "Rows",
+    "Suggested",
     "Suggestions",
-    "fit",
-    "part",
+    "Witness",
 ]
 
-
-#: Text of the file that nobody has looked into; what `fit` puts in its place is the value itself.
+#: Text of the file that is not decoded yet. `fit` puts the value itself in its place.
 Unread = Raw | UnsetType
 
 
 class Rationale(Struct, gc=False):
-    """`flagging_rationale`: its numbers are finite; what was missing, null or of a wrong type is None."""
+    """`flagging_rationale`. Its numbers are finite. A field that is missing, null or of a wrong type is None."""
 
     spread: float | None = None
     spread_threshold: float | None = None
@@ -65,10 +60,14 @@ class Entry(Struct, gc=False):
 
 
 class Witness(Struct, gc=False):
+    """`flatness_witness`."""
+
     threshold: float | None = None
 
 
 class Distribution(Struct, gc=False):
+    """`distribution`: how the energy is spread over the layers."""
+
     total_layers: float | None = None
     max_uniform_mult: float | None = None
     is_flat: bool | None = None
@@ -76,6 +75,8 @@ class Distribution(Struct, gc=False):
 
 
 class DisagreementConfig(Struct, gc=False):
+    """`disagreement_config`: Gradience's thresholds."""
+
     min_uniform_mult_threshold: float | None = None
     uniform_mult_gate: float | None = None
     spread_base_threshold: float | None = None
@@ -83,11 +84,15 @@ class DisagreementConfig(Struct, gc=False):
 
 
 class Focus(Struct, gc=False):
+    """`disagreement_focus_set`: Gradience's own advice."""
+
     message: str | None = None
     high_impact_layers: Unread = UNSET
 
 
 class ComputedWith(Struct, gc=False):
+    """`computed_with`."""
+
     gradience_version: str | None = None
 
 
@@ -113,6 +118,8 @@ class Gain(Struct, gc=False):
 
 
 class PerModule(Struct, gc=False):
+    """`per_module`."""
+
     gain: list[Gain] | None = None
 
 
@@ -139,6 +146,8 @@ class Rows(Struct, gc=False):
 
 
 class Suggested(Struct, gc=False):
+    """One layer of `Suggestions`."""
+
     name: str
     suggested_r: float | None = None
 
@@ -165,7 +174,7 @@ class Policies(Struct, gc=False):
 
 
 class Document(Struct, gc=False):
-    """A whole audit. What is unread here is a `PerModule`, `Rows`, a list of `Row`, `Suggestions` or `Policies`."""
+    """A whole audit. Text in it is a `PerModule`, `Rows`, a list of `Row`, `Suggestions` or `Policies`."""
 
     policy_disagreement_analysis: Analysis | UnsetType | None = UNSET
     policy_disagreement_analysis_error: Unread = UNSET
@@ -189,7 +198,7 @@ class Document(Struct, gc=False):
 
     @property
     def is_audit(self) -> bool:
-        """Whether the keys are those that audits have and nothing else does (field-notes, section 2)."""
+        """Return whether the keys are those that only audits have (field-notes, section 2)."""
         return (
             self.policy_disagreement_analysis is not UNSET
             or self.policy_disagreement_analysis_error is not UNSET
@@ -198,74 +207,3 @@ class Document(Struct, gc=False):
             or (self.probe_rank is not UNSET and self.suggested_r_global_median is not UNSET)
             or (self.total_lora_params is not UNSET and self.rank_policy_schema_version is not UNSET)
         )
-
-
-_Part = TypeVar("_Part")
-
-
-def part(value: object, decode: Callable[[Raw], _Part], shape: Any) -> _Part | None:
-    """What a document holds unread, as `shape`, which `decode` decodes; None for what has nothing of that shape."""
-    if isinstance(value, Raw):
-        try:
-            return decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            value = _parsed(value)
-    fitted: _Part | None = _fitted(shape, value)
-    return fitted
-
-
-def _parsed(text: Raw) -> Any:
-    # Who passed over it has seen that it is JSON, but not whether its strings are UTF-8.
-    readable = bytes(text).decode(errors="replace")
-    # Python refuses to convert an integer of more than 4300 digits; as a float it is infinite.
-    for parse_int in (int, float):
-        with contextlib.suppress(ValueError, RecursionError):  # no shape is so deep that Python can't follow
-            return json.loads(readable, parse_int=parse_int)
-    return None
-
-
-def fit(shape: Any, value: dict[str, Any]) -> Any:
-    """`value` as the struct `shape`: what does not fit is None, in a list an empty entry, as a needed text empty."""
-    fields = {}
-    for key, kind, needed in _fields(shape):
-        if key in value:
-            fields[key] = _fitted(kind, value[key])
-        if needed and fields.get(key) is None:
-            fields[key] = ""
-    return shape(**fields)
-
-
-@cache
-def _fields(shape: Any) -> list[tuple[str, Any, bool]]:
-    return [(field.name, _kind(field.type), field.required) for field in msgspec.structs.fields(shape)]
-
-
-def _kind(shape: Any) -> Any:
-    # In a union the others are None and UNSET.
-    return get_args(shape)[0] if get_origin(shape) in {UnionType, Union} else shape
-
-
-def _fitted(shape: Any, value: Any) -> Any:
-    if shape in _SCALARS:
-        return _SCALARS[shape](value)
-    if get_origin(shape) is list:
-        return [_entry(get_args(shape)[0], entry) for entry in value] if isinstance(value, list) else None
-    if not isinstance(value, dict):
-        return None
-    if get_origin(shape) is dict:
-        return {key: _entry(get_args(shape)[1], entry) for key, entry in value.items()}
-    return fit(shape, value)
-
-
-def _entry(shape: Any, value: Any) -> Any:
-    kind = _kind(shape)
-    return _fitted(kind, value) if kind in _SCALARS else fit(kind, value if isinstance(value, dict) else {})
-
-
-_SCALARS: Final[dict[Any, Callable[[Any], Any]]] = {
-    Raw: lambda value: value,
-    object: lambda value: value,
-    float: finite,
-    bool: lambda value: value if isinstance(value, bool) else None,
-    str: lambda value: value if isinstance(value, str) else None,
-}

@@ -1,1 +1,1 @@
-"""Selection -> the bytes of a config, and what they must be to hold. Pure."""
+"""Write the config for a selection, and check whether it still holds. Pure."""

@@ -1,8 +1,6 @@
-"""Bytes -> `Decision`: the three pure steps in one, for whoever answers an audit and in whichever process."""
+"""Decide the answer to an audit: read it, select, write the config. Pure."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import msgspec
 from msgspec import Struct
@@ -12,13 +10,13 @@ from benchd.audit.audit import read_audit
 from benchd.bench.config import write_config
 from benchd.selection.ladder import select
 from benchd.selection.selection import Selection
-from benchd.settings.reading import BenchSettings, SelectionSettings
+from benchd.settings.keys import BenchSettings, SelectionSettings
 
 __all__ = ["Decision", "decide"]
 
 
 class Decision(Struct, frozen=True, gc=False):
-    """The answer to one audit: the config's bytes, and what the trail says of it.
+    """The answer to one audit: the config's bytes, and what the trail records.
 
     `is_of_nothing` is true if Gradience found no layer to audit. A person should check why.
     """
@@ -38,7 +36,7 @@ def decide(
     selection: SelectionSettings,
     bench: BenchSettings,
     adapter: AdapterConfig | None = None,
-    sha256: str | Callable[[], str] | None = None,
+    sha256: str | None = None,
     frugal: bool = False,
     bounded: bool = False,
 ) -> Decision:

@@ -1,7 +1,7 @@
-"""What benchd writes beside an audit: names, a JSON that YAML reads alike, and a seal that shows edits. Pure.
+"""Seal what benchd writes beside an audit: JSON that YAML reads alike, with a digest that shows edits. Pure.
 
-A sealed document carries the SHA-256 of its own bytes (taken with the digest's place left empty), so that
-a later run can tell its own work from a file that a person has edited or put there.
+A sealed document contains the SHA-256 of its own bytes, computed while the digest's place is empty. So a later run
+knows whether a person has edited a file or put it there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import msgspec
 
 __all__ = [
     "Provenance",
-    "number",
     "provenance_of",
     "seal",
     "unbroken",
@@ -22,17 +21,17 @@ __all__ = [
 
 
 class Provenance(msgspec.Struct, gc=False):
-    """What a sidecar says about the audit it answers; `settings` only those that shaped it."""
+    """What a sidecar says about the audit that it answers; `settings` has only those that shaped it."""
 
     audit: str
     audit_sha256: str | None
     audit_bytes: int | None
     selection_version: int | None = None
     settings: dict[str, int | float | str | bool | None] | None = None
-    #: Which `adapter_config.json` beside the audit shaped the config; see `benchd.audit.adapter`.
+    #: Token of the `adapter_config.json` beside the audit that shaped the config; see `benchd.audit.adapter`.
     adapter_config: str | None = None
     code: str | None = None
-    #: Of an error report; it stands outside of its provenance.
+    #: Only in an error report, outside of its provenance.
     message: str | None = None
 
 
@@ -47,9 +46,11 @@ _encode = msgspec.json.Encoder().encode
 #: Characters that JSON allows and YAML 1.1 does not, or folds away.
 _NOT_YAML = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]|\xef\xbb\xbf|\xef\xbf[\xbe\xbf]")
 
-#: Numbers of this size are written without an exponent.
-_LEAST: Final = 1e-4
-_MOST: Final = 1e16
+#: An exponent as msgspec writes it. It ends a line; a line that ends a string ends in a quotation mark.
+_EXPONENT = re.compile(rb"e-?[0-9]+,?\n")
+#: Small numbers have an exponent in Python only. msgspec writes zeros.
+_ZEROS: Final = b"0.0000"
+_FLOAT: Final = rb"(?<= )-?(?:0\.0000[0-9]+|[0-9.]+e-?[0-9]+)(?=,?\n)"
 
 _SEAL: Final = b'"config_sha256": "'
 _PROVENANCE: Final = b'"provenance": {'
@@ -57,30 +58,27 @@ _TAIL_BYTES: Final = 64 * 1024
 _PLACE = re.compile(rb'"config_sha256": "([0-9a-f]{64})"(?=\s*\}\s*\}\s*\Z)')
 
 
-def number(value: float | None) -> msgspec.Raw | float | None:
-    """A float in the one notation that both JSON and YAML 1.1 read as a number: `5.0e-05`, not `5e-05`."""
-    if value is None or _LEAST <= value < _MOST or value == 0:
-        return value
-    if isinstance(value, int) or _LEAST <= -value < _MOST:
-        return value
-    mantissa, exponent = repr(value).split("e")  # Python writes every number of this size with an exponent
-    return msgspec.Raw(f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}".encode())
-
-
 def seal(document: dict[str, Any]) -> bytes:
-    """`document` as file content, sealed. Its last key must be `provenance`.
+    """Return `document` as sealed file content. Its last key must be `provenance`.
 
-    The content is UTF-8, ends with a newline, and `yaml.safe_load` reads the same as `json.loads`.
-    Floats must have gone through `number`.
+    The content is UTF-8 and ends with a newline. `yaml.safe_load` reads the same as `json.loads`.
     """
     sealed = {**document, "provenance": {**document["provenance"], "config_sha256": ""}}
     text = msgspec.json.format(_encode(sealed), indent=2)
     if not text.isascii() or b"\x7f" in text:
         text = _NOT_YAML.sub(_escape, text)
     text += b"\n"
+    if _ZEROS in text or _EXPONENT.search(text):
+        text = re.sub(_FLOAT, _float, text)
     digest = hashlib.sha256(text).hexdigest().encode()
     place = text.rindex(_SEAL) + len(_SEAL)
     return text[:place] + digest + text[place:]
+
+
+def _float(match: re.Match[bytes]) -> bytes:
+    """Return the number as both JSON and YAML 1.1 read it: `5.0e-05`. YAML takes `5e-05` for a string."""
+    mantissa, _, exponent = repr(float(match[0])).partition("e")
+    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}".encode()
 
 
 def _escape(match: re.Match[bytes]) -> bytes:
@@ -88,7 +86,7 @@ def _escape(match: re.Match[bytes]) -> bytes:
 
 
 def unbroken(content: bytes) -> bool:
-    """Whether `content` is benchd's own and has not been changed since."""
+    """Return whether benchd wrote `content` and nobody has changed it since."""
     match = _PLACE.search(content, max(0, len(content) - 200))
     if match is None:
         return False
@@ -97,8 +95,8 @@ def unbroken(content: bytes) -> bool:
 
 
 def provenance_of(content: bytes) -> Provenance | None:
-    """What the sidecar says of itself, or None if it is no sidecar of benchd's. Does not look at the seal."""
-    if len(content) > _TAIL_BYTES:  # somebody may have put anything there; what is ours has it at its end
+    """Return what a sidecar says of itself; None for other files. Does not check the seal."""
+    if len(content) > _TAIL_BYTES:  # benchd's own sidecars have it at the end; other files can be of any size
         place = content.rfind(_PROVENANCE, -_TAIL_BYTES)
         if place < 0:
             return None

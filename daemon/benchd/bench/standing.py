@@ -9,11 +9,11 @@ from typing import Final
 
 import msgspec
 
+from benchd.audit.values import utf8
 from benchd.bench.seal import Provenance
 from benchd.bench.tables import base_used
 from benchd.selection.selection import SELECTION_VERSION
-from benchd.settings.reading import BenchSettings, SelectionSettings
-from benchd.values import utf8
+from benchd.settings.keys import BenchSettings, SelectionSettings
 
 __all__ = ["SidecarCheck"]
 

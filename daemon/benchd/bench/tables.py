@@ -1,7 +1,7 @@
-"""The tables that Bench runs by: `[bench.base]`, and what the audit knows where that leaves a key open. Pure.
+"""Fill the tables that Bench runs by: `[bench.base]`, and the audit for keys that it leaves out. Pure.
 
-Keys of the base always win. Where they contradict what the audit tells, or where Bench will lack something after
-all, a note says so (spec, section 4, "Runnable"; field-notes, section 4).
+Keys of the base always win. A note says where they contradict the audit, and what Bench will lack (spec, section 4,
+"Runnable"; field-notes, section 4).
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from benchd.audit.audit import Audit
 from benchd.bench.patterns import target_modules
 from benchd.selection.selection import Selection
 from benchd.settings.base import Base, base_digest, merged, missing, tells
-from benchd.settings.reading import BenchSettings
+from benchd.settings.keys import BenchSettings
 
 __all__ = ["Runnable", "base_used", "focused", "runnable"]
 
-#: What Bench reads without a default, and an audit normally tells.
+#: Keys that Bench reads without a default, and that an audit normally has.
 _TOLD: Final = ("lora.probe_r", "lora.alpha", "lora.target_modules", "compression.allowed_ranks")
 
 
 class Runnable(NamedTuple):
-    """Bench's tables, in Bench's order, and what a reader should know of them."""
+    """Bench's tables, in Bench's order, and notes about them."""
 
     tables: Base
     notes: tuple[str, ...]
 
 
 def base_used(settings: BenchSettings) -> dict[str, Any]:
-    """The settings about Bench's tables that shape every answer, by dotted key; none without a base."""
+    """Return the settings about Bench's tables that shape every answer, by dotted key; none without a base."""
     if not settings.base:
         return {}
     used: dict[str, Any] = {"bench.base": base_digest(settings.base), "bench.focus": settings.focus}
@@ -41,19 +41,19 @@ def base_used(settings: BenchSettings) -> dict[str, Any]:
 
 
 def _targets(audit: Audit, selection: Selection, settings: BenchSettings) -> list[str] | str:
-    """`target_modules`: the selected modules with `bench.focus`, else the base's, else all that the audit names."""
+    """Return `target_modules`: the selected modules with `bench.focus`, else the base's, else all in the audit."""
     focus = focused(audit, selection, settings)
     if focus:
-        return target_modules(focus, audit.adapted)
+        return target_modules(focus, audit.modules.adapted)
     asked: list[str] | str | None = settings.base.get("lora", {}).get("target_modules")
-    return asked or list(audit.names)
+    return asked or list(audit.modules.names)
 
 
 def focused(audit: Audit, selection: Selection, settings: BenchSettings) -> list[str]:
     """Return the selected modules that can be a target, with `bench.focus`; none without it."""
     if not settings.focus or not selection.layers:
         return []
-    return [layer.module for layer in selection.layers if layer.module not in audit.out_of_reach]
+    return [layer.module for layer in selection.layers if layer.module not in audit.modules.out_of_reach]
 
 
 def runnable(
@@ -85,10 +85,10 @@ def _told(
     ranks: Collection[int],
     settings: BenchSettings,
 ) -> Base:
-    """What the audit and the adapter's own file tell, by Bench's keys; without what they don't."""
-    own = audit.largest
+    """Return what the audit and the adapter's own file have for Bench's keys."""
+    own = audit.modules.largest
     probe = settings.base.get("lora", {}).get("probe_r") or (own.rank if own else None)
-    adapter = audit.adapter if settings.adapter_config else None
+    adapter = audit.modules.adapter if settings.adapter_config else None
     told: Base = {
         "model": {"name": adapter.base_model if adapter else None},
         "lora": {
@@ -119,7 +119,7 @@ def _contradictions(base: Base, told: Base) -> Iterator[str]:
 
 
 def _left_out(selection: Selection, tables: Base) -> Iterator[str]:
-    """Selected layers that Bench will not train. What a pattern in place of the list hits, PEFT alone knows."""
+    """Yield a note about selected layers that Bench will not train; none for a pattern, which only PEFT can match."""
     wanted = tables.get("lora", {}).get("target_modules")
     if not isinstance(wanted, list):
         return

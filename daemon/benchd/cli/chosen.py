@@ -17,7 +17,8 @@ from benchd.folder.adapter_beside import adapter_beside
 from benchd.folder.files import Vanished, look, open_directory, read_regular
 from benchd.selection.ladder import select
 from benchd.selection.selection import Selection
-from benchd.settings.reading import FolderSettings, folder_for
+from benchd.settings.keys import FolderSettings
+from benchd.settings.reading import folder_for
 
 __all__ = ["Chosen", "choose"]
 
@@ -49,8 +50,9 @@ def choose(command: str, audit: str, config: str | None, adapter_folder: str | N
         fail(f"benchd {command}: {audit}: No such file or directory")
     except OSError as error:
         fail(f"benchd {command}: {audit}: {error.strerror}")
-    if adapter_folder is not None and parsed.adapter_problem is not None and not parsed.is_of_nothing:
-        fail(f"benchd {command}: --adapter {adapter_folder}: {ADAPTER_CONFIG} can't be used: {parsed.adapter_problem}")
+    problem = parsed.modules.adapter_problem
+    if adapter_folder is not None and problem is not None and not parsed.is_of_nothing:
+        fail(f"benchd {command}: --adapter {adapter_folder}: {ADAPTER_CONFIG} can't be used: {problem}")
     home = os.path.dirname(path) if adapter_folder is None else _folder_of(adapter_folder)
     return Chosen(parsed, select(parsed, folder.selection), folder, home)
 

@@ -1,17 +1,17 @@
-"""`benchd config`: the settings in force, each with where it came from."""
+"""`benchd config`: show each setting, with the file that it comes from."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 import click
-import msgspec
 
 from benchd.cli.loading import config_option, fail, load_settings, read_settings
 from benchd.settings.base import leaves
-from benchd.settings.reading import FolderSettings, Settings, SettingsError
+from benchd.settings.keys import Settings, keys
+from benchd.settings.reading import SettingsError
 
 __all__ = ["command"]
 
@@ -19,10 +19,10 @@ __all__ = ["command"]
 @click.command("config")
 @config_option
 @click.option(
-    "--check", metavar="FILE", type=click.Path(), help="Only check FILE: every mistake in it, or that there is none."
+    "--check", metavar="FILE", type=click.Path(), help="Only check FILE: print every mistake, or that there is none."
 )
 def command(config: str | None, check: str | None) -> None:
-    """Show the settings in force, each with where it came from."""
+    """Show each setting, and the file that it comes from."""
     if check:
         try:
             read_settings(check)
@@ -30,53 +30,31 @@ def command(config: str | None, check: str | None) -> None:
             fail(*error.problems)
         click.echo(f"{check}: no mistakes")
         return
-    settings = load_settings(config)
-    rows = _rows(settings)
+    rows = list(_rows(load_settings(config)))
     width = max(len(key) + len(value) for key, value, _ in rows) + 3
     for key, value, origin in rows:
         click.echo(f"{key} = {value}".ljust(width) + f"  # {origin}")
 
 
-def _rows(settings: Settings) -> list[tuple[str, str, str]]:
-    rows: list[tuple[str, str, str]] = []
+def _rows(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Yield key, value and origin. A folder's overrides are shown only where it has any."""
     for index, folder in enumerate(settings.watch):
-        rows.extend(_folder_rows(index, folder, settings))
-    for section in ("watching", "selection", "bench", "trail"):
-        for key, value in _keys(getattr(settings, section)):
-            rows.append((f"{section}.{key}", _shown(key, value), settings.origins.get(f"{section}.{key}", "default")))
-    return rows
+        where = f"watch[{index}]"
+        yield from _section_rows(where, folder, settings)
+        for name in ("selection", "bench"):
+            for row in _section_rows(f"{where}.{name}", getattr(folder, name), settings):
+                if row[0] in settings.origins:
+                    yield row
+    for name in ("watching", "selection", "bench", "trail"):
+        yield from _section_rows(name, getattr(settings, name), settings)
 
 
-def _folder_rows(index: int, folder: FolderSettings, settings: Settings) -> list[tuple[str, str, str]]:
-    where = f"watch[{index}]"
-    rows = []
-    for key, value in msgspec.structs.asdict(folder).items():
-        if key not in {"selection", "bench"}:
-            rows.append((f"{where}.{key}", _shown(key, value), settings.origins.get(f"{where}.{key}", "default")))
-    for section in ("selection", "bench"):
-        for key, value in _keys(getattr(folder, section)):
-            origin = settings.origins.get(f"{where}.{section}.{key}")
-            if origin:  # the others are the general ones, shown below
-                rows.append((f"{where}.{section}.{key}", _shown(key, value), origin))
-    return rows
-
-
-def _keys(section: Any) -> Iterator[tuple[str, Any]]:
-    """Each key of a section with its value; of `[bench.base]` each key of its tables."""
-    for key, value in msgspec.structs.asdict(section).items():
-        if key == "base" and value:
-            yield from ((f"base.{name}", item) for name, item in leaves(value))
-        else:
-            yield key, value
-
-
-_DURATIONS: Final = frozenset({"rescan_interval", "settle", "poll_interval"})
-
-
-def _shown(key: str, value: Any) -> str:
-    """A value as a settings file has it."""
-    if key in _DURATIONS:
-        return f'"{value:g}s"' if value >= 1 else f'"{value * 1000:g}ms"'
-    if key == "max_bytes":
-        return f'"{value // 2**20}MiB"' if value % 2**20 == 0 else str(value)
-    return json.dumps(value, ensure_ascii=False)
+def _section_rows(where: str, section: Any, settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Yield the rows of one table; of `[bench.base]` one for each key of its tables."""
+    rows = [(name, key.rule.write(getattr(section, name))) for name, key in keys(type(section)).items()]
+    base = getattr(section, "base", None)
+    if base is not None:
+        found = {f"base.{name}": value for name, value in leaves(base)} or {"base": base}
+        rows += [(name, json.dumps(value, ensure_ascii=False)) for name, value in found.items()]
+    for name, text in rows:
+        yield f"{where}.{name}", text, settings.origins.get(f"{where}.{name}", "default")

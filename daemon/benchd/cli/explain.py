@@ -13,11 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from benchd.audit.audit import Audit
-from benchd.bench.config import bench_config, noted
+from benchd.bench.config import bench_config
+from benchd.bench.plan import Plan, plan_config
 from benchd.cli.chosen import Chosen, choose
 from benchd.cli.loading import config_option
 from benchd.selection.selection import SelectedLayer, Selection
-from benchd.settings.reading import SelectionSettings
+from benchd.settings.keys import SelectionSettings
 
 __all__ = ["command"]
 
@@ -97,8 +98,9 @@ def _show(chosen: Chosen) -> None:
         if any(layer.spread_threshold is None for layer in selection.layers):
             hint = "thresholds that this audit leaves out: gradience audit --disagreement-rationale full"
             console.print(Text(hint, "dim"))
-    console.print(Text.assemble(("For Bench: ", "bold"), _strategies(chosen)))
-    for note in noted(audit, selection, folder.bench).notes:
+    plan = plan_config(audit, selection, folder.bench)
+    console.print(Text.assemble(("For Bench: ", "bold"), _strategies(plan)))
+    for note in (*selection.notes, *plan.notes):
         console.print(Text(f"note: {note}", "yellow"))
 
 
@@ -208,10 +210,9 @@ def _against(value: float | None, threshold: float | None, form: str, *, failed:
     return Text.assemble(f"{shown}{against} ", ("✓", "green") if holds else ("✗", "red"))
 
 
-def _strategies(chosen: Chosen) -> str:
-    """What the config asks of Bench, in one sentence."""
-    audit, selection, folder, _ = chosen
-    uniform, *others = json.loads(bench_config(audit, selection, folder.bench))["compression_strategies"]
+def _strategies(plan: Plan) -> str:
+    """Return what the config asks of Bench, as a phrase."""
+    uniform, *others = plan.strategies
     text = f"the uniform baseline at rank {uniform['rank']}"
     for strategy in others:
         text += f", and {_count(strategy['layers_tested'])} at ranks of their own"

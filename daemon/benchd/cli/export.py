@@ -11,8 +11,10 @@ from typing import Any, Final, NoReturn
 import click
 
 from benchd.audit.adapter import ADAPTER_CONFIG, Weights
-from benchd.bench.config import bench_config, noted
-from benchd.bench.exports import Training, axolotl, bench_audit, bench_audit_notes, plan_training
+from benchd.bench.axolotl import axolotl
+from benchd.bench.config import write_config
+from benchd.bench.probe_audit import bench_audit, bench_audit_notes
+from benchd.bench.training import Training, plan_training
 from benchd.cli.chosen import Chosen, choose
 from benchd.cli.loading import config_option, fail
 from benchd.cli.yaml_text import yaml_text
@@ -74,15 +76,16 @@ def command(
     path = None if adapter_config is None else _new_file(adapter_config, audit)
     chosen = choose("export", audit, config, adapter)
     parsed, selection, folder, adapter_folder = chosen
-    if parsed.is_of_nothing or not parsed.adapted:
+    if parsed.is_of_nothing or not parsed.modules.adapted:
         _end(audit, parsed.no_analysis if parsed.is_of_nothing else "the audit names no module: nothing to export")
     weights = read_weights(adapter_folder)
     training = plan_training(parsed, selection, folder.bench, weights=weights)
     if bench_yaml:
-        notes = [*noted(parsed, selection, folder.bench).notes]
+        written = write_config(parsed, selection, folder.bench)
+        notes = [*written.notes]
         if not folder.bench.base:
             notes.append("Bench can't run this config: the settings have neither [bench.base] nor bench.base_file")
-        _print(notes, training, yaml_text(json.loads(bench_config(parsed, selection, folder.bench))))
+        _print(notes, training, yaml_text(json.loads(written.config)))
     elif as_bench_audit:
         try:
             probe = bench_audit(parsed, training, folder.bench)
@@ -95,8 +98,8 @@ def command(
         _print((*selection.notes, *training.notes, *training.peft_notes, *lacks), training, yaml_text(options))
     else:
         arguments = training.arguments
-        if path is not None and parsed.adapter is not None and parsed.adapter.base_model is not None:
-            arguments = {"base_model_name_or_path": parsed.adapter.base_model, **arguments}
+        if path is not None and parsed.modules.adapter is not None and parsed.modules.adapter.base_model is not None:
+            arguments = {"base_model_name_or_path": parsed.modules.adapter.base_model, **arguments}
         text = _as_json(arguments)
         _print((*selection.notes, *training.notes, *training.peft_notes), training, None if path else text)
         if path is not None:

@@ -1,4 +1,4 @@
-"""From the command line and the environment to `Settings`; mistakes end the command with exit code 2."""
+"""Find and read the settings for a command; mistakes in them end it with exit code 2."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import NoReturn
 import click
 import msgspec
 
-from benchd.settings.reading import Settings, SettingsError, folder_for, lacking, parse_settings
+from benchd.settings.keys import Settings
+from benchd.settings.reading import SettingsError, folder_for, lacking, parse_settings
 
 __all__ = ["config_option", "fail", "find_settings", "load_settings", "read_settings", "with_folders"]
 
@@ -23,32 +24,36 @@ config_option = click.option(
     "config",
     metavar="FILE",
     type=click.Path(),
-    help=f"Settings file; {ENVIRONMENT} names one too. Without any, the defaults hold.",
+    help=f"Settings file. By default the file that {ENVIRONMENT} names, else no file: all defaults.",
 )
 
 
 def fail(*lines: str) -> NoReturn:
-    """End the command as a mistake of the user: what is wrong on stderr, exit code 2."""
+    """Print `lines` to stderr and end the command with exit code 2, the one for mistakes of the user."""
     for line in lines:
         click.echo(line, err=True)
     sys.exit(2)
 
 
-def read_settings(path: str) -> Settings:
-    """Return the settings in the file `path` and the YAML files that it names. Raises `SettingsError`."""
+def read_settings(path: str, source: str | None = None) -> Settings:
+    """Return the settings in the file `path` and in the YAML files that it names. Raises `SettingsError`.
+
+    `source` names the file in messages; by default its path does.
+    """
+    source = source or path
     try:
         with open(path, "rb") as file:
             text = file.read().decode()
     except OSError as error:
-        raise SettingsError([f"{path}: can't be read: {error.strerror}"]) from None
+        raise SettingsError([f"{source}: can't be read: {error.strerror}"]) from None
     except UnicodeDecodeError as error:
-        raise SettingsError([f"{path}: not UTF-8 at byte {error.start}"]) from None
+        raise SettingsError([f"{source}: not UTF-8 at byte {error.start}"]) from None
     folder = os.path.dirname(os.path.abspath(path))
-    return parse_settings(text, source=path, base=folder, read_file=_read_base_file)
+    return parse_settings(text, source=source, base=folder, read_file=_read_base_file, expand_user=os.path.expanduser)
 
 
 def _read_base_file(path: str) -> bytes:
-    """Return the file's content, at most one byte more than allowed. Never waits for a pipe. Raises OSError."""
+    """Return at most one byte more of the file than is allowed. Never waits for a pipe. Raises OSError."""
     from benchd.settings.base_file import MAX_BASE_FILE  # noqa: PLC0415 - most settings name no file
 
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
@@ -58,13 +63,18 @@ def _read_base_file(path: str) -> bytes:
 
 
 def find_settings(config: str | None) -> Settings:
-    """The settings of `--config`, else of the environment's file, else the defaults. Raises `SettingsError`."""
-    path = config or os.environ.get(ENVIRONMENT)
-    return read_settings(path) if path else Settings()
+    """Return the settings of `--config`, else those of the environment's file, else the defaults.
+
+    Raises `SettingsError`. Its messages say if the environment named the file.
+    """
+    if config:
+        return read_settings(config)
+    path = os.environ.get(ENVIRONMENT)
+    return read_settings(path, f"{path} (from {ENVIRONMENT})") if path else Settings()
 
 
 def load_settings(config: str | None) -> Settings:
-    """`find_settings`, or the end of the command."""
+    """Return the same as `find_settings`. Mistakes end the command."""
     try:
         return find_settings(config)
     except SettingsError as error:
@@ -72,9 +82,9 @@ def load_settings(config: str | None) -> Settings:
 
 
 def with_folders(settings: Settings, paths: Sequence[str]) -> Settings:
-    """`settings` watching `paths` and nothing else; a folder that the file names too keeps its own settings there.
+    """Return `settings` that watch only `paths`. A path in a folder of the file keeps that folder's settings.
 
-    Raises `SettingsError` where the file's tables for Bench are whole only for its own folders, and not for these.
+    Raises `SettingsError` if the base of a path lacks keys, which only the file's own folders may have.
     """
     folders = {path: folder_for(settings, path) for path in (os.path.abspath(path) for path in paths)}
     problems = [f"{path}: {line}" for path, folder in folders.items() for line in lacking(folder.bench)]

@@ -1,4 +1,4 @@
-"""`benchd run`: answer what is there, once."""
+"""`benchd run`: answer every audit in files and folders once."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from benchd.folder.folder import Folder
 from benchd.folder.names import is_sidecar
 from benchd.folder.scan import Scan
 from benchd.inbox import Ticket
-from benchd.settings.reading import Settings, folder_for
+from benchd.settings.keys import Settings
+from benchd.settings.reading import folder_for
 from benchd.trail.console import console_line, printable
 from benchd.trail.records import RunFinished
 from benchd.trail.trail import Trail
 
 __all__ = ["command"]
 
-#: A bad file that was changed just now may be unfinished: it is looked at again until it has settled, and this long.
+#: Seconds to go on trying a bad file after it should have settled: its writer may not have finished.
 _PATIENCE_SECONDS: Final = 1.0
 
-#: How often the progress is drawn anew.
+#: Seconds between updates of the progress bar.
 _REFRESH_SECONDS: Final = 0.1
 
 _NOTHING: Final = "no audits found: no file there has a name that watch.patterns takes"
@@ -41,7 +42,7 @@ _STRATEGIES: Final = ("flagged", "priority_score", "disagreement", "none")
 
 
 class _Summary:
-    """Counts what became of the audits."""
+    """Counts results, and collects what the user should know about single audits."""
 
     def __init__(self) -> None:
         self.outcomes: Counter[Outcome] = Counter()
@@ -53,20 +54,23 @@ class _Summary:
         self.kept: list[tuple[str, str]] = []
 
     def add(self, result: Result) -> None:
+        """Count a final result."""
+        self.found += 1
+        path = result.ticket.folder.shown(result.ticket.relative)
+        if result.outcome is Outcome.UNCHANGED and result.error is not None:
+            self.rejected_before += 1
+            self.problems.append((path, f"rejected before: {result.error}"))
+            return
         self.outcomes[result.outcome] += 1
         if result.outcome is Outcome.SELECTED and result.strategy:
             self.strategies[result.strategy] += 1
         if result.reason is not None:
-            self.kept.append((result.ticket.folder.shown(result.ticket.relative), result.reason))
+            self.kept.append((path, result.reason))
         if result.error is not None:
-            path = result.ticket.folder.shown(result.ticket.relative)
             self.problems.append((path, result.error))
 
-    @property
-    def all_answered(self) -> bool:
-        return not self.problems
-
     def counts(self) -> dict[str, Any]:
+        """Return the fields of the record `run.finished`."""
         outcomes = self.outcomes
         return {
             "selected": outcomes[Outcome.SELECTED],
@@ -104,13 +108,13 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
         finder.mistakes.append(f"benchd run: {finder.sidecars[0]}: written by benchd, not an audit")
     if finder.mistakes:
         fail(*finder.mistakes)
-    work = list(finder.work.values())
-    gc.freeze()  # it is there to the end: no collection need look at it again, nor any process have a copy
+    tickets = list(finder.tickets.values())
+    gc.freeze()  # the list stays to the end: keep the collector from walking through it
     answering = Answering(trail, settle=settings.watching.settle, force=force, dry_run=dry_run)
-    with _stop_on_signal() as stopped, _progress(len(work), shown=not as_json) as advance:
+    with _stop_on_signal() as stopped, _progress(len(tickets), shown=not as_json) as advance:
         results = answer_all(
             answering,
-            work,
+            tickets,
             trail=trail,
             processes=count_workers(settings.watching.workers),
             stopped=lambda: bool(stopped),
@@ -128,14 +132,14 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
     trail.close()
     if stopped:
         sys.exit(130)
-    sys.exit(0 if summary.all_answered else 1)
+    sys.exit(1 if summary.problems else 0)
 
 
 class _Finder:
-    """Collects everything to answer, each audit once however often it is named."""
+    """Collects the audits to answer, each once even if the command line names it twice."""
 
     def __init__(self, settings: Settings, summary: _Summary, *, force: bool, dry_run: bool) -> None:
-        self.work: dict[str, Ticket] = {}
+        self.tickets: dict[str, Ticket] = {}
         self.mistakes: list[str] = []
         self.sidecars: list[str] = []
         self._settings = settings
@@ -145,16 +149,17 @@ class _Finder:
         self._folders: dict[str, Folder] = {}
 
     def add(self, path: str) -> None:
+        """Add a file, or all audits in a folder that have no valid answer."""
         absolute = os.path.abspath(path)
         try:
             os.lstat(absolute)
         except OSError as error:
             self.mistakes.append(f"benchd run: {path}: {error.strerror}")
             return
-        if os.path.isdir(absolute):  # a link to a folder, named by the user, is that folder
+        if os.path.isdir(absolute):  # follows a link that the user names
             self._add_folder(self._folder(absolute))
         elif is_sidecar(absolute):
-            self.sidecars.append(path)  # `benchd run *.json` names them too
+            self.sidecars.append(path)  # `benchd run *.json` names sidecars too
         else:
             self._add(self._folder(os.path.dirname(absolute)), os.path.basename(absolute))
 
@@ -179,11 +184,11 @@ class _Finder:
         self._summary.found += tally.found
 
     def _add(self, folder: Folder, relative: str) -> None:
-        self.work.setdefault(folder.shown(relative), Ticket(folder, relative, "command"))
+        self.tickets.setdefault(folder.shown(relative), Ticket(folder, relative, "command"))
 
 
 def _settled(results: Iterator[Result], answering: Answering, settle: float, stopped: list[int]) -> Iterator[Result]:
-    """Final results: what may be unfinished is answered again, until it has settled or the patience is at an end."""
+    """Yield final results. Answer files that may be unfinished again, until they settle or the time is over."""
     waiting: list[Result] = []
     for result in results:
         if result.outcome is Outcome.DEFERRED:
@@ -205,7 +210,7 @@ def _settled(results: Iterator[Result], answering: Answering, settle: float, sto
 
 @contextmanager
 def _stop_on_signal() -> Iterator[list[int]]:
-    """A list that is empty until SIGINT or SIGTERM comes: what is in flight is finished, nothing new begun."""
+    """Collect SIGINT and SIGTERM in a list instead of ending: the caller finishes what it has begun."""
     received: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda number, _: received.append(number)) for number in signals]
@@ -221,11 +226,11 @@ def _progress(total: int, *, shown: bool) -> Iterator[Any]:
     if not shown or total < 2 or not sys.stderr.isatty():
         yield lambda: None
         return
-    from rich.console import Console  # noqa: PLC0415 - only a terminal pays for it
+    from rich.console import Console  # noqa: PLC0415 - only for a terminal
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
 
     columns = ("answering", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # Without a thread of its own that refreshes it: a process with threads is not to be forked.
+    # `advance` refreshes it: a thread would compete for the GIL with the audits.
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
         task, shown_at = progress.add_task("", total=total), 0.0
 
@@ -242,7 +247,7 @@ def _progress(total: int, *, shown: bool) -> Iterator[Any]:
 def _print(summary: _Summary, *, dry_run: bool) -> None:
     counts = summary.counts()
     would = "would be " if dry_run else ""
-    lines = [f"{counts['selected']} {would}answered" if summary.found or any(summary.outcomes.values()) else _NOTHING]
+    lines = [f"{counts['selected']} {would}answered" if summary.found else _NOTHING]
     lines.extend(f"  {name:<15}{number:>7}" for name, number in counts["by_strategy"].items() if number)
     for key, text in (
         ("unchanged", "answered before"),

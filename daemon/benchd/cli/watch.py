@@ -11,7 +11,8 @@ import click
 from benchd.cli.loading import config_option, fail, find_settings, with_folders
 from benchd.service.process import Service, block_signals
 from benchd.service.systemd import notify
-from benchd.settings.reading import Settings, SettingsError
+from benchd.settings.keys import Settings
+from benchd.settings.reading import SettingsError
 from benchd.trail.console import console_line
 from benchd.trail.trail import Trail
 from benchd.watching.lock import Occupied

@@ -10,7 +10,7 @@ import msgspec
 
 from benchd.audit.adapter import Weights
 from benchd.audit.naming import modules_of
-from benchd.values import whole
+from benchd.audit.values import whole
 
 __all__ = ["ADAPTER_WEIGHTS", "read_weights"]
 

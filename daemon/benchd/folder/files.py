@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import stat
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from benchd.audit.refusals import AuditError, refusal
@@ -28,8 +29,8 @@ __all__ = [
     "discard",
     "exists",
     "explained",
-    "group_to_give",
     "has_writer",
+    "is_same",
     "look",
     "open_directory",
     "open_regular",
@@ -145,6 +146,15 @@ def stat_now(directory: int, name: str) -> os.stat_result | None:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def is_same(directory: int, name: str, info: os.stat_result) -> bool:
+    """Return whether the file `name` has the inode, size and ctime of `info`: it is the file that was read."""
+    try:
+        now = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (now.st_ino, now.st_size, now.st_ctime_ns) == (info.st_ino, info.st_size, info.st_ctime_ns)
 
 
 def open_regular(directory: int, name: str, info: os.stat_result, max_bytes: int) -> tuple[int, os.stat_result]:
@@ -267,17 +277,20 @@ class Temporary(NamedTuple):
     descriptor: int = -1
 
 
-def group_to_give(folder: os.stat_result) -> int | None:
-    """The group that new files in a folder are to have, where they would not have it anyway."""
-    return None if folder.st_gid == os.getegid() else folder.st_gid
+def write_temporary(
+    directory: int,
+    content: bytes,
+    *,
+    durable: bool,
+    group: int | None = None,
+    random: Callable[[int], bytes] = os.urandom,
+) -> Temporary:
+    """Write `content` to a new temporary file of `group`, so that all users of the folder can read the answer.
 
-
-def write_temporary(directory: int, content: bytes, *, durable: bool, group: int | None = None) -> Temporary:
-    """Write `content` to a new temporary file of `group`, so that who shares the folder can read the answer.
-
-    If `durable` its descriptor stays open, for `flush`. Raises OSError.
+    If `durable` its descriptor stays open, so that it can be flushed. `random` returns bytes for its name. Raises
+    OSError.
     """
-    name = f".benchd-{_SYSTEM}-{os.getpid()}-{os.urandom(8).hex()}.tmp"
+    name = f".benchd-{_SYSTEM}-{os.getpid()}-{random(8).hex()}.tmp"
     _in_use.add(name)  # before it is there: a scan, on another thread, removes what nobody uses
     try:
         descriptor = os.open(name, _CREATE, 0o666, dir_fd=directory)

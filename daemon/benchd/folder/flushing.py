@@ -1,8 +1,8 @@
 """How what was written to many files gets to the disk with few waits.
 
 `fdatasync` waits for one file, and each call flushes the drive, though an earlier one may have written everything.
-`syncfs` is one wait for all that was written to a file system, by any process; so it is used only while that is little.
-Someone else's checkpoint of many gigabytes must not hold up an answer of two kilobytes.
+`syncfs` is one wait for all that any process has written to a file system. It is used only while that is little:
+another program's checkpoint of many gigabytes must not hold up an answer of two kilobytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from functools import cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -45,7 +45,15 @@ _WAITING: Final = re.compile(rb"^(?:Dirty|Writeback): +([0-9]+) kB$", re.MULTILI
 
 
 class FileSystems:
-    """What the system says about its file systems. A test passes another."""
+    """What the system says about its file systems. A test passes another.
+
+    `proc` is where it says so, and `release` the version of Linux; without it that of this system.
+    """
+
+    def __init__(self, proc: str = "/proc", release: str | None = None) -> None:
+        self._proc = proc
+        self._release = release
+        self._lasting: dict[int, bool] = {}
 
     def sync(self, descriptor: int, device: int, waits: int) -> bool:
         """Flush the file system on `device`, if that is cheaper than `waits` flushes of single files.
@@ -53,10 +61,51 @@ class FileSystems:
         `descriptor` is open in it. Return whether everything is on the disk. After an error, which may be that of
         another file, each file must be flushed by itself.
         """
-        if waits < 2 or not _is_lasting(device) or _bytes_to_write() > _BYTES_BESIDES + waits * _BYTES_A_WAIT:
+        if waits < 2 or not self.is_lasting(device):
             return False
-        call = _syncfs()
+        if self.bytes_to_write() > _BYTES_BESIDES + waits * _BYTES_A_WAIT:
+            return False
+        return self.syncfs(descriptor)
+
+    def is_lasting(self, device: int) -> bool:
+        """Return whether the file system on `device` is one of `_LASTING`; the answer is kept."""
+        known = self._lasting.get(device)
+        if known is None:
+            known = self._lasting[device] = self._has_lasting_kind(device)
+        return known
+
+    def _has_lasting_kind(self, device: int) -> bool:
+        wanted = f"{os.major(device)}:{os.minor(device)}"
+        try:
+            with open(f"{self._proc}/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+                lines = file.read().splitlines()
+        except OSError:
+            return False
+        mounts = (line.partition(" - ") for line in lines)
+        kinds = {kind.split(" ")[0] for mount, _, kind in mounts if mount.split(" ")[2:3] == [wanted]}
+        return bool(kinds) and kinds <= _LASTING
+
+    def bytes_to_write(self) -> float:
+        """Return how many bytes, written by any process, are not on a disk yet; infinity if the system doesn't say."""
+        try:
+            with open(f"{self._proc}/meminfo", "rb", buffering=0) as file:
+                found = _WAITING.findall(file.read(16 * 1024))
+        except OSError:
+            return float("inf")
+        return sum(int(size) for size in found) * 1024.0 if len(found) == 2 else float("inf")
+
+    def syncfs(self, descriptor: int) -> bool:
+        """Flush the file system that `descriptor` is open in; return False after an error, or if none is reported."""
+        call = self._syncfs
         return call is not None and call(descriptor) == 0
+
+    @cached_property
+    def _syncfs(self) -> Callable[[int], int] | None:
+        """The system call, which Python does not have; None if it does not report errors."""
+        version = re.match(r"([0-9]+)\.([0-9]+)", self._release or platform.release())
+        if version is None or (int(version[1]), int(version[2])) < _REPORTS_ERRORS:
+            return None
+        return getattr(ctypes.CDLL(None), "syncfs", None)
 
     flush_file = staticmethod(os.fdatasync)
     flush_directory = staticmethod(os.fsync)
@@ -114,36 +163,3 @@ def _error_of(call: Callable[[int], None], descriptor: int) -> OSError | None:
     except OSError as error:
         return None if error.errno in _NOTHING_TO_FLUSH else error
     return None
-
-
-@cache
-def _syncfs() -> Callable[[int], int] | None:
-    """Return the system call, which Python does not have; None if it does not report errors."""
-    version = re.match(r"([0-9]+)\.([0-9]+)", platform.release())
-    if version is None or (int(version[1]), int(version[2])) < _REPORTS_ERRORS:
-        return None
-    return getattr(ctypes.CDLL(None), "syncfs", None)
-
-
-@cache
-def _is_lasting(device: int) -> bool:
-    """Return whether the file system on a device is one of `_LASTING`; the answer for a device is kept."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return False
-    mounts = (line.partition(" - ") for line in lines)
-    kinds = {kind.split(" ")[0] for mount, _, kind in mounts if mount.split(" ")[2:3] == [wanted]}
-    return bool(kinds) and kinds <= _LASTING
-
-
-def _bytes_to_write() -> float:
-    """Return how many bytes, written by any process, are not on a disk yet; infinity if the system doesn't say."""
-    try:
-        with open("/proc/meminfo", "rb", buffering=0) as file:
-            found = _WAITING.findall(file.read(16 * 1024))
-    except OSError:
-        return float("inf")
-    return sum(int(size) for size in found) * 1024.0 if len(found) == 2 else float("inf")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 
 from benchd.bench.seal import Provenance
 from benchd.bench.standing import SidecarCheck
@@ -16,7 +15,7 @@ from benchd.folder.clock import FolderClock
 from benchd.folder.files import exists, open_directory
 from benchd.folder.names import Names
 from benchd.folder.standing import Beside, Standing, standing
-from benchd.settings.reading import FolderSettings
+from benchd.settings.keys import FolderSettings
 
 __all__ = ["Folder", "Memory"]
 
@@ -56,6 +55,7 @@ class Folder:
         max_bytes: int,
         nested: frozenset[str] = frozenset(),
         memory: Memory | None = None,
+        clock: FolderClock | None = None,
     ) -> None:
         self.settings = settings
         self.path = settings.path
@@ -63,7 +63,7 @@ class Folder:
         self.names = Names(settings, nested)
         self.memory = memory or Memory()
         self._check = SidecarCheck(settings.selection, settings.bench, max_bytes=max_bytes)
-        self._clock: FolderClock | None = None
+        self._clock = clock or FolderClock()
         #: Nanoseconds by the folder's clock: the last whole scan has dealt with everything that changed before.
         self.scanned_until_ns = 0
         #: Counts the calls of `forget_scans`: a scan that was under way then must not count as a whole one.
@@ -98,19 +98,17 @@ class Folder:
 
     def now_ns(self) -> int:
         """Return the time that a new file would get, in nanoseconds since the epoch."""
-        return self._clock.now_ns() if self._clock else time.time_ns()
+        return self._clock.now_ns()
 
     def set_clock(self, *, check: bool) -> None:
         """Compare the folder's clock with the system's, if `check`; if the system's was set, forget the scans."""
-        clock = self._clock or FolderClock()
-        if clock.was_set():
+        if self._clock.was_set():
             self.forget_scans()
             check = True
         if check:
             with contextlib.suppress(OSError):  # the folder is missing; the scan says so
                 descriptor = self.open()
                 try:
-                    clock.read(descriptor)
+                    self._clock.read(descriptor)
                 finally:
                     os.close(descriptor)
-        self._clock = clock

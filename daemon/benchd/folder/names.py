@@ -6,7 +6,7 @@ import fnmatch
 import re
 from typing import Final
 
-from benchd.settings.reading import FolderSettings
+from benchd.settings.keys import FolderSettings
 
 __all__ = ["CONFIG_SUFFIX", "ERROR_SUFFIX", "Names", "config_name", "error_name", "is_sidecar"]
 

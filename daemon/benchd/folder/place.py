@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from benchd.audit.adapter import AdapterConfig
 from benchd.folder.adapter_beside import adapter_beside
-from benchd.folder.files import Vanished, group_to_give, look, read_sidecar, seems_there
+from benchd.folder.files import Vanished, look, read_sidecar, seems_there
 from benchd.folder.folder import Folder
 from benchd.folder.names import config_name, error_name
 from benchd.folder.standing import Beside
@@ -34,8 +34,8 @@ class Place:
     def __init__(self, descriptor: int, info: os.stat_result, adapter: AdapterConfig | None, shown: str) -> None:
         self.descriptor = descriptor
         self.device = info.st_dev
-        #: The group that new files must be given, if they don't get it anyway.
-        self.group = group_to_give(info)
+        #: The group to give new files, so that those who share the folder can read them; None if they get it anyway.
+        self.group = None if info.st_gid == os.getegid() else info.st_gid
         #: What the `adapter_config.json` in it says, if there is one.
         self.adapter = adapter
         #: Its path for people and records, with a slash at its end.
@@ -55,7 +55,7 @@ class Place:
                 raise Vanished from None
             raise
         try:
-            shown = folder.shown(f"{below}/" if below else "")
+            shown = os.path.join(folder.path, below, "")
             return cls(descriptor, os.fstat(descriptor), adapter_beside(descriptor), shown)
         except BaseException:
             os.close(descriptor)

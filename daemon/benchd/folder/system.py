@@ -20,15 +20,15 @@ class System(NamedTuple):
     namespace: str
 
 
-def this_system() -> System:
-    """The system of this process. Containers share a host name, and a boot, and each has its own process 1."""
+def this_system(proc: str = "/proc") -> System:
+    """Return the system of this process. Containers share a host name and a boot; each has its own process 1."""
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii", errors="replace") as file:
+        with open(f"{proc}/sys/kernel/random/boot_id", encoding="ascii", errors="replace") as file:
             boot = file.read().strip()
     except OSError:
         boot = ""
     try:
-        namespace = os.readlink("/proc/self/ns/pid")
+        namespace = os.readlink(f"{proc}/self/ns/pid")
     except OSError:
         namespace = ""
     return System(platform.node(), boot, namespace)

@@ -1,1 +1,1 @@
-"""Audit -> Selection: the ladder, priorities and ranks. Pure."""
+"""Select layers of an audit: the ladder, priorities and ranks. Pure."""

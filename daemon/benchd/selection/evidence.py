@@ -1,4 +1,4 @@
-"""Find the evidence for a layer's rank: the first in the audit, in a fixed order (spec, section 3). Pure.
+"""Find the evidence for the ranks of layers: the first in the audit, in a fixed order (spec, section 3). Pure.
 
 Bench validates the rank that it gets, so a rank must not be too low. It is the largest rank that any policy asks for.
 That is at least the layer's spread (the largest rank minus the smallest).
@@ -7,11 +7,13 @@ That is at least the layer's spread (the largest rank minus the smallest).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 from benchd.audit.audit import Audit
+from benchd.audit.modules import Module
 from benchd.audit.shapes import Rationale
-from benchd.values import MAX_RANK, whole
+from benchd.audit.values import MAX_RANK, largest_rank, whole
 
 __all__ = ["Evidence", "RankSource", "find_evidence"]
 
@@ -30,25 +32,31 @@ class Evidence(NamedTuple):
     is_upper_bound: bool = False
 
 
-def find_evidence(audit: Audit, name: str, rationale: Rationale, own: int | None) -> Evidence | None:
-    """Return the evidence for the rank of the layer `name`; None if the audit has none.
+def find_evidence(
+    audit: Audit, rationales: Mapping[str, Rationale], modules: Mapping[str, Module | None]
+) -> dict[str, Evidence]:
+    """Return the evidence for the rank of each layer, by its name in the audit; none for a layer without evidence.
 
-    The rank is at least the layer's spread and at most `own`, the rank of the module's adapter (None: unknown).
+    A rank is at least the layer's spread and at most the rank of the module's own adapter.
     """
-    most = own or MAX_RANK
-    found = _first(audit, name, rationale, most)
-    if found is None:
-        return None
-    rank = min(max(found.rank, whole(rationale.spread) or 0), most)
-    return found if rank == found.rank else found._replace(rank=rank)
+    asked = [largest_rank(rationale.k_values) for rationale in rationales.values()]
+    found = {}
+    for (name, rationale), k in zip(rationales.items(), asked, strict=True):
+        module = modules[name]
+        most = (module.rank if module else None) or MAX_RANK
+        evidence = _derived_or_suggested(audit, name, rationale, most) if k is None else Evidence(k, "k_values")
+        if evidence is not None:
+            rank = evidence.rank
+            if rationale.spread is not None and rationale.spread > rank:
+                rank = whole(rationale.spread) or rank
+            rank = min(rank, most)
+            found[name] = evidence if rank == evidence.rank else evidence._replace(rank=rank)
+    return found
 
 
-def _first(audit: Audit, name: str, rationale: Rationale, most: int) -> Evidence | None:
-    if rationale.k_values:
-        largest = _largest(rationale.k_values)
-        if largest is not None:
-            return Evidence(largest, "k_values")
-    row = audit.row_ranks(name)
+def _derived_or_suggested(audit: Audit, name: str, rationale: Rationale, most: int) -> Evidence | None:
+    """Return the evidence outside of `k_values`."""
+    row = audit.modules.row_ranks(name)
     if row and _has_all_policies(row, rationale):
         return Evidence(max(row), "layer_rows")
     derived = _derived(audit, name, rationale, most)
@@ -61,14 +69,6 @@ def _first(audit: Audit, name: str, rationale: Rationale, most: int) -> Evidence
         return Evidence(max(row), "layer_rows")
     policies = audit.policy_ranks(name)
     return Evidence(max(policies), "policies") if policies else None
-
-
-def _largest(values: list[float | None]) -> int | None:
-    """Return the largest rank among `values`; None if there is none. Fast where all values are ranks."""
-    largest = None if None in values else whole(max(values))  # type: ignore[type-var]
-    if largest is None:
-        largest = max([k for value in values if (k := whole(value)) is not None], default=None)
-    return largest
 
 
 def _has_all_policies(row: list[int], rationale: Rationale) -> bool:
@@ -102,7 +102,7 @@ def _derived(audit: Audit, name: str, rationale: Rationale, most: int) -> Eviden
     bound = whole(math.floor(min(base / factor, MAX_RANK) + _COMPUTED))
     if not bound:
         return None
-    known = audit.policy_ranks(name) or audit.row_ranks(name)
+    known = audit.policy_ranks(name) or audit.modules.row_ranks(name)
     spread = whole(rationale.spread) or 0
     least = max([spread, *known])
     bound = min([bound, most, *(k + spread for k in known)])

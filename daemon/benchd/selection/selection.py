@@ -1,4 +1,4 @@
-"""What the ladder chooses: the types, and the version of the rules. Pure."""
+"""The result of a selection: its types, and the version of the rules. Pure."""
 
 from __future__ import annotations
 
@@ -19,24 +19,20 @@ __all__ = [
     "Validation",
 ]
 
-#: Counts the changes that make the same audit give another selection; a config of an older number is answered anew.
+#: Counts the changes that make the same audit give another selection. A config of an older version is written again.
 SELECTION_VERSION: Final = 2
-
 
 Strategy = Literal["flagged", "priority_score", "disagreement", "none"]
 
-
 Confidence = Literal["high", "medium", "low", "none"]
 
-
 Priority = Literal["HIGH", "MEDIUM", "LOW", "SKIP"]
-
 
 Validation = Literal["per_layer", "focused_uniform", "uniform_only"]
 
 
 class Rung(Struct, frozen=True, gc=False):
-    """One rung that was tried: did it fire, and why or why not, in words with numbers."""
+    """One rung that was tried: whether it fired, and why or why not, in words with numbers."""
 
     strategy: Strategy
     fired: bool
@@ -44,10 +40,10 @@ class Rung(Struct, frozen=True, gc=False):
 
 
 class SelectedLayer(Struct, frozen=True, gc=False):
-    """One selected layer; the field order is the config's. Numbers are finite or None.
+    """One selected layer; the config has the fields in this order, without `alpha`. Numbers are finite or None.
 
     `rank` is None for a layer that is not validated per layer, that no rank pattern can match, or that the audit has no
-    evidence for. With `rank_is_upper_bound` all policies may ask for less.
+    evidence for. With `rank_is_upper_bound` all policies may ask for less. `alpha` keeps the scaling at this rank.
     """
 
     layer_name: str
@@ -69,7 +65,7 @@ class SelectedLayer(Struct, frozen=True, gc=False):
 
 
 class Selection(Struct, frozen=True, gc=False):
-    """What the ladder chose. `settings` has the settings that shaped it, and only those, by dotted key."""
+    """The selected layers, and the reasons. `settings` has only the settings that shaped it, by dotted key."""
 
     strategy: Strategy
     confidence: Confidence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import select
@@ -35,7 +34,7 @@ class Counts:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._outcomes: Counter[Outcome] = Counter()
-        self.last_answer: str | None = None
+        self._last: Ticket | None = None
 
     def add(self, results: list[Result]) -> None:
         """Count the results of one batch."""
@@ -43,7 +42,12 @@ class Counts:
             for result in results:
                 self._outcomes[result.outcome] += 1
                 if result.outcome in {Outcome.SELECTED, Outcome.REJECTED}:
-                    self.last_answer = result.ticket.folder.shown(result.ticket.relative)
+                    self._last = result.ticket
+
+    @property
+    def last_answer(self) -> str | None:
+        """Return the path of the file that was answered last."""
+        return self._last.folder.shown(self._last.relative) if self._last else None
 
     @property
     def answered(self) -> int:
@@ -130,11 +134,11 @@ class Loop:
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._bell, select.EPOLLIN)
+        #: So that nobody rings after the loop has ended, when the number may belong to another file.
+        self._bell_lock = threading.Lock()
         self._readers: dict[int, Reader] = {}
         self._removed: deque[Reader] = deque()
         self._is_stopping = False
-        #: Set before the loop checks for work, so that nothing comes unnoticed between that and the wait.
-        self._may_sleep = False
         #: When (monotonic) the present batch was begun; None while the loop waits.
         self.busy_since: float | None = None
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -142,10 +146,10 @@ class Loop:
     # --- from any thread -----------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Make the loop ask its inbox again, if it waits."""
-        if self._may_sleep:
-            self._may_sleep = False
-            with contextlib.suppress(OSError):  # the loop has ended
+        """Make the loop ask its inbox again, if it waits or is about to."""
+        self.inbox.is_awaited = False  # one ring is enough
+        with self._bell_lock:
+            if self._bell >= 0:
                 os.eventfd_write(self._bell, 1)
 
     def add(self, reader: Reader) -> None:
@@ -167,21 +171,23 @@ class Loop:
 
     def _run(self) -> None:
         while not self._is_stopping:
-            self._may_sleep = True
+            self.inbox.is_awaited = True
             if self._removed:
                 self._close_removed()
             batch, wait = self.inbox.take(_BATCH)
             if batch:
-                self._may_sleep = False
+                self.inbox.is_awaited = False
                 self._read_for(self._answer(batch))
             elif not self._is_stopping:
                 self._read(wait)
-                self._may_sleep = False
+                self.inbox.is_awaited = False
         self._close_removed()
         self._removed.extend(self._readers.values())
         self._close_removed()
         self._epoll.close()
-        os.close(self._bell)
+        with self._bell_lock:
+            bell, self._bell = self._bell, -1
+        os.close(bell)
 
     def _answer(self, batch: list[Ticket]) -> float:
         """Answer a batch, give it back, and return the seconds that it took."""
@@ -208,7 +214,7 @@ class Loop:
     def _read(self, wait: float | None) -> bool:
         """Wait for events up to `wait` seconds, None for ever, and read them. Return whether there were some."""
         ready = self._epoll.poll(wait)
-        self._may_sleep = False
+        self.inbox.is_awaited = False
         for descriptor, _ in ready:
             reader = self._readers.get(descriptor)
             if reader is None:

@@ -26,7 +26,8 @@ from benchd.service.loop import Counts
 from benchd.service.systemd import notify, reloading, watchdog_seconds
 from benchd.service.workers import Workers
 from benchd.settings.base import base_digest
-from benchd.settings.reading import FolderSettings, Settings, SettingsError
+from benchd.settings.keys import FolderSettings, Settings
+from benchd.settings.reading import SettingsError
 from benchd.trail.lines import Render
 from benchd.trail.records import Degraded, Ready, Reloaded, ReloadFailed, Started, Stopped, Stopping, ThreadFailed
 from benchd.trail.trail import Trail

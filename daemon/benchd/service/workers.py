@@ -13,7 +13,7 @@ from benchd.answering.processes import count_workers
 from benchd.folder.flushing import Flusher
 from benchd.folder.folder import Folder
 from benchd.service.loop import Counts, LargeLane, Loop
-from benchd.settings.reading import FolderSettings, WatchingSettings
+from benchd.settings.keys import FolderSettings, WatchingSettings
 from benchd.trail.records import Degraded
 from benchd.trail.trail import Trail
 from benchd.watching.sources import open_instances, wants_polling

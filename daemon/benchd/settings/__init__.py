@@ -1,1 +1,1 @@
-"""config.toml -> Settings. Pure."""
+"""The settings: declared once each, and read from `config.toml`. Pure."""

@@ -1,25 +1,27 @@
-"""What a config needs so that Bench can run it: `bench.base_file` and `[bench.base]` (spec, section 4). Pure.
+"""The tables that Bench needs to run a config: `bench.base_file` and `[bench.base]` (spec, section 4). Pure.
 
-A base has the keys of Bench's own YAML, and they are passed on unchanged. `check` finds what Bench 0.11.0 would fail
-on, often only after it has trained its probe (field-notes, section 4): values of the wrong type among those that it
-computes with. `missing` finds the keys that it needs.
+A base has the keys of Bench's own YAML, and benchd passes them on unchanged. `check` finds values of the wrong type
+among those that Bench 0.11.0 computes with. Bench itself fails on them late, often after it has trained its probe
+(field-notes, section 4). `missing` finds the keys that Bench needs.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from benchd.values import MAX_RANK
+from benchd.audit.values import MAX_RANK
+from benchd.settings.rules import NOT_EMPTY, Key, integer, list_of, number, shown, text
 
 __all__ = [
+    "KEYS",
     "LEFT_OPEN",
     "MAX_KEY",
+    "OWN_KEYS",
     "TABLES",
     "Base",
     "Mistake",
@@ -28,26 +30,25 @@ __all__ = [
     "leaves",
     "merged",
     "missing",
-    "shown",
     "tells",
 ]
 
 #: Bench's YAML as an object. The values of `TABLES` are objects; other keys may have any value of JSON.
 Base = dict[str, Any]
 
-#: The tables that Bench reads, in the order of its own YAML files.
+#: The tables that Bench reads, in the order of the YAML files that it ships.
 TABLES: Final = ("model", "task", "train", "lora", "compression", "runtime", "audit")
 
 #: The keys of a config that benchd writes itself.
-_OWN: Final = ("schema_version", "compression_strategies", "selection", "provenance")
+OWN_KEYS: Final = ("schema_version", "compression_strategies", "selection", "provenance")
 
 #: Maximum characters of a key. PyYAML refuses a key of more than 1024, and escaping can make four of one.
 MAX_KEY: Final = 250
 
-#: Keys that Bench needs, without a default, and that no audit tells.
+#: Keys that Bench needs, that have no default, and that no audit contains.
 _NEEDED: Final = ("model.name", "task.dataset", "task.subset", "train.seed", "lora.dropout")
 
-#: What a base may leave to the adapter's own file.
+#: Keys that a base may leave to the adapter's own file.
 LEFT_OPEN: Final = frozenset({"model.name", "lora.dropout"})
 
 _DEEPEST: Final = 16
@@ -64,80 +65,49 @@ class Mistake(NamedTuple):
     value: Any = None
 
 
-def shown(value: object) -> str:
-    """A wrong value as its writer wrote it, near enough, and never long."""
-    try:
-        text = json.dumps(value, ensure_ascii=False, default=str)
-    except ValueError:
-        return "an integer of thousands of digits"  # Python refuses to write it out
-    return text if len(text) <= 60 else text[:57] + "..."
+_TEXT: Final = text("a string that is not empty", NOT_EMPTY)
+_RATE: Final = number(above=True)
+_AMOUNT: Final = number()
+_RANK: Final = integer(1, MAX_RANK)
+_SEED: Final = integer(0, 2**32 - 1)
 
-
-# --- what each key accepts ------------------------------------------------------------------------------------
-
-
-def _whole(value: Any, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_rank(value: Any) -> bool:
-    return _whole(value, 1, MAX_RANK)
-
-
-def _is_seed(value: Any) -> bool:
-    return _whole(value, 0, 2**32 - 1)
-
-
-def _listed(value: Any, item: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(item, value))
-
-
-_TEXT: Final = ("a string that is not empty", _text)
-_RATE: Final = ("a number above 0", lambda value: _finite(value) and value > 0)
-_AMOUNT: Final = ("a number >= 0", lambda value: _finite(value) and value >= 0)
-_KEYS: Final[dict[tuple[str, str], tuple[str, Callable[[Any], bool]]]] = {
-    ("model", "name"): _TEXT,
-    ("task", "dataset"): _TEXT,
-    ("task", "subset"): _TEXT,
-    ("train", "seed"): ("an integer from 0 to 4294967295", _is_seed),
-    ("train", "learning_rate"): _RATE,
-    ("train", "lr"): _RATE,
-    ("train", "weight_decay"): _AMOUNT,
-    ("train", "warmup_ratio"): _AMOUNT,
-    ("train", "max_steps"): ("an integer >= 1", lambda value: _whole(value, 1, 10**9)),
-    ("lora", "probe_r"): (f"an integer from 1 to {MAX_RANK}", _is_rank),
-    ("lora", "alpha"): _RATE,
-    ("lora", "dropout"): ("a number from 0 to 1", lambda value: _finite(value) and 0 <= value <= 1),
-    ("lora", "target_modules"): (
-        "a list of module names that is not empty, or one pattern",
-        lambda value: _text(value) or _listed(value, _text),
+#: The keys whose values benchd checks, because Bench computes with them.
+KEYS: Final = {
+    "model.name": Key(_TEXT, "The base model"),
+    "task.dataset": Key(_TEXT, "The data set"),
+    "task.subset": Key(_TEXT, "The part of the data set"),
+    "train.seed": Key(_SEED, "The seed of the training"),
+    "train.learning_rate": Key(_RATE, "The learning rate"),
+    "train.lr": Key(_RATE, "The learning rate, under its short name"),
+    "train.weight_decay": Key(_AMOUNT, "The weight decay"),
+    "train.warmup_ratio": Key(_AMOUNT, "The part of the steps in which the learning rate rises"),
+    "train.max_steps": Key(integer(1), "The number of training steps"),
+    "lora.probe_r": Key(_RANK, "The rank of the probe; by default the adapter's largest rank"),
+    "lora.alpha": Key(_RATE, "The alpha of the probe; by default it keeps the adapter's scaling"),
+    "lora.dropout": Key(number(0, 1), "The dropout"),
+    "lora.target_modules": Key(
+        list_of(_TEXT, "a list of module names that is not empty, or one pattern", least=1, or_item=True),
+        "The modules to train; by default those that the audit names",
     ),
-    ("compression", "allowed_ranks"): (
-        f"a list of ranks from 1 to {MAX_RANK} that is not empty",
-        lambda value: _listed(value, _is_rank),
+    "compression.allowed_ranks": Key(
+        list_of(_RANK, f"a list of ranks from 1 to {MAX_RANK} that is not empty", least=1),
+        "The ranks that Bench may choose; by default those of the config",
     ),
-    ("compression", "acc_tolerance"): _AMOUNT,
-    ("compression", "seeds"): ("a list of seeds that is not empty", lambda value: _listed(value, _is_seed)),
+    "compression.acc_tolerance": Key(_AMOUNT, "The loss of accuracy that Bench accepts"),
+    "compression.seeds": Key(
+        list_of(_SEED, "a list of seeds that is not empty", least=1), "The seeds of a run over several seeds"
+    ),
 }
 
 
 def check(base: Mapping[str, Any]) -> Iterator[Mistake]:
     """Yield every mistake in `base`, as TOML or YAML parsed it. Does not look for missing keys.
 
-    A null counts as a key that is left out. A key that is neither a table of `TABLES` nor one of benchd's own may have
-    any value that JSON has.
+    A null counts as a missing key. A key outside `TABLES` and `OWN_KEYS` may have any value that JSON has.
     """
     for name, value in base.items():
         misspelt = _misspelt(name) if isinstance(value, dict) else None
-        if name in _OWN:
+        if name in OWN_KEYS:
             yield Mistake(name, "benchd writes this key itself; remove it")
         elif misspelt:
             yield Mistake(name, f'unknown key; did you mean "{misspelt}"?')
@@ -154,14 +124,17 @@ def _check_table(name: str, table: Mapping[str, Any]) -> Iterator[Mistake]:
     for key, value in table.items():
         where = f"{name}.{key}"
         mistakes = list(_check_value(value, where, 1)) + list(_check_key(key, where))
-        rule = _KEYS.get((name, key))
-        if rule is not None and value is not None and not mistakes and not rule[1](value):
-            mistakes = [Mistake(where, f"expected {rule[0]}, got {shown(value)}", value)]
+        declared = KEYS.get(where)
+        if declared is not None and value is not None and not mistakes:
+            try:
+                declared.rule.parse(value)
+            except ValueError:
+                mistakes = [Mistake(where, f"expected {declared.rule.expected}, got {shown(value)}", value)]
         yield from mistakes
 
 
 def _misspelt(name: str) -> str | None:
-    """Return the table of `TABLES` that `name` resembles; None if it is one of them or resembles none."""
+    """Return the table of `TABLES` that `name` resembles. Return None for a correct name and for any other name."""
     import difflib  # noqa: PLC0415 - only an unknown table needs it
 
     near = difflib.get_close_matches(name, TABLES, n=1, cutoff=_MISSPELT) if name not in TABLES else []
@@ -212,14 +185,11 @@ def _is_text(value: str) -> bool:
     return True
 
 
-# --- what is done with the tables -----------------------------------------------------------------------------
-
-
 def merged(base: Base, over: Base) -> Base:
-    """Return `base` with the keys of `over`: objects are merged at every depth, a list is replaced as a whole.
+    """Return `base` with the keys of `over`. Objects are merged at every depth; a list is replaced as a whole.
 
-    A null never replaces a value, and a table of `TABLES` that is null is left out. The order of the keys: first
-    `TABLES` in Bench's order, then the others as they come.
+    A null never replaces a value. A table of `TABLES` that is null is omitted. `TABLES` come first, in Bench's order;
+    the other keys keep their order.
     """
     both = _merged(_merged({}, base), over)
     tables = {name: both.pop(name) for name in TABLES if name in both}
@@ -238,15 +208,15 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def missing(base: Base, *, adapter_config: bool = False) -> list[str]:
-    """Return the dotted keys that Bench needs, that no audit tells and that `base` lacks; none for an empty base.
+    """Return the dotted keys that Bench needs, that no audit contains and that `base` lacks; none for an empty base.
 
-    With `adapter_config` the name of the base model and the dropout may be left to the adapter's own file.
+    With `adapter_config` the adapter's own file may supply the base model's name and the dropout.
     """
     if not base:
         return []
     needed = set(_NEEDED) - (LEFT_OPEN if adapter_config else set())
     if len(base.get("compression", {}).get("seeds") or ()) > 1:
-        needed.discard("train.seed")  # a run over several seeds sets each of them in its turn
+        needed.discard("train.seed")  # a run over several seeds sets each seed itself
     return [key for key in _NEEDED if key in needed and not tells(base, key)]
 
 
@@ -257,7 +227,7 @@ def tells(base: Base, key: str) -> bool:
 
 
 def leaves(base: Base) -> Iterator[tuple[str, Any]]:
-    """Yield keys with their values: dotted keys for each object at the top level, and the other keys of that level."""
+    """Yield keys with their values: dotted keys for each object at the top level, plain ones for the other values."""
     for name, value in base.items():
         if isinstance(value, dict):
             yield from ((f"{name}.{key}", item) for key, item in value.items())
@@ -266,5 +236,5 @@ def leaves(base: Base) -> Iterator[tuple[str, Any]]:
 
 
 def base_digest(base: Base) -> str:
-    """Return a short name for the content of `base`. The order of its keys counts, because the config keeps it."""
+    """Return a short digest of `base`. The order of its keys counts, because the config keeps it."""
     return hashlib.sha256(msgspec.json.encode(base)).hexdigest()[:16]

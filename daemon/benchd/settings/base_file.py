@@ -1,8 +1,7 @@
-"""The file that `bench.base_file` names: Bench's own YAML -> the tables of a base, or every mistake in it. Pure.
+"""Read the YAML file that `bench.base_file` names into a base. Pure: the caller passes the bytes.
 
 The values are those of `yaml.safe_load`, which Bench itself calls: YAML 1.1. A value that a config can't hold is a
-mistake, reported with its line: otherwise it would be lost, or fail only when the config is written or read. PyYAML is
-imported when a file is parsed, because most settings name none.
+mistake, and its message names the line. PyYAML is imported only to parse a file, because most settings name none.
 """
 
 from __future__ import annotations
@@ -10,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from benchd.settings.base import MAX_KEY, Base, check, merged, shown
+from benchd.settings.base import MAX_KEY, Base, check, merged
+from benchd.settings.rules import shown
 
 if TYPE_CHECKING:
     import yaml
@@ -23,16 +23,16 @@ __all__ = ["MAX_BASE_FILE", "BaseFileError", "parse_base_file"]
 #: Maximum bytes of a file, and maximum characters of its content once each alias is replaced by its value.
 MAX_BASE_FILE: Final = 2**20
 
-#: Maximum levels of mappings and lists: the document, a table, and those that `check` allows below a table's keys.
+#: Maximum levels of mappings and lists: the document, a table, and 16 below a key of the table, as in `check`.
 _MAX_DEPTH: Final = 18
 
-#: Maximum characters of a number: Python parses some of YAML's notations in quadratic time.
+#: Maximum characters of a number. Python parses some notations of YAML in quadratic time.
 _MAX_NUMBER: Final = 400
 
 #: Characters that YAML 1.1 does not allow in a file.
 _FORBIDDEN: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-#: A number for JSON and TOML that is text in YAML 1.1: it lacks a point, or the sign of its exponent.
+#: A number in JSON and TOML that is text in YAML 1.1, because it lacks the point or the sign of the exponent.
 _TEXT: Final = re.compile(r"([-+]?[0-9]{1,20})(\.[0-9]{1,20})?\.?[eE]([-+]?)([0-9]{1,3})", re.ASCII)
 
 _YAML: Final = "tag:yaml.org,2002:"
@@ -69,7 +69,7 @@ def parse_base_file(content: bytes) -> Base:
         before = text[: forbidden.start()]
         place = _place(before.count("\n"), len(before) - before.rfind("\n") - 1)
         raise BaseFileError([f"{place}: not valid YAML: the character {forbidden[0]!a} is not allowed"])
-    reader = _Reader(*_compose(text))
+    reader = _Constructor(*_compose(text))
     base = reader.read()
     lines = reader.lines
     for mistake in check(base):
@@ -90,7 +90,7 @@ def _hint(value: object) -> str:
 
 
 def _place(line: int, column: int) -> str:
-    """Return a place for people, from numbers that count from 0."""
+    """Return the words for a place, from numbers that count from 0."""
     return f"line {line + 1}, column {column + 1}"
 
 
@@ -99,7 +99,7 @@ def _at(mark: Any) -> str:
 
 
 def _compose(text: str) -> tuple[Loader, Node | None]:
-    """Return the document as nodes, with the loader that makes values of them. Raises `BaseFileError`."""
+    """Return the loader and the root node of the document. Raises `BaseFileError`."""
     import yaml  # noqa: PLC0415 - only settings that name a file need it
 
     loader_type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -122,12 +122,12 @@ def _compose(text: str) -> tuple[Loader, Node | None]:
     return loader, root
 
 
-class _Reader:
-    """Turns nodes into the values of `yaml.safe_load`, and collects the mistakes."""
+class _Constructor:
+    """Converts nodes to the values of `yaml.safe_load`, and collects the mistakes."""
 
     def __init__(self, loader: Loader, root: Node | None) -> None:
         self.problems: list[str] = []
-        #: The line of each key at the top level, and of each key one level below, by dotted key.
+        #: Maps each dotted key of the first two levels to its line.
         self.lines: dict[str, int] = {}
         self._loader = loader
         self._root = root
@@ -165,7 +165,7 @@ class _Reader:
         elif node.id == "scalar":
             return self._scalar(node, where)
         elif id(node) in self._open:
-            self._problem(node, where, "an alias in it refers to the value itself: it would never end")
+            self._problem(node, where, "an alias in it refers to the value itself, without end")
         elif depth > _MAX_DEPTH:
             self._problem(node, where, f"more than {_MAX_DEPTH} levels of mappings and lists")
         else:

@@ -8,8 +8,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
+from benchd.audit.values import utf8
 from benchd.trail.records import Level, Record
-from benchd.values import utf8
 
 __all__ = ["MAX_LINE", "Render", "journal_line", "json_line"]
 

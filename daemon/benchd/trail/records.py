@@ -34,6 +34,7 @@ __all__ = [
     "Reloaded",
     "RootLost",
     "RootRestored",
+    "RoutineScan",
     "RunFinished",
     "Rung",
     "ScanFinished",
@@ -91,14 +92,9 @@ _Settings = Annotated[
 
 
 class Record(Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True, tag_field="event"):
-    """One event. Its tag is the event's name; `LEVELS` has the levels that it can have, the usual one first."""
+    """One event: its tag is the name, `level` its level. A subclass with the same tag is the event at another level."""
 
-    LEVELS: ClassVar[tuple[Level, ...]] = ("info",)
-
-    @property
-    def level(self) -> Level:
-        """The level of this record."""
-        return self.LEVELS[0]
+    level: ClassVar[Level] = "info"
 
 
 # --- about an audit --------------------------------------------------------------------------------------------
@@ -125,7 +121,7 @@ class Layer(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
 class Selected(Record, frozen=True, kw_only=True, gc=False, tag="audit.selected"):
     """The answer to an audit is known. This record is written before the config becomes visible."""
 
-    LEVELS: ClassVar[tuple[Level, ...]] = ("info", "warning")
+    level: ClassVar[Level] = "info"
 
     audit: _Audit
     trigger: _Trigger
@@ -157,16 +153,13 @@ class Selected(Record, frozen=True, kw_only=True, gc=False, tag="audit.selected"
 class SelectedNothing(Selected, frozen=True, kw_only=True, gc=False, tag="audit.selected"):
     """`Selected` for an audit in which Gradience found no layer. A person should check why."""
 
-    @property
-    def level(self) -> Level:
-        """The level of this record."""
-        return "warning"
+    level: ClassVar[Level] = "warning"
 
 
 class Rejected(Record, frozen=True, kw_only=True, gc=False, tag="audit.rejected"):
     """The file can't be used."""
 
-    LEVELS: ClassVar[tuple[Level, ...]] = ("error",)
+    level: ClassVar[Level] = "error"
 
     audit: _Audit
     trigger: _Trigger
@@ -178,7 +171,7 @@ class Rejected(Record, frozen=True, kw_only=True, gc=False, tag="audit.rejected"
 class Deferred(Record, frozen=True, kw_only=True, gc=False, tag="audit.deferred"):
     """The file may be unfinished. benchd reads it again later."""
 
-    LEVELS: ClassVar[tuple[Level, ...]] = ("debug",)
+    level: ClassVar[Level] = "debug"
 
     audit: _Audit
     trigger: _Trigger
@@ -188,7 +181,7 @@ class Deferred(Record, frozen=True, kw_only=True, gc=False, tag="audit.deferred"
 class Ignored(Record, frozen=True, kw_only=True, gc=False, tag="audit.ignored"):
     """The file is JSON, but not an audit."""
 
-    LEVELS: ClassVar[tuple[Level, ...]] = ("debug",)
+    level: ClassVar[Level] = "debug"
 
     audit: _Audit
     trigger: _Trigger
@@ -198,7 +191,7 @@ class Ignored(Record, frozen=True, kw_only=True, gc=False, tag="audit.ignored"):
 class Unchanged(Record, frozen=True, kw_only=True, gc=False, tag="audit.unchanged"):
     """The audit already has its answer."""
 
-    LEVELS: ClassVar[tuple[Level, ...]] = ("debug",)
+    level: ClassVar[Level] = "debug"
 
     audit: _Audit
     trigger: _Trigger
@@ -208,7 +201,7 @@ class Unchanged(Record, frozen=True, kw_only=True, gc=False, tag="audit.unchange
 class AuditFailed(Record, frozen=True, kw_only=True, gc=False, tag="audit.failed"):
     """benchd itself failed on an audit, and tries again."""
 
-    LEVELS: ClassVar[tuple[Level, ...]] = ("error",)
+    level: ClassVar[Level] = "error"
 
     audit: _Audit
     trigger: _Trigger
@@ -220,7 +213,7 @@ class AuditFailed(Record, frozen=True, kw_only=True, gc=False, tag="audit.failed
 class Kept(Record, frozen=True, kw_only=True, gc=False, tag="config.kept"):
     """The config's path holds a person's file, or the answer to another audit. benchd keeps that file."""
 
-    LEVELS: ClassVar[tuple[Level, ...]] = ("warning",)
+    level: ClassVar[Level] = "warning"
 
     audit: _Audit
     trigger: _Trigger
@@ -231,7 +224,7 @@ class Kept(Record, frozen=True, kw_only=True, gc=False, tag="config.kept"):
 class WriteFailed(Record, frozen=True, kw_only=True, gc=False, tag="config.write_failed"):
     """The answer is known but could not be written. benchd tries again."""
 
-    LEVELS: ClassVar[tuple[Level, ...]] = ("error",)
+    level: ClassVar[Level] = "error"
 
     audit: _Audit
     trigger: _Trigger
@@ -260,7 +253,7 @@ class WatchStarted(Record, frozen=True, kw_only=True, gc=False, tag="watch.start
 class Overflow(Record, frozen=True, kw_only=True, gc=False, tag="watch.overflow"):
     """Events were lost. benchd scans the folder at once."""
 
-    LEVELS: ClassVar[tuple[Level, ...]] = ("warning",)
+    level: ClassVar[Level] = "warning"
 
     root: _Root
     reason: _Reason
@@ -269,7 +262,7 @@ class Overflow(Record, frozen=True, kw_only=True, gc=False, tag="watch.overflow"
 class Degraded(Record, frozen=True, kw_only=True, gc=False, tag="watch.degraded"):
     """Something can't be watched as it should be."""
 
-    LEVELS: ClassVar[tuple[Level, ...]] = ("warning",)
+    level: ClassVar[Level] = "warning"
 
     root: Annotated[str, Meta(description="The watched folder. Empty if the record is about all of them.")]
     reason: _Reason
@@ -279,7 +272,7 @@ class Degraded(Record, frozen=True, kw_only=True, gc=False, tag="watch.degraded"
 class RootLost(Record, frozen=True, kw_only=True, gc=False, tag="watch.root_lost"):
     """The folder can't be watched. benchd waits for it."""
 
-    LEVELS: ClassVar[tuple[Level, ...]] = ("warning",)
+    level: ClassVar[Level] = "warning"
 
     root: _Root
     reason: _Reason
@@ -294,7 +287,7 @@ class RootRestored(Record, frozen=True, kw_only=True, gc=False, tag="watch.root_
 class ScanFinished(Record, frozen=True, kw_only=True, gc=False, tag="scan.finished"):
     """A scan of the folder has ended. A routine scan that queued nothing has the level `debug`."""
 
-    LEVELS: ClassVar[tuple[Level, ...]] = ("info", "debug")
+    level: ClassVar[Level] = "info"
 
     root: _Root
     cause: Annotated[
@@ -316,10 +309,11 @@ class ScanFinished(Record, frozen=True, kw_only=True, gc=False, tag="scan.finish
     ]
     duration_ms: _Duration
 
-    @property
-    def level(self) -> Level:
-        """The level of this record."""
-        return "debug" if self.cause == "rescan" and not self.queued else "info"
+
+class RoutineScan(ScanFinished, frozen=True, kw_only=True, gc=False, tag="scan.finished"):
+    """`ScanFinished` for a routine scan that queued nothing."""
+
+    level: ClassVar[Level] = "debug"
 
 
 # --- about the service -----------------------------------------------------------------------------------------
@@ -349,7 +343,7 @@ class Reloaded(Record, frozen=True, kw_only=True, gc=False, tag="service.reloade
 class ReloadFailed(Record, frozen=True, kw_only=True, gc=False, tag="service.reload_failed"):
     """The new settings can't be used. The old ones stay active."""
 
-    LEVELS: ClassVar[tuple[Level, ...]] = ("error",)
+    level: ClassVar[Level] = "error"
 
     problems: Annotated[list[str], Meta(description="One line for each mistake.", min_length=1)]
 
@@ -357,7 +351,7 @@ class ReloadFailed(Record, frozen=True, kw_only=True, gc=False, tag="service.rel
 class ThreadFailed(Record, frozen=True, kw_only=True, gc=False, tag="service.thread_failed"):
     """A bug raised an exception in a thread or a worker process."""
 
-    LEVELS: ClassVar[tuple[Level, ...]] = ("error",)
+    level: ClassVar[Level] = "error"
 
     thread: Annotated[_Text, Meta(description="The name of the thread or process.")]
     error: _Error
@@ -411,7 +405,7 @@ class RunFinished(Record, frozen=True, kw_only=True, gc=False, tag="run.finished
 class TrailFailed(Record, frozen=True, kw_only=True, gc=False, tag="trail.failed"):
     """The trail can't be written or flushed. Its records go to standard error until it can."""
 
-    LEVELS: ClassVar[tuple[Level, ...]] = ("error",)
+    level: ClassVar[Level] = "error"
 
     file: Annotated[_Text, Meta(description="The trail file, or `standard output`.")]
     error: _Error

@@ -9,9 +9,10 @@ import stat
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import IO, Final, NamedTuple, Protocol
+from contextlib import AbstractContextManager
+from typing import Final, NamedTuple, Protocol
 
-__all__ = ["Output", "Sink", "TrailFile", "TrailStream", "Written", "is_journal"]
+__all__ = ["Disk", "Output", "Sink", "TrailFile", "TrailStream", "Written", "is_journal"]
 
 #: Maximum number of lines that are kept until they are on the disk.
 _MAX_UNFLUSHED: Final = 1000
@@ -27,6 +28,16 @@ class Written(NamedTuple):
 
     descriptor: int
     device: int
+
+
+class Disk(Protocol):  # pragma: no cover - a shape
+    """The system calls that can fail with the disk; the module `os` has them."""
+
+    def write(self, descriptor: int, text: bytes, /) -> int:
+        """Write some of `text`. Return the number of bytes."""
+
+    def fdatasync(self, descriptor: int, /) -> None:
+        """Wait until the file is on the disk."""
 
 
 class Sink(Protocol):  # pragma: no cover - a shape
@@ -81,16 +92,9 @@ class TrailFile:
     It follows logrotate: a file that was moved or deleted is created again, and a truncated file is appended to.
     """
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        write: Callable[[int, bytes], int] = os.write,
-        flush: Callable[[int], None] = os.fdatasync,
-    ) -> None:
+    def __init__(self, path: str, *, disk: Disk = os) -> None:
         self.name = path
-        self._write = write
-        self._flush = flush
+        self._disk = disk
         self._descriptor = -1
         self._identity = (-1, -1)
         self._torn = False
@@ -99,11 +103,11 @@ class TrailFile:
         """Append whole lines, after opening the file if needed. Raises OSError."""
         self._follow()
         if self._torn:
-            self._write(self._descriptor, b"\n")
-            self._torn = False
-        written, error = _write_all(self._descriptor, text, self._write)
+            text = b"\n" + text
+        written, error = _write_all(self._descriptor, text, self._disk)
+        if written:
+            self._torn = text[written - 1] != _NEWLINE
         if error is not None:
-            self._torn = written > 0 and text[written - 1] != _NEWLINE
             raise error
 
     @property
@@ -139,7 +143,7 @@ class TrailFile:
         """Flush and close the file. The next `write` opens it again. Raises OSError."""
         if self._descriptor >= 0:
             try:
-                self._flush(self._descriptor)  # a thread that flushes the new file may count on the old one
+                self._disk.fdatasync(self._descriptor)  # a thread that flushes the new file may count on the old one
             except OSError as error:
                 if error.errno not in _NOTHING_TO_FLUSH:
                     raise
@@ -148,57 +152,47 @@ class TrailFile:
                 os.close(descriptor)
 
 
-def _write_all(
-    descriptor: int, text: bytes, write: Callable[[int, bytes], int] = os.write
-) -> tuple[int, OSError | None]:
+def _write_all(descriptor: int, text: bytes, disk: Disk = os) -> tuple[int, OSError | None]:
     """Write `text`, with several calls if needed. Return the number of bytes written, and the error that stopped it."""
     written = 0
     while written < len(text):
         try:
-            written += write(descriptor, text[written:] if written else text)
+            written += disk.write(descriptor, text[written:] if written else text)
         except OSError as error:
             return written, error
     return written, None
 
 
-class _Turns:
-    """A lock between threads and, after `share`, between the processes that share the same file."""
+class _SharedLock:
+    """A lock between the threads of this process, and with other processes through the file `path`."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
         self._threads = threading.Lock()
-        self._file: IO[bytes] | None = None
-
-    def share(self, path: str) -> None:
-        self._file = open(path, "ab")  # noqa: SIM115 - until `close`
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file = open(path, "ab")  # noqa: SIM115 - as long as the process
 
     def __enter__(self) -> None:
         self._threads.acquire()
-        if self._file is not None:
-            fcntl.lockf(self._file, fcntl.LOCK_EX)
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            fcntl.lockf(self._file, fcntl.LOCK_UN)
+        fcntl.lockf(self._file, fcntl.LOCK_UN)
         self._threads.release()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Output:
-    """The end of structlog's chain: writes lines to a sink, and to the descriptor `fallback` while that fails.
+    """Writes lines to a sink, and to the descriptor `fallback` while that fails.
 
-    `complain` makes the line that reports a failure, from the sink's name and the reason. A lock protects all state but
-    the lines that a thread gathers.
+    `complain` makes the line that reports a failure, from the sink's name and the reason. A lock protects all state.
     """
 
     def __init__(self, sink: Sink, *, complain: Callable[[str, str], bytes], fallback: int = 2) -> None:
         self._sink = sink
         self._complain = complain
         self._fallback = fallback
-        self._lock = _Turns()
+        self._lock: AbstractContextManager[object] = threading.Lock()
         #: The operations that fail at present. Each is reported once.
         self._failing: set[str] = set()
         #: The lines that no flush covers yet. None until the first flush, since most trails are never flushed.
@@ -206,34 +200,16 @@ class Output:
         #: The lines that the flushes under way cover, and the number of these flushes.
         self._covered: deque[bytes] = deque(maxlen=_MAX_UNFLUSHED)
         self._flushes = 0
-        #: The lines of each thread that writes several together.
-        self._gathered = threading.local()
 
     def share(self, path: str) -> None:
-        """Take turns with all processes that share the file `path`, until `close`. Raises OSError."""
-        self._lock.share(path)
+        """Take turns with all processes that share the file `path`. Call it before other threads start.
 
-    def gather(self) -> None:
-        """Keep the lines of the calling thread until `release`."""
-        self._gathered.lines = []
+        Raises OSError.
+        """
+        self._lock = _SharedLock(path)
 
-    def release(self) -> None:
-        """Write the lines that the calling thread has gathered, in one piece."""
-        lines, self._gathered.lines = self._gathered.lines, None
-        if lines:
-            self._write(lines)
-
-    def msg(self, line: bytes) -> None:
-        """Write one line, or gather it."""
-        lines = getattr(self._gathered, "lines", None)
-        if lines is not None:
-            lines.append(line)
-        else:
-            self._write([line])
-
-    debug = info = warning = error = msg
-
-    def _write(self, lines: list[bytes]) -> None:
+    def write(self, lines: list[bytes]) -> None:
+        """Write whole lines in one piece, to the fallback if the sink fails."""
         text = b"".join(lines)
         with self._lock:
             try:
@@ -274,10 +250,12 @@ class Output:
                 self._covered.clear()
 
     def close(self) -> None:
-        """Close the sink, and end the sharing. The next line opens the sink again."""
+        """Close the sink. The next line opens it again."""
         with self._lock:
             self._close()
-        self._lock.close()
+        if isinstance(self._lock, _SharedLock):
+            self._lock.close()
+            self._lock = threading.Lock()
 
     def replace(self, sink: Sink) -> None:
         """Close the sink and write to another one."""

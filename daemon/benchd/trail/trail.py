@@ -1,19 +1,17 @@
 """The audit trail: one line for each event, in a file, on standard output or in the journal.
 
-A record is handed to the operating system before `Trail.write` returns, or at the end of `Trail.together`. While the
-trail can't be written, its records go to standard error.
+A record is handed to the operating system before `Trail.write` returns. While the trail can't be written, its records
+go to standard error.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from benchd.settings.reading import TrailSettings
+from benchd.settings.keys import TrailSettings
 from benchd.trail.lines import Render, journal_line, json_line
 from benchd.trail.records import Level, Record, TrailFailed
 from benchd.trail.sinks import Output, Sink, TrailFile, TrailStream, Written, is_journal
@@ -40,7 +38,7 @@ class Trail:
 
     def __init__(self, sink: Sink, *, level: Level = "info", render: Render = json_line, fallback: int = 2) -> None:
         self._output = Output(sink, complain=_complaint, fallback=fallback)
-        self._log = _logger(self._output, level, render)
+        self._log = _logger(level, render)
 
     @classmethod
     def open(cls, settings: TrailSettings, *, console: Render | None = None) -> Trail:
@@ -55,30 +53,17 @@ class Trail:
         """Continue as other settings describe. A file is opened again, even if it is the same."""
         sink, render = _described(settings, console)
         self._output.replace(sink)
-        self._log = _logger(self._output, settings.level, render)
+        self._log = _logger(settings.level, render)
 
     def share(self, path: str) -> None:
-        """Take turns with the processes that share the file `path`: a pipe would mix long lines. Raises OSError."""
+        """Take turns with all processes that share the file `path`. A pipe would mix their long lines."""
         self._output.share(path)
 
-    def write(self, record: Record) -> None:
-        """Write `record`, unless it is below the trail's level."""
-        getattr(self._log, record.level)(record)
-
-    def write_all(self, records: Sequence[Record]) -> None:
-        """Write several records in one piece."""
-        with self.together():
-            for record in records:
-                self.write(record)
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Keep the records of the calling thread, and write them in one piece at the end."""
-        self._output.gather()
-        try:
-            yield
-        finally:
-            self._output.release()
+    def write(self, *records: Record) -> None:
+        """Write records in one piece, without those below the trail's level."""
+        lines = [line for record in records if (line := getattr(self._log, record.level)(record)) is not None]
+        if lines:
+            self._output.write(lines)
 
     def unflushed(self) -> Written | None:
         """Return what to flush, so that all records written until now are on the disk. Report the result by `flushed`.
@@ -99,9 +84,10 @@ class Trail:
         self._output.close()
 
 
-def _logger(output: Output, level: Level, render: Render) -> Any:
+def _logger(level: Level, render: Render) -> Any:
+    """Return a logger whose methods return the record's line, or None below `level`."""
     return structlog.wrap_logger(
-        output,
+        structlog.ReturnLogger(),
         processors=[_add_time, lambda _logger, _level, event: render(event["ts"], event["event"])],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
     ).bind()

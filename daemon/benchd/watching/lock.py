@@ -1,9 +1,9 @@
-"""One daemon a folder: a small file in it that says whose it is, and that is worth nothing once its writer is dead.
+"""One daemon for each folder: a lock file names the process that watches the folder.
 
-Not a kernel lock held for life: an open descriptor in the folder would keep its file system from being unmounted,
-and the deletion of the folder from being told. So the file names the process (pid, its start, the boot, the pid
-namespace), and whoever comes next looks whether that process still runs; `flock` only orders those who look at
-the same moment. It is advice, not protection: two daemons on a folder write the same bytes.
+The daemon holds no kernel lock, because an open descriptor in the folder would keep its file system from being
+unmounted, and would hide that the folder was deleted. The file names a process by its pid, its start time, the boot
+and the pid namespace. A daemon that finds the file checks whether that process still runs. `flock` orders the daemons
+that check at the same moment. The lock is advice: two daemons on one folder write the same bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import fcntl
 import os
 import stat
 import time
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -25,7 +26,8 @@ __all__ = ["LOCK_NAME", "FolderLock", "Occupied"]
 
 LOCK_NAME: Final = ".benchd.lock"
 _MAX_BYTES: Final = 4096
-_PATIENCE_SECONDS: Final = 1.0
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_WRITE: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Occupied(Exception):
@@ -37,136 +39,99 @@ class Occupied(Exception):
 
 
 class _Holder(msgspec.Struct, frozen=True):
+    """The content of a lock file. Parts that the system does not tell are empty."""
+
     pid: int
     started: str
     boot: str
     namespace: str
     host: str
-    #: Where it watches the folder: one that was moved away is nobody's.
+    #: Where the process watches the folder. A folder that was moved away has no holder.
     path: str = ""
-
-
-def _holder(pid: int, path: str = "") -> _Holder:
-    """The identity of a process of this system; empty parts are what the system doesn't tell."""
-    system = this_system()
-    return _Holder(pid, _started(pid), system.boot, system.namespace, system.host, path)
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> str:
-    """When the process started, in ticks since the boot; empty if it is dead or can't be seen."""
-    # The command's name may hold spaces and brackets: what is wanted stands behind the last one.
-    fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 and fields[0] not in {"Z", "X"} else ""
-
-
-def _runs(holder: _Holder, owner: int) -> bool:
-    """Whether the process that wrote `holder`, into a file that belongs to the user `owner`, still runs.
-
-    Only what can be checked counts: who may write into the folder could otherwise name any process, and keep benchd
-    from starting.
-    """
-    me = _holder(os.getpid())
-    if (holder.boot, holder.namespace, holder.host) != (me.boot, me.namespace, me.host):
-        return False  # another system, or another boot of this one: nothing to be known, nothing to be said
-    try:
-        os.kill(holder.pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        if owner == os.geteuid():
-            return False  # our own user's benchd is gone, and another user has its number now
-    try:
-        process_owner = os.stat(f"/proc/{holder.pid}").st_uid
-    except OSError:
-        return not os.path.exists("/proc/self/stat")  # hidden from us; or a system without /proc, where `kill` must do
-    return process_owner == owner and _started(holder.pid) == holder.started
 
 
 class FolderLock:
     """The claim of this process to one folder."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, patience: float = 1.0, flock: Callable[[int, int], None] = fcntl.flock) -> None:
         self._path = path
+        #: Seconds to wait for the kernel's lock on the file, which a benchd holds for a moment only.
+        self._patience = patience
+        self._flock = flock
         self._held: _Holder | None = None
         self._file = (0, 0)
 
     def acquire(self) -> str | None:
-        """Claim the folder; again if its lock file is gone. Raises `Occupied` if a living process has it.
+        """Claim the folder, or claim it again if its lock file is gone. Raises `Occupied`.
 
-        Returns None, or why the folder is used without a lock (it can't be written, say). A folder that is missing is
-        no trouble here: who watches it notices that.
+        Return None, or the reason why the folder is used without a lock: it is read-only, for example. A folder that
+        can't be opened is no reason: the watcher notices it.
         """
         try:
             directory = open_directory(self._path)
         except OSError:
             return None
-        try:
-            return self._claim(directory)
-        except OSError as error:
-            return f"can't write {LOCK_NAME}: {explained(error, self._path, 'write into')}"
-        finally:
-            os.close(directory)
+        with _closing(directory):
+            try:
+                return self._claim(directory)
+            except OSError as error:
+                return f"can't write {LOCK_NAME}: {explained(error, self._path, 'write into')}"
 
     def _claim(self, directory: int, *, again: bool = False) -> str | None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            descriptor = os.open(LOCK_NAME, flags, 0o666, dir_fd=directory)
-        except PermissionError:
-            # Another user's: readable, as a rule. A dead one's goes, if the folder lets us.
-            self._look(directory)
-            os.unlink(LOCK_NAME, dir_fd=directory)
-            descriptor = os.open(LOCK_NAME, flags, 0o666, dir_fd=directory)
-        try:
+        with _closing(self._open(directory)) as descriptor:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return f"{LOCK_NAME} is not a regular file"
-            if not _lock(descriptor):
+            if not self._wait_for_turn(descriptor):
                 return f"{LOCK_NAME} is held by a process that is not benchd"
-            if os.fstat(descriptor).st_nlink > 1:
-                # A link to somebody's file, which must not be written to; the name in the folder is ours to remove.
+            info = os.fstat(descriptor)
+            if info.st_nlink > 1:  # a link to another file, which must not be written to
                 if again:
                     return f"{LOCK_NAME} is a link to another file"
                 os.unlink(LOCK_NAME, dir_fd=directory)
+            if info.st_nlink != 1 and not again:
+                # This process or, while it waited, the holder has removed the name. Try again only once: some file
+                # systems do not count links.
                 return self._claim(directory, again=True)
-            if os.fstat(descriptor).st_nlink == 0 and not again:
-                # Its holder has given it up while we waited: nobody would see our claim. Once only: a file system may
-                # not count links at all.
-                return self._claim(directory, again=True)
-            me = _holder(os.getpid(), os.path.realpath(self._path))
-            present = _read(descriptor)
-            info = os.fstat(descriptor)
-            ours = present is not None and present.pid == me.pid and _runs(present, info.st_uid)
-            if present is not None and not ours and self._is_watched_by(present, info.st_uid, directory):
-                raise Occupied(self._path, present.pid)
-            if present != me:
-                os.ftruncate(descriptor, 0)
-                _fill(directory, descriptor, msgspec.json.encode(me) + b"\n")
-            self._held, self._file = me, (info.st_dev, info.st_ino)
-        finally:
-            os.close(descriptor)
+            self._check(descriptor, directory)
+            claim = _holder(os.path.realpath(self._path))
+            if _read(descriptor) != claim:
+                _write(descriptor, directory, msgspec.json.encode(claim) + b"\n")
+            self._held, self._file = claim, (info.st_dev, info.st_ino)
         return None
 
-    @staticmethod
-    def _is_watched_by(holder: _Holder, owner: int, directory: int) -> bool:
-        """Whether that process runs, and watches this folder: not one that took its place after it was moved away."""
-        if not _runs(holder, owner):
-            return False
+    def _open(self, directory: int) -> int:
+        """Return the lock file, open for writing. Replace another user's if its process is dead. Raises `Occupied`."""
         try:
-            return not holder.path or os.path.samestat(os.stat(holder.path), os.fstat(directory))
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
+            return os.open(LOCK_NAME, _WRITE, 0o666, dir_fd=directory)
+        except PermissionError:
+            with _closing(os.open(LOCK_NAME, _READ, dir_fd=directory)) as descriptor:
+                self._check(descriptor, directory)
+            os.unlink(LOCK_NAME, dir_fd=directory)
+            return os.open(LOCK_NAME, _WRITE, 0o666, dir_fd=directory)
+
+    def _wait_for_turn(self, descriptor: int) -> bool:
+        """Take the kernel's lock; return False if another process keeps it."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                self._flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in {errno.EAGAIN, errno.EACCES}:
+                    return True  # the file system has no locks: the content of the file must do
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.01)
+            else:
+                return True
+
+    def _check(self, descriptor: int, directory: int) -> None:
+        """Raise `Occupied` if the lock file names another process that runs and watches this folder."""
+        holder, owner = _read(descriptor), os.fstat(descriptor).st_uid
+        if holder and holder.pid != os.getpid() and _runs(holder, owner) and _watches(holder, directory):
+            raise Occupied(self._path, holder.pid)
 
     def holds(self) -> bool:
-        """Whether the lock file that this process wrote is still there, as far as there is one."""
+        """Return whether the lock file that this process wrote is still there; True if it wrote none."""
         if self._held is None:
             return True
         try:
@@ -177,63 +142,91 @@ class FolderLock:
             return True
         return (info.st_dev, info.st_ino) == self._file
 
-    def _look(self, directory: int) -> None:
-        descriptor = os.open(LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            present, owner = _read(descriptor), os.fstat(descriptor).st_uid
-        finally:
-            os.close(descriptor)
-        if present is not None and self._is_watched_by(present, owner, directory):
-            raise Occupied(self._path, present.pid)
-
     def release(self) -> None:
-        """Give the folder up, if it is still ours."""
+        """Remove the lock file if it is still this process's."""
         held, self._held = self._held, None
         if held is None:
             return
-        with contextlib.suppress(OSError):
-            directory = open_directory(self._path)
-            try:
-                descriptor = os.open(
-                    LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
-                )
-                try:
-                    if _lock(descriptor) and _read(descriptor) == held:
-                        os.unlink(LOCK_NAME, dir_fd=directory)
-                finally:
-                    os.close(descriptor)
-            finally:
-                os.close(directory)
+        with (
+            contextlib.suppress(OSError),
+            _closing(open_directory(self._path)) as directory,
+            _closing(os.open(LOCK_NAME, _READ, dir_fd=directory)) as descriptor,
+        ):
+            if self._wait_for_turn(descriptor) and _read(descriptor) == held:
+                os.unlink(LOCK_NAME, dir_fd=directory)
 
 
-def _fill(directory: int, descriptor: int, content: bytes) -> None:
-    """Write a claim, or leave none: a full disk must not leave an empty file behind."""
+@contextlib.contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
     try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int) -> _Holder | None:
+    """Return the content of a lock file; None if no benchd can have written it."""
+    try:
+        return msgspec.json.decode(os.pread(descriptor, _MAX_BYTES, 0), type=_Holder)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _write(descriptor: int, directory: int, content: bytes) -> None:
+    """Write the content of a lock file. Remove the file if that fails: a full disk must not leave an empty one."""
+    try:
+        os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, content, 0)
     except OSError:
-        with contextlib.suppress(OSError):  # what is wrong is said by the first error
+        with contextlib.suppress(OSError):  # the first error gives the reason
             os.unlink(LOCK_NAME, dir_fd=directory)
         raise
 
 
-def _lock(descriptor: int) -> bool:
-    """Wait for our turn to look; who holds it longer than a moment is not benchd."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in {errno.EAGAIN, errno.EACCES}:
-                return True  # a file system without locks: the file alone must do
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.01)
-        else:
-            return True
+def _holder(path: str) -> _Holder:
+    system, pid = this_system(), os.getpid()
+    return _Holder(pid, _started(pid), system.boot, system.namespace, system.host, path)
 
 
-def _read(descriptor: int) -> _Holder | None:
+def _started(pid: int) -> str:
+    """Return when a process started, in ticks since the boot; empty if it is dead or hidden."""
     try:
-        return msgspec.json.decode(os.pread(descriptor, _MAX_BYTES, 0), type=_Holder)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            # The command's name may hold spaces and brackets. The other fields follow its last bracket.
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return fields[19] if len(fields) > 19 and fields[0] not in {"Z", "X"} else ""
+
+
+def _runs(holder: _Holder, owner: int) -> bool:
+    """Return whether the process that wrote `holder` still runs. The lock file belongs to the user `owner`.
+
+    Trust only what can be checked: a user who can write into the folder could name any process, and so keep benchd
+    from starting.
+    """
+    system = this_system()
+    if (holder.boot, holder.namespace, holder.host) != (system.boot, system.namespace, system.host):
+        return False  # of another system, or of another boot of this one
+    try:
+        os.kill(holder.pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        if owner == os.geteuid():
+            return False  # this user's benchd has ended, and another user's process has its number now
+    try:
+        process_owner = os.stat(f"/proc/{holder.pid}").st_uid
+    except OSError:
+        return not os.path.exists("/proc/self/stat")  # without /proc the signal must do
+    return process_owner == owner and _started(holder.pid) == holder.started
+
+
+def _watches(holder: _Holder, directory: int) -> bool:
+    """Return whether `holder` is about the open `directory`, and not about one that was moved away from here."""
+    try:
+        return not holder.path or os.path.samestat(os.stat(holder.path), os.fstat(directory))
+    except (FileNotFoundError, ValueError):  # ValueError: no path holds a NUL
+        return False
+    except OSError:
+        return True

@@ -18,7 +18,16 @@ from benchd.folder.files import explained
 from benchd.folder.folder import Folder
 from benchd.folder.scan import Scan
 from benchd.inbox import Hint, Inbox
-from benchd.trail.records import Degraded, Overflow, RootLost, RootRestored, ScanFinished, ThreadFailed, WatchStarted
+from benchd.trail.records import (
+    Degraded,
+    Overflow,
+    RootLost,
+    RootRestored,
+    RoutineScan,
+    ScanFinished,
+    ThreadFailed,
+    WatchStarted,
+)
 from benchd.trail.trail import Trail
 from benchd.watching.events import Source
 from benchd.watching.lock import FolderLock, Occupied
@@ -358,8 +367,9 @@ class Watcher:
         self._failures, self._failing = self._failing, set()
         took = time.monotonic() - started
         tally = scan.tally
+        kind = RoutineScan if cause == "rescan" and not tally.queued else ScanFinished
         self._trail.write(
-            ScanFinished(
+            kind(
                 root=self.folder.path,
                 cause=cause,
                 found=tally.found,

@@ -1,7 +1,7 @@
-"""Turn the answer into the forms that trainers take: PEFT, Axolotl, Bench. Pure.
+"""Plan a training at the ranks of an answer, as arguments of `peft.LoraConfig`. Pure.
 
-A training at the answer's ranks gives each selected layer the rank of the selection. Every other module gets the
-uniform rank, or the rank that it has if that is smaller. Every module keeps its scaling.
+Each selected layer gets the rank of the selection. Every other module gets the uniform rank, or the rank that it has if
+that is smaller. Every module keeps its scaling.
 """
 
 from __future__ import annotations
@@ -14,33 +14,15 @@ from benchd.audit.adapter import ADAPTER_CONFIG, AdapterConfig, Weights
 from benchd.audit.audit import Audit, Module
 from benchd.audit.matching import endings, plain_ending
 from benchd.audit.naming import unaddressable, usable
-from benchd.bench.config import uniform_rank
+from benchd.audit.values import listed, whole
 from benchd.bench.patterns import pattern_keys
+from benchd.bench.plan import uniform_baseline
 from benchd.bench.tables import focused
-from benchd.selection.ladder import reach_note
+from benchd.selection.notes import name_notes
 from benchd.selection.selection import Selection
-from benchd.settings.reading import BenchSettings
-from benchd.values import listed, whole
+from benchd.settings.keys import BenchSettings
 
-__all__ = ["Change", "Training", "axolotl", "bench_audit", "bench_audit_notes", "lora_config", "plan_training"]
-
-#: PEFT's field -> Axolotl's key.
-_AXOLOTL: Final = {
-    "r": "lora_r",
-    "lora_alpha": "lora_alpha",
-    "lora_dropout": "lora_dropout",
-    "target_modules": "lora_target_modules",
-    "target_parameters": "lora_target_parameters",
-    "rank_pattern": "lora_rank_pattern",
-    "alpha_pattern": "lora_alpha_pattern",
-    "fan_in_fan_out": "lora_fan_in_fan_out",
-    "modules_to_save": "lora_modules_to_save",
-    "use_dora": "peft_use_dora",
-    "use_rslora": "peft_use_rslora",
-    "layer_replication": "peft_layer_replication",
-    "init_lora_weights": "peft_init_lora_weights",
-    "trainable_token_indices": "peft_trainable_token_indices",
-}
+__all__ = ["Change", "Training", "lora_config", "plan_training"]
 
 #: The note for an audit without the adapter's own file.
 _UNKNOWN: Final = (
@@ -103,14 +85,15 @@ def plan_training(
     `weights` are the modules of the saved adapter, where the caller knows them. Unless `may_use_rslora` every alpha is
     for a training without `use_rslora`, at the same scaling.
     """
-    carried = audit.adapter.carried() if audit.adapter else {}
+    adapter = audit.modules.adapter
+    carried = adapter.carried() if adapter else {}
     if not may_use_rslora:
         carried.pop("use_rslora", None)
-    uniform, notes = uniform_rank(audit, settings)
+    uniform, _, notes = uniform_baseline(audit, settings)
     focus = focused(audit, selection, settings)
-    own = dict(audit.modules)
+    own = dict(audit.modules.known)
     selected = {layer.module: layer.rank for layer in selection.layers if layer.rank}
-    ranks = _ranks(own, selected, focus or audit.names, uniform)
+    ranks = _ranks(own, selected, focus or audit.modules.names, uniform)
     saved = _own_weights(audit, weights or {})
     extra = _Extra({}, known=False) if focus else _unaudited(audit, saved)
     own.update(extra.modules)
@@ -119,10 +102,10 @@ def plan_training(
         ranks = every
     default = _default(audit, {name: rank for name, rank in ranks.items() if name not in selected}, uniform, carried)
     arguments = _arguments(audit, selected, own, every, default, use_rslora=bool(carried.get("use_rslora")))
-    targets = [*(focus or audit.names), *extra.modules]
+    targets = [*(focus or audit.modules.names), *extra.modules]
     if targets:
         arguments["target_modules"] = targets
-    counts = {**{name: module.parameters for name, module in saved.items()}, **audit.parameters()}
+    counts = {**{name: module.parameters for name, module in saved.items()}, **audit.modules.parameters()}
     return Training(
         {"peft_type": "LORA", **arguments, **carried},
         ranks,
@@ -142,7 +125,7 @@ class _Extra(NamedTuple):
 def _ranks(
     own: Mapping[str, Module], selected: Mapping[str, int], names: Iterable[str], uniform: int
 ) -> dict[str, int]:
-    """The rank of each of `names`: the selected ones first, each at most its own."""
+    """Return the rank of each of `names`, the selected ones first; others get at most their own."""
     trained = set(names)
     ranks = {name: rank for name, rank in selected.items() if name in trained}
     for name in names:
@@ -156,24 +139,24 @@ def _rank_of(modules: Mapping[str, Module], name: str) -> int | None:
 
 
 def _own_weights(audit: Audit, weights: Mapping[str, Weights]) -> Mapping[str, Weights]:
-    """`weights` if they can be the audited adapter's: modules that both name have the same rank there and here."""
-    ranks = [(module.rank, weights[name].rank) for name, module in audit.modules.items() if name in weights]
+    """Return `weights` if they can be the audited adapter's: modules in both must have the same rank."""
+    ranks = [(module.rank, weights[name].rank) for name, module in audit.modules.known.items() if name in weights]
     return weights if ranks and all(told in {None, saved} for told, saved in ranks) else {}
 
 
 def _unaudited(audit: Audit, weights: Mapping[str, Weights]) -> _Extra:
-    """Embeddings, and whatever else Gradience passes over.
+    """Return adapted modules that Gradience does not audit, such as embeddings.
 
     The weights name these modules. Without them the targets in the adapter's file do, by the ends of their names.
     """
-    adapter = audit.adapter
+    adapter, adapted = audit.modules.adapter, audit.modules.adapted
     if weights:
-        adapted = set(audit.adapted)
-        missed = [name for name in weights if name not in adapted]
-        unreachable = unaddressable([*audit.adapted, *missed])
+        audited = set(adapted)
+        missed = [name for name in weights if name not in audited]
+        unreachable = unaddressable([*adapted, *missed])
         names = [name for name in missed if name not in unreachable]
         applied = adapter.applied(names) if adapter else {}
-        scalings = {module.scaling for module in audit.modules.values()}
+        scalings = {module.scaling for module in audit.modules.known.values()}
         usual = scalings.pop() if len(scalings) == 1 else None
         return _Extra(
             {
@@ -186,16 +169,16 @@ def _unaudited(audit: Audit, weights: Mapping[str, Weights]) -> _Extra:
             known=True,
         )
     asked = adapter.fields.get("target_modules") if adapter else None
-    if adapter is None or not isinstance(asked, list) or not audit.adapted or adapter.fields.get("layers_to_transform"):
+    if adapter is None or not isinstance(asked, list) or not adapted or adapter.fields.get("layers_to_transform"):
         return _Extra({}, known=False)
-    audited = {ending for module in audit.adapted for ending in endings(module)}
+    reached = {ending for module in adapted for ending in endings(module)}
     excluded = adapter.fields.get("exclude_modules") or ()
-    names = sorted(usable([n for n in asked if isinstance(n, str) and n not in audited and n not in excluded]))
+    names = sorted(usable([n for n in asked if isinstance(n, str) and n not in reached and n not in excluded]))
     return _Extra({name: _by_ending(adapter, name) for name in names}, known=False)
 
 
 def _by_ending(adapter: AdapterConfig, name: str) -> Module:
-    """What the file tells of a module of which only the end of the name is known; of several ranks the smallest."""
+    """Return rank and scaling of a module of which only the end of the name is known; of several ranks the least."""
     pattern = {key: rank for key, rank in adapter.rank_pattern.items() if plain_ending(key, name)}
     alphas = [alpha for key, alpha in adapter.alpha_pattern.items() if plain_ending(key, name)]
     rank = min([whole(rank) or 0 for rank in pattern.values()], default=adapter.rank) or None
@@ -203,8 +186,8 @@ def _by_ending(adapter: AdapterConfig, name: str) -> Module:
 
 
 def _default(audit: Audit, others: Mapping[str, int], uniform: int, carried: Mapping[str, Any]) -> int:
-    """The `r` of modules without a pattern: what most that are not selected have. Fused experts can have no other."""
-    own = audit.adapter.rank if audit.adapter else None
+    """Return `r`, the rank that most unselected modules have. Fused experts can have no other rank."""
+    own = audit.modules.adapter.rank if audit.modules.adapter else None
     if carried.get("target_parameters") and own:
         return min(uniform, own)
     counts = Counter(others.values())
@@ -231,7 +214,7 @@ def _arguments(
         arguments["lora_alpha"] = usual
     ranked = [name for name, rank in ranks.items() if name in selected or rank != default]
     scaled = [name for name, alpha in alphas.items() if name in selected or alpha != usual]
-    keys = pattern_keys(list(dict.fromkeys([*ranked, *scaled])), dict.fromkeys([*audit.adapted, *ranks]))
+    keys = pattern_keys(list(dict.fromkeys([*ranked, *scaled])), dict.fromkeys([*audit.modules.adapted, *ranks]))
     arguments["rank_pattern"] = {keys[name]: ranks[name] for name in ranked}
     arguments["alpha_pattern"] = {keys[name]: alphas[name] for name in scaled}
     return arguments
@@ -241,7 +224,7 @@ def _usual_alpha(
     audit: Audit, ranks: Mapping[str, int], alphas: Mapping[str, float], default: int, *, use_rslora: bool
 ) -> float | None:
     """Return the most frequent alpha of the modules with the default rank; if none has it, of all modules."""
-    adapter = audit.adapter
+    adapter = audit.modules.adapter
     if adapter is not None and adapter.target_parameters and adapter.rank:
         # Fused experts can't have another alpha.
         expert = Module(adapter.rank, adapter.scaling(adapter.alpha, adapter.rank))
@@ -257,9 +240,8 @@ def _rank_notes(
     audit: Audit, selection: Selection, own: Mapping[str, Module], ranks: Mapping[str, int], uniform: int
 ) -> list[str]:
     notes = []
-    if audit.no_analysis is not None:  # the selection has no look at the names then
-        reach = reach_note(audit)
-        notes.extend([*audit.name_notes, *([reach] if reach else [])])
+    if audit.no_analysis is not None:  # then the selection's notes say nothing about the names
+        notes.extend(name_notes(audit))
     if not any(layer.rank for layer in selection.layers):
         notes.append(f"no module has a rank of its own here: {selection.reason}")
     smaller = sum(rank < uniform and rank == _rank_of(own, name) for name, rank in ranks.items())
@@ -269,9 +251,9 @@ def _rank_notes(
 
 
 def _adapter_notes(audit: Audit, carried: Mapping[str, Any], extra: _Extra) -> list[str]:
-    adapter = audit.adapter
+    adapter = audit.modules.adapter
     if adapter is None:
-        problem = audit.adapter_problem
+        problem = audit.modules.adapter_problem
         return [f"{ADAPTER_CONFIG} is not used: {problem}"] if problem else [_UNKNOWN]
     notes = []
     if adapter.use_rslora:
@@ -295,7 +277,7 @@ def _argument_notes(audit: Audit, arguments: Mapping[str, Any], carried: Mapping
     notes = []
     if "lora_alpha" not in arguments:
         notes.append("the audit doesn't tell the adapter's scaling; set lora_alpha yourself")
-    own = audit.adapter.rank if audit.adapter else None
+    own = audit.modules.adapter.rank if audit.modules.adapter else None
     if carried.get("target_parameters") and own and arguments["r"] < own:
         notes.append(f"fused experts (target_parameters) shrink, too: r {own} → {arguments['r']}")
     return notes
@@ -322,79 +304,3 @@ def _change(modules: Mapping[str, Module], ranks: Mapping[str, int], parameters:
 
 def _modules(count: int, verb: str) -> str:
     return f"1 module {verb}s" if count == 1 else f"{count} modules {verb}"
-
-
-# --- other trainers -------------------------------------------------------------------------------------------
-
-
-def axolotl(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the arguments of `peft.LoraConfig` with Axolotl's keys, and notes about those that have no key there.
-
-    Raises ValueError for an alpha that is not a whole number: Axolotl refuses it.
-    """
-    alphas = {"lora_alpha": arguments.get("lora_alpha"), **arguments["alpha_pattern"]}
-    broken = [f"{name}: {alpha:g}" for name, alpha in alphas.items() if isinstance(alpha, float)]
-    if broken:
-        raise ValueError(
-            f"Axolotl takes only whole alphas, and scaling x rank is none for {listed(broken)}; "
-            "train with PEFT, which takes any (--peft, --adapter-config)"
-        )
-    options = {_AXOLOTL[key]: value for key, value in arguments.items() if key in _AXOLOTL}
-    left = [key for key in arguments if key not in _AXOLOTL and key not in {"peft_type", "task_type"}]
-    notes = (f"Axolotl has no key for {listed(left, 10)}",) if left else ()
-    return {"adapter": "lora", **options}, notes
-
-
-def bench_audit(audit: Audit, training: Training, settings: BenchSettings) -> dict[str, Any]:
-    """Return the probe audit from which `gradience-bench --resume` takes the ranks of its per-layer variant.
-
-    It lists every module that Bench trains, as Bench gives the others the smallest rank of the pattern. It has none of
-    the audit's global suggestions: from these Bench makes uniform variants, for which it may drop the per-layer one
-    (field-notes, section 4). By the means Bench decides on further uniform variants. Raises ValueError without any
-    module: an empty pattern ends Bench.
-    """
-    ranks = _trained_by_bench(audit, training, settings)
-    if not ranks:
-        raise ValueError("there is no module whose rank Bench could take")
-    keys = pattern_keys(list(ranks), audit.adapted)
-    means = audit.means
-    return {
-        **({"probe_rank": audit.largest_rank} if audit.largest_rank else {}),
-        **({"summary": means} if means else {}),
-        "per_layer_suggestions": {"rank_pattern": {keys[name]: rank for name, rank in ranks.items()}},
-    }
-
-
-def _trained_by_bench(audit: Audit, training: Training, settings: BenchSettings) -> dict[str, int]:
-    """The modules whose ranks the config's `lora.target_modules` let Bench train."""
-    names = set(audit.names)
-    asked = (settings.base.get("lora") or {}).get("target_modules")
-    if isinstance(asked, list) and not settings.focus:
-        targets = set(asked)
-        names = {name for name in names if not targets.isdisjoint(endings(name))}
-    return {name: rank for name, rank in training.ranks.items() if name in names}
-
-
-def bench_audit_notes(audit: Audit, training: Training, settings: BenchSettings) -> list[str]:
-    """Return what Bench will not do as the audit says, under its rules for ranks (field-notes, section 4)."""
-    lora, compression = settings.base.get("lora") or {}, settings.base.get("compression") or {}
-    probe = lora.get("probe_r") or audit.largest_rank
-    ranks = list(_trained_by_bench(audit, training, settings).values())
-    if not ranks or not probe:
-        return []
-    notes = []
-    allowed = compression.get("allowed_ranks") or sorted({*ranks, probe})
-    lowered = [max([each for each in allowed if each <= min(rank, probe)], default=min(allowed)) for rank in ranks]
-    changed = sorted({rank for rank, other in zip(ranks, lowered, strict=True) if rank != other})
-    if changed:
-        notes.append(
-            f"Bench lowers ranks to lora.probe_r ({probe}) and then to compression.allowed_ranks: "
-            f"it changes {', '.join(map(str, changed))}"
-        )
-    mean = sum(lowered) / len(lowered)
-    if min(allowed, key=lambda rank: abs(rank - mean)) >= probe:
-        notes.append(
-            f"Bench drops its per-layer variant: the mean rank {mean:.3g} is nearest to lora.probe_r ({probe}); "
-            f"set probe_r = {2 * probe} in [bench.base.lora]"
-        )
-    return notes

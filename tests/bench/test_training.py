@@ -1,4 +1,4 @@
-"""The answer in the forms that trainers take: ranks, alphas and targets for PEFT; the same for Axolotl and Bench."""
+"""The arguments of `peft.LoraConfig` for an answer: ranks, alphas and targets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchd import AdapterConfig, Audit, BenchSettings, read_adapter_config, read_audit, select
 from benchd.audit.adapter import Weights
-from benchd.bench.exports import Training, axolotl, bench_audit, bench_audit_notes, lora_config, plan_training
+from benchd.bench.training import Training, lora_config, plan_training
 from corpus import THREE_GAINS, THREE_MODULES, USABLE, Sample, content, document, encoded, entry
 
 
@@ -39,9 +39,6 @@ def adapted(*modules: tuple[str, int, float], ranks: dict[str, int] | None = Non
     gain = [{"module": name, "r": rank, "scaling": scaling} for name, rank, scaling in modules]
     flagged = [entry(name, k_values=[rank]) for name, rank in (ranks or {}).items()]
     return document(flagged=flagged, per_module_gain=gain)
-
-
-# --- for PEFT -------------------------------------------------------------------------------------------------
 
 
 def test_lora_config() -> None:
@@ -91,9 +88,11 @@ def test_real_audits(sample: Sample) -> None:
     for uniform in (1, 8, 64, "audit_median", "audit_p90"):
         training = plan_training(of, select(of), BenchSettings(uniform_rank=uniform))
         assert all(
-            rank <= (of.modules[name].rank or rank) for name, rank in training.ranks.items() if name in of.modules
+            rank <= (of.modules.known[name].rank or rank)
+            for name, rank in training.ranks.items()
+            if name in of.modules.known
         )
-        assert set(training.ranks) == set(of.names)
+        assert set(training.ranks) == set(of.modules.names)
         if training.change:
             assert training.change.grow == 0
             assert training.change.ranks[1] == sum(training.ranks.values()) <= training.change.ranks[0]
@@ -118,7 +117,7 @@ def test_every_module_as_planned(modules: list[tuple[int, float, int | None]], u
     for name, own, reported in named:
         rank = made["rank_pattern"].get(name, made["r"])
         alpha = made["alpha_pattern"].get(name, made["lora_alpha"])
-        assert rank == training.ranks[name] == min(own, ranks.get(name, min(uniform, of.largest_rank or 0)))
+        assert rank == training.ranks[name] == min(own, ranks.get(name, min(uniform, of.modules.largest_rank or 0)))
         before = reported * own / (own**0.5 if rslora else own)
         assert alpha / (rank**0.5 if made.get("use_rslora") else rank) == pytest.approx(before)
 
@@ -146,8 +145,8 @@ def test_real_lora_config() -> None:
     of = read(content("rank_pattern__default.json"))
     made = lora_config(of, select(of))
     assert made["r"] == 8
-    scalings = {name: made["alpha_pattern"].get(name, made["lora_alpha"]) for name in of.names}
-    for name, module in of.modules.items():
+    scalings = {name: made["alpha_pattern"].get(name, made["lora_alpha"]) for name in of.modules.names}
+    for name, module in of.modules.known.items():
         assert scalings[name] / made["rank_pattern"].get(name, 8) == pytest.approx(module.scaling)
 
 
@@ -344,92 +343,3 @@ def test_names_without_an_analysis() -> None:
     assert merged == "two names in the audit are one module, for which the first counts: q"
     assert reach.startswith("no rank and no target: mlp.experts; ")
     assert training.ranks == {"q": 4}  # the smaller one: no rank grows
-
-
-# --- for Axolotl ----------------------------------------------------------------------------------------------
-
-
-def test_axolotl() -> None:
-    """The arguments have Axolotl's keys. A note names those that Axolotl has no key for."""
-    options, notes = axolotl(lora(THREE_MODULES, adapter(bias="all", use_dora=True, task_type="CAUSAL_LM")))
-    assert options == {
-        "adapter": "lora",
-        "lora_r": 8,
-        "lora_alpha": 16,
-        "lora_rank_pattern": {"a": 4, "b": 5},
-        "lora_alpha_pattern": {"a": 8, "b": 10},
-        "lora_target_modules": ["a", "b", "c"],
-        "peft_use_dora": True,
-    }
-    assert notes == ("Axolotl has no key for bias",)
-
-
-def test_axolotl_broken_alpha() -> None:
-    """An alpha that is no whole number is refused, with the key and what to do."""
-    with pytest.raises(ValueError, match=r"only whole alphas, and scaling x rank is none for a: 7.5; train with PEFT"):
-        axolotl(lora(adapted(("a", 8, 1.5), ("b", 8, 1.0), ("c", 8, 1.0), ranks={"a": 5})))
-
-
-# --- for Bench ------------------------------------------------------------------------------------------------
-
-
-def test_bench_audit() -> None:
-    """The probe audit lists every trained module, and has nothing from which Bench would make uniform variants."""
-    of = read({**THREE_MODULES, "utilization_mean": 0.25, "stable_rank_mean": 2.0, "suggested_r_global_median": 4})
-    training = plan_training(of, select(of), BenchSettings())
-    assert bench_audit(of, training, BenchSettings()) == {
-        "probe_rank": 16,
-        "summary": {"utilization_mean": 0.25, "stable_rank_mean": 2.0},
-        "per_layer_suggestions": {"rank_pattern": {"a": 4, "b": 5, "c": 8}},
-    }
-    assert bench_audit_notes(of, training, BenchSettings()) == []
-    focused = plan_training(of, select(of), BenchSettings(focus=True))
-    assert bench_audit(of, focused, BenchSettings(focus=True))["per_layer_suggestions"] == {
-        "rank_pattern": {"a": 4, "b": 5}
-    }
-
-
-@pytest.mark.parametrize(
-    ("base", "notes"),
-    [
-        ({"lora": {"probe_r": 16}}, []),
-        ({"compression": {"allowed_ranks": [4, 8, 16]}}, ["to compression.allowed_ranks: it changes 5"]),
-        ({"lora": {"probe_r": 6}}, ["to lora.probe_r (6) and then to compression.allowed_ranks: it changes 8"]),
-        (
-            {"compression": {"allowed_ranks": [16]}},
-            ["it changes 4, 5, 8", "the mean rank 16 is nearest to lora.probe_r (16); set probe_r = 32"],
-        ),
-        (
-            {"lora": {"probe_r": 4}},
-            [
-                "it changes 5, 8",
-                "the mean rank 4 is nearest to lora.probe_r (4); set probe_r = 8 in [bench.base.lora]",
-            ],
-        ),
-    ],
-)
-def test_bench_audit_notes(base: dict[str, Any], notes: list[str]) -> None:
-    """Notes say what Bench will change or drop under its rules for ranks."""
-    of = read(THREE_MODULES)
-    settings = BenchSettings(base=base)
-    found = bench_audit_notes(of, plan_training(of, select(of), settings), settings)
-    assert len(found) == len(notes)
-    for told, expected in zip(found, notes, strict=True):
-        assert expected in told
-
-
-def test_bench_audit_of_nothing() -> None:
-    """Without any module whose rank Bench could take there is no probe audit: an empty pattern ends Bench."""
-    of = read(document())
-    training = plan_training(of, select(of), BenchSettings())
-    assert bench_audit_notes(of, training, BenchSettings()) == []
-    with pytest.raises(ValueError, match="no module whose rank Bench could take"):
-        bench_audit(of, training, BenchSettings())
-
-
-def test_bench_audit_of_the_base_targets() -> None:
-    """The pattern has the modules alone that the base lets Bench train."""
-    of = read(THREE_MODULES)
-    settings = BenchSettings(base={"lora": {"target_modules": ["b", "c"]}})
-    made = bench_audit(of, plan_training(of, select(of), settings), settings)
-    assert made["per_layer_suggestions"]["rank_pattern"] == {"b": 5, "c": 8}

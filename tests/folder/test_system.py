@@ -1,0 +1,30 @@
+"""Which system this process runs on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from benchd.folder.system import this_system
+
+
+def test_of_this_process() -> None:
+    """A process on Linux is identified by host, boot and PID namespace."""
+    assert this_system() == this_system()
+    assert this_system().host == platform.node()
+    assert this_system().namespace == os.readlink("/proc/self/ns/pid")
+    assert this_system().boot
+
+
+def test_without_proc(tmp_path: Path) -> None:
+    """What the system doesn't say is empty."""
+    assert this_system(str(tmp_path)) == (platform.node(), "", "")
+
+
+def test_another_boot(tmp_path: Path) -> None:
+    """The boot comes from the kernel's file."""
+    place = tmp_path / "sys" / "kernel" / "random"
+    place.mkdir(parents=True)
+    (place / "boot_id").write_text("abc\n")
+    assert this_system(str(tmp_path)).boot == "abc"
