@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -69,8 +70,9 @@ class Bell:
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
-        os.close(descriptor)
-        self.closed_by = threading.current_thread()
+        if descriptor >= 0:
+            os.close(descriptor)
+            self.closed_by = threading.current_thread()
 
 
 class Desk:
@@ -132,7 +134,7 @@ class Interrupting:
     """Calls `act` just before a thread runs line number `at` of the loop's module."""
 
     def __init__(self, at: int = -1, act: Callable[[], object] = lambda: None) -> None:
-        self._at = at
+        self.at = at
         self._act = act
         self.lines = 0
 
@@ -149,7 +151,7 @@ class Interrupting:
             return None
         if event == "line":
             self.lines += 1
-            if self.lines - 1 == self._at:
+            if self.lines - 1 == self.at:
                 self._act()
         return self._trace
 
@@ -305,44 +307,43 @@ class TestLoop:
     def test_no_lost_wake_up(self, desk: Desk):
         """Wherever the loop is, what others put or remove at that moment is noticed without any later event."""
 
-        def run(interrupting: Interrupting, loop: Loop) -> None:
-            assert loop.inbox.put(desk.folder, [("first", "closed")])
-            interrupting.start(loop.thread)
-
-        def make() -> Loop:
+        def run(at: int, act: Callable[[Loop, Bell], object], is_done: Callable[[Loop, Bell], object]) -> bool:
+            """Act before line `at`, and wait until it was noticed. Return False if the loop sleeps before."""
             answering = Scripted(desk.trail, done)
             lane = LargeLane(answering, desk.counts, desk.trail)
-            return Loop("the loop", answering, lane, desk.counts, desk.trail)
-
-        def lines_of_one_audit() -> int:
-            loop, counting = make(), Interrupting()
-            run(counting, loop)
-            until(lambda: len(loop.inbox) == 0)
-            seen = [-2, -1]
-            until(lambda: seen.append(counting.lines) or seen[-1] == seen[-2], what="it waits")
-            loop.stop()
-            loop.thread.join(5)
-            return seen[-1]
-
-        for at in range(lines_of_one_audit()):
-            loop, reader = make(), Bell()
+            loop, reader = Loop("the loop", answering, lane, desk.counts, desk.trail), Bell()
             loop.add(reader)
-            acted: list[bool] = []
-
-            def put(loop: Loop = loop, acted: list[bool] = acted) -> None:
-                acted.append(loop.inbox.put(desk.folder, [("second", "closed")]))
-
-            run(Interrupting(at, put), loop)
-            until(lambda loop=loop, acted=acted: acted and len(loop.inbox) == 0, 5, f"a put at line {at}")
+            loop.inbox.put(desk.folder, [("first", "closed")])
+            acted: list[object] = []
+            interrupting = Interrupting(at, lambda: acted.append(act(loop, reader)))
+            interrupting.start(loop.thread)
+            lines = [-2, -1]
+            until(
+                lambda: acted or (len(loop.inbox) == 0 and lines.append(interrupting.lines)) or lines[-1] == lines[-2]
+            )
+            if acted:
+                until(lambda: is_done(loop, reader), 5, f"what came at line {at} was noticed")
+            interrupting.at = -1
             loop.stop()
             loop.thread.join(5)
+            assert not loop.thread.is_alive()
+            return bool(acted)
 
-            loop, reader = make(), Bell()
-            loop.add(reader)
-            run(Interrupting(at, lambda loop=loop, reader=reader: loop.remove(reader)), loop)
-            until(lambda reader=reader: reader.closed_by, 5, f"a removal at line {at}")
-            loop.stop()
-            loop.thread.join(5)
+        def put(loop: Loop, _: Bell) -> object:
+            return loop.inbox.put(desk.folder, [("second", "closed")])
+
+        def is_answered(loop: Loop, _: Bell) -> bool:
+            return len(loop.inbox) == 0
+
+        def remove(loop: Loop, reader: Bell) -> None:
+            loop.remove(reader)
+
+        def is_closed(_: Loop, reader: Bell) -> bool:
+            return reader.closed_by is not None
+
+        for act, is_done in ((put, is_answered), (remove, is_closed)):
+            lines = next(at for at in itertools.count() if not run(at, act, is_done))
+            assert lines > 20
 
     def test_many_threads_put(self, desk: Desk):
         """Threads that put at the same time lose nothing."""

@@ -1,6 +1,5 @@
 """The life of the daemon: reload, notifications, failures. The units themselves: tests/system/."""
 
-import gc
 import json
 import logging
 import os
@@ -10,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 from benchd.service.process import Service, block_signals, changed_settings
 from benchd.settings.keys import FolderSettings, Settings
 from benchd.settings.reading import parse_settings
+from benchd.trail.sinks import TrailFile
 from benchd.trail.trail import Trail
 from benchd.watching.lock import FolderLock
 from daemon import Daemon, answers, audit, config_of, read_json, until
@@ -249,117 +250,110 @@ def test_without_standard_output(tmp_path):
     assert '"event":"audit.selected"' in done.stderr
 
 
-class Recording:
-    """A sink that keeps the records, and calls `react` with each event before the write returns."""
+class Reacting(TrailFile):
+    """A trail file that calls `react` with each event after it was written."""
 
-    name = "memory"
-    written = None
-
-    def __init__(self, react: Callable[[str], None] = lambda _: None) -> None:
-        self.records: list[dict[str, Any]] = []
+    def __init__(self, path: Path, react: Callable[[str], None]) -> None:
+        super().__init__(str(path))
         self._react = react
 
     def write(self, text: bytes) -> None:
+        super().write(text)
         for line in text.splitlines():
-            self.records.append(json.loads(line))
-            self._react(self.records[-1]["event"])
+            self._react(json.loads(line)["event"])
 
-    def close(self) -> None:
-        """Keep nothing open."""
+
+class Child:
+    """A service in a fork of this process: signals reach any thread of a process, and tests may run beside others."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._trail = home / "trail.jsonl"
+        (home / "in").mkdir()
+
+    def run(self, react: Callable[[str], None] = lambda _: None, **options: Any) -> int:
+        """Run it to its end; return the exit code."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+            child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the test runner has a handler
+                signal.alarm(20)
+                block_signals()
+                settings = Settings(watch=(FolderSettings(path=str(self._home / "in")),))
+                trail = Trail(Reacting(self._trail, react), level="debug")
+                code = Service(settings, trail, **options).run()
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def records(self, event: str) -> list[dict[str, Any]]:
+        return [record for record in map(json.loads, self._trail.read_bytes().splitlines()) if record["event"] == event]
 
     @property
     def events(self) -> list[str]:
-        return [record["event"] for record in self.records]
+        return [json.loads(line)["event"] for line in self._trail.read_bytes().splitlines()]
 
 
 @pytest.fixture
-def process() -> Iterator[None]:
-    """Let this process be a service, and undo that afterwards."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    hooks, handlers = (threading.excepthook, sys.unraisablehook), list(logging.getLogger().handlers)
-    block_signals()
-    yield
-    while signal.sigpending() - mask:
-        signal.sigwait(signal.sigpending())
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    threading.excepthook, sys.unraisablehook = hooks
-    logging.getLogger().handlers[:] = handlers
-    gc.unfreeze()
+def child(tmp_path: Path) -> Child:
+    return Child(tmp_path)
 
 
-def service(folder: Path, sink: Recording, **options: Any) -> Service:
-    """A service in this process."""
-    return Service(Settings(watch=(FolderSettings(path=str(folder)),)), Trail(sink, level="debug"), **options)
+def when_ready(*acts: Callable[[], object]) -> Callable[[str], None]:
+    """Return a function that does `acts` on another thread once the service is ready."""
+
+    def react(event: str) -> None:
+        if event == "service.ready":
+            threading.Thread(target=lambda: [act() for act in acts], name="another").start()
+
+    return react
 
 
-@pytest.mark.usefixtures("process")
-class TestInThisProcess:
-    def test_a_thread_that_dies_is_never_silent(self, tmp_path: Path):
+def stop() -> None:
+    """Stop this process as a service manager does."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class TestFailures:
+    def test_a_thread_that_dies_is_never_silent(self, child: Child):
         """It is recorded, and ends the process with a failure, so that a service manager starts it again."""
-
-        def die(event: str) -> None:
-            if event == "service.ready":
-                threading.Thread(target=lambda: 1 / 0, name="doomed").start()
-
-        sink = Recording(die)
-        assert service(tmp_path, sink).run() == 1
-        [failed] = [record for record in sink.records if record["event"] == "service.thread_failed"]
-        assert failed["thread"] == "doomed"
+        assert child.run(when_ready(lambda: 1 / 0)) == 1
+        [failed] = child.records("service.thread_failed")
+        assert failed["thread"] == "another"
         assert "ZeroDivisionError" in failed["error"]
-        assert "doomed" in next(record["signal"] for record in sink.records if record["event"] == "service.stopping")
-        assert sink.events[-1] == "service.stopped"
+        assert "another" in child.records("service.stopping")[0]["signal"]
+        assert child.events[-1] == "service.stopped"
 
-    def test_an_exception_that_can_not_be_raised_is_recorded(self, tmp_path: Path):
+    def test_an_exception_that_can_not_be_raised_is_recorded(self, child: Child):
         """An exception in a finalizer is recorded; the service goes on."""
 
         class Broken:
             def __del__(self) -> None:
                 raise ValueError("in a finalizer")
 
-        def break_one(event: str) -> None:
-            if event == "service.ready":
-                done.append(threading.Thread(target=finalize))
-                done[0].start()
-
-        def finalize() -> None:
-            Broken()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        done: list[threading.Thread] = []
-        sink = Recording(break_one)
-        assert service(tmp_path, sink).run() == 0
-        [failed] = [record for record in sink.records if record["event"] == "service.thread_failed"]
+        assert child.run(when_ready(lambda: Broken() and None, stop)) == 0
+        [failed] = child.records("service.thread_failed")
         assert "in a finalizer" in failed["error"]
 
-    def test_library_warnings_are_in_the_trail(self, tmp_path: Path):
+    def test_library_warnings_are_in_the_trail(self, child: Child):
         """What a library logs as a warning is a record."""
+        assert child.run(when_ready(lambda: logging.getLogger("a library").warning("something is odd"), stop)) == 0
+        assert [record["reason"] for record in child.records("watch.degraded")] == ["a library: something is odd"]
 
-        def react(event: str) -> None:
-            if event == "service.ready":
-                threading.Thread(target=lambda: (warn(), os.kill(os.getpid(), signal.SIGTERM))).start()
-
-        def warn() -> None:
-            logging.getLogger("a library").warning("something is odd")
-
-        sink = Recording(react)
-        assert service(tmp_path, sink).run() == 0
-        assert "a library: something is odd" in [record.get("reason") for record in sink.records]
-
-    def test_a_stop_while_a_folder_is_slow_to_open(self, tmp_path: Path):
+    def test_a_stop_while_a_folder_is_slow_to_open(self, child: Child):
         """A signal counts also before every folder is watched."""
-        release = threading.Event()
 
         class SlowLock(FolderLock):
             def acquire(self) -> str | None:
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
-                release.wait(30)
+                stop()
+                threading.Event().wait(30)
                 return super().acquire()
 
-        sink = Recording()
-        slow = service(tmp_path, sink, make_lock=SlowLock)
-        assert slow.run() == 0
-        assert sink.events == ["service.started", "service.ready", "service.stopping", "service.stopped"]
-        release.set()
+        assert child.run(make_lock=SlowLock) == 0
+        assert child.events == ["service.started", "service.ready", "service.stopping", "service.stopped"]
 
 
 def in_a_namespace(*command: str) -> list[str]:

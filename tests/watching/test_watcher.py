@@ -73,6 +73,12 @@ class Watching:
         self.inbox.give_back((ticket, None) for ticket in tickets)
         return [ticket.relative for ticket in tickets]
 
+    def until_taken(self, *names: str) -> set[str]:
+        """Take what is due until all of `names` have come; return everything that came."""
+        came: set[str] = set()
+        until(lambda: came.update(self.taken()) or came >= set(names), what=f"{names} came")
+        return came
+
 
 @pytest.fixture
 def watch(tmp_path: Path, folder: Folder, instances: Instances) -> Iterator[Callable[..., Watching]]:
@@ -100,11 +106,11 @@ class TestScans:
         """The first scan queues what is there; events bring the rest; names that no audit has are left out."""
         (Path(folder.path) / "old.json").touch()
         watching = watch()
-        until(lambda: watching.taken() == ["old.json"])
+        watching.until_taken("old.json")
         [scan] = until(lambda: watching.records("scan.finished"))
         (watching.path / "new.json").touch()
         (watching.path / "new.txt").touch()
-        until(lambda: watching.taken() == ["new.json"])
+        assert watching.until_taken("new.json") == {"new.json"}
         assert (scan["cause"], scan["found"], scan["queued"]) == ("start", 1, 1)
         assert watching.watcher.present
 
@@ -112,8 +118,8 @@ class TestScans:
         """Every `rescan_interval` it scans, whatever the events said."""
         watching = watch(rescan_interval=0.1)
         (watching.path / "a.json").touch()
-        until(watching.taken)
-        until(lambda: watching.taken() == ["a.json"], what="unanswered, it is found again")
+        watching.until_taken("a.json")
+        watching.until_taken("a.json")
         # The scan is recorded when it ends, which may be after its find was taken.
         until(lambda: watching.records("scan.finished")[-1]["cause"] == "rescan")
 
@@ -210,12 +216,12 @@ class TestDirectories:
         watching = watch()
         until(lambda: watching.records("scan.finished"))
         os.rename(tree, watching.path / "tree")
-        until(lambda: watching.taken() == ["tree/deep/a.json"])
+        assert watching.until_taken("tree/deep/a.json") == {"tree/deep/a.json"}
         (watching.path / "tree" / "deep" / "c.json").touch()
-        until(lambda: watching.taken() == ["tree/deep/c.json"])
+        watching.until_taken("tree/deep/c.json")
         (watching.path / "tree" / "new").mkdir()
         (watching.path / "tree" / "new" / "d.json").touch()
-        until(lambda: watching.taken() == ["tree/new/d.json"])
+        watching.until_taken("tree/new/d.json")
         assert len(watching.records("scan.finished")) == 1
 
     def test_new_directory_while_a_scan_runs(self, watch: Callable[..., Watching], folder: Folder):
@@ -240,33 +246,37 @@ class TestDirectories:
         assert found.index("sub/a.json") < 2000
         assert len(set(found)) == 3001
         (path / "sub" / "b.json").touch()
-        until(lambda: "sub/b.json" in watching.taken())
+        watching.until_taken("sub/b.json")
 
     def test_moved_inside(self, watch: Callable[..., Watching]):
         """Files in a directory that was moved within the folder are found by their new path."""
         watching = watch()
         (watching.path / "old" / "deep").mkdir(parents=True)
         (watching.path / "old" / "deep" / "a.json").touch()
-        until(lambda: watching.taken() == ["old/deep/a.json"])
+        watching.until_taken("old/deep/a.json")
         os.rename(watching.path / "old", watching.path / "new")
-        until(lambda: watching.taken() == ["new/deep/a.json"])
+        watching.until_taken("new/deep/a.json")
         (watching.path / "new" / "deep" / "b.json").touch()
-        until(lambda: watching.taken() == ["new/deep/b.json"])
+        watching.until_taken("new/deep/b.json")
 
     def test_moved_away_and_back(self, watch: Callable[..., Watching], tmp_path: Path):
         """A directory that was moved out of the folder is not heard any more; when it comes back, it is."""
         watching = watch()
         (watching.path / "sub").mkdir()
         (watching.path / "sub" / "a.json").touch()
-        until(lambda: watching.taken() == ["sub/a.json"])
+        watching.until_taken("sub/a.json")
         os.rename(watching.path / "sub", tmp_path / "away")
+        for name in ("one", "two"):  # once the second is explored, the watcher has followed the move
+            (watching.path / name).mkdir()
+            (watching.path / name / "a.json").touch()
+            watching.until_taken(f"{name}/a.json")
         (tmp_path / "away" / "b.json").touch()
         (watching.path / "c.json").touch()
-        until(lambda: "c.json" in watching.taken())
+        assert "sub/b.json" not in watching.until_taken("c.json")
         os.rename(tmp_path / "away", watching.path / "sub")
-        until(lambda: sorted(watching.taken()) == ["sub/a.json", "sub/b.json"])
+        watching.until_taken("sub/a.json", "sub/b.json")
         (watching.path / "sub" / "d.json").touch()
-        until(lambda: watching.taken() == ["sub/d.json"])
+        watching.until_taken("sub/d.json")
 
     def test_too_many_new_directories(self, watch: Callable[..., Watching], tmp_path: Path):
         """With too many new directories at once, a scan of the whole folder finds them."""
@@ -288,7 +298,7 @@ class TestDirectories:
         for name in ("skipped", ".hidden", "sub"):
             (watching.path / name).mkdir()
             (watching.path / name / "a.json").touch()
-        until(lambda: watching.taken() == ["sub/a.json"])
+        assert watching.until_taken("sub/a.json") == {"sub/a.json"}
 
     def test_that_can_not_be_read(self, watch: Callable[..., Watching], tmp_path: Path):
         """A directory that can't be read is recorded once, with the missing access. The others are scanned."""
@@ -297,7 +307,7 @@ class TestDirectories:
         (tmp_path / "inbox" / "sub").mkdir()
         (tmp_path / "inbox" / "sub" / "a.json").touch()
         watching = watch(folder=locked)
-        until(lambda: watching.taken() == ["sub/a.json"])
+        watching.until_taken("sub/a.json")
         watching.watcher.request_scan("again")
         until(lambda: len(watching.records("scan.finished")) == 2)
         [record] = watching.records("watch.degraded")
@@ -350,7 +360,7 @@ class TestRoot:
         until(lambda: not watching.watcher.present)
         watching.path.mkdir()
         (watching.path / "a.json").touch()
-        until(lambda: watching.taken() == ["a.json"])
+        watching.until_taken("a.json")
         assert len(watching.records("watch.root_lost")) == len(watching.records("watch.root_restored")) == 1
         assert (watching.path / LOCK_NAME).exists()
 
@@ -372,7 +382,7 @@ class TestRoot:
         watching.path.mkdir()
         until(lambda: watching.records("watch.root_restored"))
         (watching.path / "a.json").touch()
-        until(lambda: watching.taken() == ["a.json"])
+        watching.until_taken("a.json")
 
 
 class TestSources:
@@ -387,7 +397,7 @@ class TestSources:
         [degraded] = watching.records("watch.degraded")
         assert degraded["reason"] == "the source of events has failed"
         (watching.path / "a.json").touch()
-        until(lambda: "a.json" in watching.taken())
+        watching.until_taken("a.json")
 
     def test_inotify_refuses(self, watch: Callable[..., Watching], reading: Reading):
         """Where the system gives no instance the folder is polled, and that is recorded with its reason."""
@@ -403,7 +413,7 @@ class TestSources:
         )
         assert watching.records("watch.root_lost") == []
         (watching.path / "a.json").touch()
-        until(lambda: "a.json" in watching.taken())
+        watching.until_taken("a.json")
 
     def test_another_watchdog(self, watch: Callable[..., Watching]):
         """Without instances watchdog's own observer brings the events."""
@@ -412,7 +422,7 @@ class TestSources:
         assert watching.records("watch.started")[0]["backend"] == "observer"
         (watching.path / "sub").mkdir()
         (watching.path / "sub" / "a.json").touch()
-        until(lambda: "sub/a.json" in watching.taken())
+        watching.until_taken("sub/a.json")
         assert watching.records("watch.degraded") == []
 
     def test_same_directory_in_a_shared_instance(
@@ -439,7 +449,7 @@ class TestSources:
         until(lambda: watching.records("service.thread_failed"))
         assert "a bug" in watching.records("service.thread_failed")[0]["error"]
         (watching.path / "a.json").touch()
-        until(lambda: "a.json" in watching.taken())
+        watching.until_taken("a.json")
         until(lambda: len(watching.records("watch.started")) == 2)
 
 
@@ -494,9 +504,11 @@ class TestLock:
         """A lock file that somebody removed is made again, unless another benchd has the folder by now."""
         lock = Taken(folder.path)
         watching = watch(lock=lock)
+        until(lambda: causes(watching) == ["start"])
         (watching.path / LOCK_NAME).unlink()
         watching.watcher.request_scan("test")
-        until((watching.path / LOCK_NAME).exists)
+        until(lambda: causes(watching) == ["start", "test"])
+        assert (watching.path / LOCK_NAME).exists()
         (watching.path / LOCK_NAME).unlink()
         lock.is_taken = True
         watching.watcher.request_scan("test")
