@@ -344,6 +344,8 @@ class Watcher:
 
     def _cannot_enter(self, relative: str, error: OSError) -> None:
         """A new directory can't be read or watched: say so, and scan."""
+        if self._is_stopping:
+            return
         if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:  # else gone or swapped: an event says so
             self.problem(f"can't watch {self.folder.shown(relative)}: {error.strerror}")
 
@@ -396,6 +398,8 @@ class Watcher:
 
     def _cannot_read(self, relative: str, error: OSError) -> None:
         """A directory can't be read or watched: say so once for each, and try again at every scan."""
+        if self._is_stopping:
+            return  # the loop may have closed the inotify instance already
         if not relative and error.errno in {errno.ENOENT, errno.ENOTDIR}:
             self.root_changed()
             return
