@@ -189,8 +189,8 @@ def test_empty_lists_are_no_mistake(lists: tuple[Any, Any]) -> None:
 def test_audit_failed(data: bytes, quote: str) -> None:
     """A failure of gradience is quoted, and the hint is to fix its cause first."""
     error = refused(data)
-    assert (error.code, error.message) == ("audit_failed", f"gradience says: {quote}")
-    assert error.hint.startswith("fix the cause that gradience names")
+    assert (error.code, error.message) == ("audit_failed", f"gradience failed: {quote}")
+    assert error.hint.startswith("fix the cause that gradience reports")
 
 
 @pytest.mark.parametrize(

@@ -62,4 +62,4 @@ def test_not_an_audit_is_not_a_rejection() -> None:
     error = NotAnAudit()
     assert isinstance(error, AuditError)
     assert error.code not in CODES
-    assert error.hint == "nothing to do: it is left alone"
+    assert error.hint == "nothing to do: benchd ignores this file"
