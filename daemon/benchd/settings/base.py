@@ -48,7 +48,7 @@ MAX_KEY: Final = 250
 #: Keys that Bench needs, that have no default, and that no audit contains.
 _NEEDED: Final = ("model.name", "task.dataset", "task.subset", "train.seed", "lora.dropout")
 
-#: Keys that a base may leave to the adapter's own file.
+#: Keys that a base may omit if the adapter's own file has them.
 LEFT_OPEN: Final = frozenset({"model.name", "lora.dropout"})
 
 _DEEPEST: Final = 16
@@ -71,7 +71,7 @@ _AMOUNT: Final = number()
 _RANK: Final = integer(1, MAX_RANK)
 _SEED: Final = integer(0, 2**32 - 1)
 
-#: The keys whose values benchd checks, because Bench computes with them.
+#: The keys whose values benchd checks, because Bench uses them in computations.
 KEYS: Final = {
     "model.name": Key(_TEXT, "The base model"),
     "task.dataset": Key(_TEXT, "The data set"),

@@ -64,8 +64,8 @@ def parse_settings(
     """Return the settings in `text`, a TOML document. Raises `SettingsError` with every mistake in it.
 
     `source` names the file in messages. Relative paths are relative to `base`, the file's own folder. `expand_user`
-    replaces the `~` at the start of a path by the home folder; by default it stays. `read_file` reads the files that
-    `base_file` names, each once; their mistakes are reported, too.
+    replaces the `~` at the start of a path with the home folder; by default `~` stays. `read_file` reads the files
+    that `base_file` names, each once. Their mistakes are reported, too.
     """
     import tomli  # noqa: PLC0415 - a start without a settings file doesn't need it
 

@@ -1,4 +1,4 @@
-"""Rules for values in settings files: each says in words, as a parser and as JSON Schema what it accepts. Pure."""
+"""Define rules for values in settings files. Each rule is a description, a parser and a JSON Schema. Pure."""
 
 from __future__ import annotations
 
