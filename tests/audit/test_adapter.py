@@ -177,7 +177,7 @@ def test_unread(code: str, problem: str) -> None:
     assert unusable(code) == AdapterConfig(token=code, problem=problem)
 
 
-# --- whose it is ----------------------------------------------------------------------------------------------
+# --- when it is used ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

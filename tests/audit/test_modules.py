@@ -41,7 +41,7 @@ def test_module_with_two_names() -> None:
         ),
         (
             {"per_module_gain": [{"module": "a", "r": 6, "scaling": None}, {"module": "a", "r": 7, "scaling": 3.0}]},
-            Module(6, None),  # of a module that is named twice the first entry counts
+            Module(6, None),  # the first of two entries with one name
         ),
         ({"per_module_gain": [{"module": "a", "r": 0, "scaling": "x"}]}, Module(None, None)),
         ({"per_module_gain": [{"module": 5, "r": 3}], "layers": [{"name": None, "r": 3}]}, None),

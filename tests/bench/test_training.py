@@ -150,7 +150,7 @@ def test_real_lora_config() -> None:
         assert scalings[name] / made["rank_pattern"].get(name, 8) == pytest.approx(module.scaling)
 
 
-# --- what the adapter's own file tells ------------------------------------------------------------------------
+# --- the adapter's own file -----------------------------------------------------------------------------------
 
 
 def test_carried() -> None:
@@ -211,7 +211,7 @@ def test_embeddings_by_the_adapters_file(fields: dict[str, Any], rank: int, alph
     assert made["rank_pattern"].get("embed_tokens", made["r"]) == rank
     assert made["alpha_pattern"].get("embed_tokens", made["lora_alpha"]) == alpha
     assert training.peft_notes == (f"{UNAUDITED}embed_tokens",)
-    assert training.ranks == {"a": 4, "b": 8}  # what nobody has counted changes no sum
+    assert training.ranks == {"a": 4, "b": 8}  # embeddings are not in the sums
     assert planned(TWO, adapter(**fields), focus=True).arguments["target_modules"] == ["a"]
 
 

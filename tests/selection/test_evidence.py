@@ -142,7 +142,7 @@ def test_generated_rationales(
     rationale = {"spread": spread, "uniform_mult": mult, "priority_score": score}
     config = {"spread_base_threshold": base, "spread_dynamic_factor": factor} if told else {}
     if not told and constants != (3, 0.5):
-        return  # without constants in the audit Gradience's own apply
+        return  # without constants in the audit, benchd uses Gradience's defaults
     policies = {"per_layer": [{"layer_name": "a", "suggestions": {"energy_threshold": {"k": ks[0]}}}]}
     audit = read_audit(
         encoded(

@@ -409,7 +409,7 @@ def test_failed_reasons(reasons: Any, kept: list[str]) -> None:
     assert list(layer.failed_reasons) == kept
 
 
-# --- which settings shaped the answer -------------------------------------------------------------------------
+# --- recorded settings ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def _parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delattr(yaml, "CSafeLoader")
 
 
-# --- what it may hold -----------------------------------------------------------------------------------------
+# --- accepted values ------------------------------------------------------------------------------------------
 
 FEATURES = """\
 %YAML 1.1

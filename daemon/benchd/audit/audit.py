@@ -204,9 +204,10 @@ def read_audit(
     `data` is the content of the file and `name` its name. `sha256` is the hex digest of `data`; by default it is
     computed. `adapter` is the adapter's own `adapter_config.json`, see `read_adapter_config`.
 
-    The other two parameters are for files from untrusted sources. With `frugal`, reading raises `Costly` if `data` may
-    need much more memory or time than its size suggests. With `bounded`, it raises `Costly` if the patterns in
-    `adapter` may take long to match. Methods of the `Audit` may raise `Costly` later, too.
+    `frugal` and `bounded` are for files from untrusted sources. With `frugal`, reading raises `Costly` (of
+    `benchd.audit.unread`) if `data` may need much more memory or time than its size suggests. With `bounded`, it raises
+    `Costly` if the patterns in `adapter` may take long to match. Properties and methods of the `Audit` may raise
+    `Costly` later, too.
 
     Raises `NotAnAudit` for JSON that is not an audit, and `AuditError` for a file that can't be used (spec, section 2).
     """

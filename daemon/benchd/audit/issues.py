@@ -37,9 +37,10 @@ def issue_notes(document: Document) -> list[str]:
 
 
 def why_no_analysis(document: Document, kind: str | None, *, frugal: bool) -> str | None:
-    """Return why there is nothing to select from, in Gradience's own words if it gave a reason. None if there is.
+    """Return why there is nothing to select from, or None if there is something.
 
-    `kind` is the kind of an adapter that is known not to be LoRA. With `frugal` it raises `Costly`; see `part`.
+    It quotes the reason if Gradience gave one. `kind` is the kind of an adapter that is known not to be LoRA. With
+    `frugal` it may raise `Costly`, as `part` does.
     """
     analysis = document.policy_disagreement_analysis
     if isinstance(analysis, Analysis):

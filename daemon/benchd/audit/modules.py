@@ -64,7 +64,7 @@ class Modules:
     def __init__(
         self, document: Document, layers: Layers, *, beside: AdapterConfig | None, frugal: bool, bounded: bool
     ) -> None:
-        # The lists are reversed because the first entry of a name counts.
+        # Reversed, so that the first entry of a name is kept.
         self._gains = {gain.module: gain for gain in reversed(_gains(document, frugal=frugal))}
         self._rows = {row.name: row for row in reversed(_rows(document, frugal=frugal))}
         self.wrappers = set(layers.wrappers)
@@ -97,7 +97,7 @@ class Modules:
             modules, wrappers = modules_of(told)
             self.wrappers.update(wrappers)
         named = dict(zip(modules, told, strict=True))
-        if len(named) < len(told):  # if a module has several names, the first counts
+        if len(named) < len(told):  # keep the first of several names
             named |= dict(zip(reversed(modules), reversed(told), strict=True))
             self.merged.update(module for module, name in zip(modules, told, strict=True) if named[module] != name)
         for module, entry in layers.flagged.items():
@@ -164,7 +164,7 @@ class Modules:
     def _largest_rank(self) -> int | None:
         """Return the largest rank in the adapter.
 
-        Fused experts count with the rank in the adapter's file, because the audit has the sum over all experts.
+        Fused experts count with the rank in the adapter's file, because the audit's rank is experts x rank.
         """
         gains = self._gains
         if self.out_of_reach:

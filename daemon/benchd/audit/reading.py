@@ -113,7 +113,7 @@ def _without_mark(data: bytes, notes: list[str]) -> bytes:
 def _starts(text: bytes) -> list[int]:
     """Return the positions where the JSON may begin, the likeliest first (spec, section 2).
 
-    The likeliest is the first line that is exactly `{`, then a line that begins with an object, then the start of the
+    The likeliest is the first line that is exactly `{`, else a line that begins with an object, else the start of the
     text.
     """
     if _BARE_OBJECT.match(text):
@@ -155,7 +155,7 @@ def _read_fast(text: bytes, starts: list[int], clean: Callable[[bytes], bytes] |
         if document.is_audit:
             return document, start, end
         found = found or (document, start, end)
-    return None if missed else found  # what it missed may be the audit
+    return None if missed else found  # the part that it missed may be the audit
 
 
 def _read_non_finite(text: bytes, starts: list[int], notes: list[str], *, frugal: bool) -> Found | None:

@@ -69,6 +69,6 @@ def _parsed(text: Raw) -> Any:
     readable = bytes(text).decode(errors="replace")
     # Python refuses to convert an integer of more than 4300 digits. As a float it is infinite.
     for parse_int in (int, float):
-        with contextlib.suppress(ValueError, RecursionError):  # no shape is so deep that Python can't follow
+        with contextlib.suppress(ValueError, RecursionError):  # no shape is that deep
             return json.loads(readable, parse_int=parse_int)
     return None

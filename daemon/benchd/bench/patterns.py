@@ -15,7 +15,7 @@ from benchd.audit.matching import Matcher, endings
 
 __all__ = ["pattern_keys", "target_modules"]
 
-#: A name of these characters is a regular expression for itself, apart from its dots.
+#: A name of these characters matches itself as a regular expression. Its dots also match other characters.
 _PLAIN: Final = re.compile(r"[^\\^$*+?{}\[\]|()]*")
 
 #: Maximum different first parts to search for one by one. Real models have one or two.

@@ -106,7 +106,7 @@ def _adapter_notes(audit: Audit, *, has_alphas: bool) -> list[str]:
         return [f"each alpha assumes a scaling of alpha / rank; for rsLoRA put {ADAPTER_CONFIG} beside the audit"]
     problem = audit.modules.adapter_problem
     if audit.beside.kind is not None and audit.is_of_nothing:
-        return []  # the reason of the answer says it
+        return []  # the answer's reason has it
     if problem is not None:
         return [f"{ADAPTER_CONFIG} is not used: {problem}"]
     if audit.beside.use_rslora:

@@ -96,7 +96,7 @@ def unbroken(content: bytes) -> bool:
 
 def provenance_of(content: bytes) -> Provenance | None:
     """Return the provenance in a sidecar, or None for any other file. Does not check the seal."""
-    if len(content) > _TAIL_BYTES:  # benchd's own sidecars have it at the end; other files can be of any size
+    if len(content) > _TAIL_BYTES:  # benchd's sidecars end with it, and other files can have any size
         place = content.rfind(_PROVENANCE, -_TAIL_BYTES)
         if place < 0:
             return None

@@ -24,7 +24,7 @@ _TRY_AGAIN: Final = frozenset({"unreadable"})
 class SidecarCheck:
     """Checks the provenance of sidecars against the settings of one folder.
 
-    `max_bytes` is `watching.max_bytes`. A report of a file that is too large stays valid only if the file is larger.
+    `max_bytes` is `watching.max_bytes`. A `too_large` report stays valid only while the file is larger.
     """
 
     def __init__(self, selection: SelectionSettings, bench: BenchSettings, *, max_bytes: int) -> None:

@@ -142,7 +142,7 @@ def _rank_of(modules: Mapping[str, Module], name: str) -> int | None:
 
 
 def _own_weights(audit: Audit, weights: Mapping[str, Weights]) -> Mapping[str, Weights]:
-    """Return `weights` if they can be the audited adapter's: modules in both must have the same rank."""
+    """Return `weights` if they fit the audited adapter, else nothing. Modules in both must have the same rank."""
     ranks = [(module.rank, weights[name].rank) for name, module in audit.modules.known.items() if name in weights]
     return weights if ranks and all(told in {None, saved} for told, saved in ranks) else {}
 

@@ -19,7 +19,7 @@ __all__ = [
     "Validation",
 ]
 
-#: Version of the rules, raised when an audit gets another selection. benchd replaces configs of older versions.
+#: Version of the rules. It increases when any audit would get another selection. benchd replaces older configs.
 SELECTION_VERSION: Final = 2
 
 Strategy = Literal["flagged", "priority_score", "disagreement", "none"]

@@ -2,7 +2,7 @@
 
 A base has the keys of Bench's own YAML, and benchd passes them on unchanged. `check` finds values of the wrong type
 among the keys that Bench 0.11.0 uses in computations. Bench itself fails late on them, often after it has trained its
-probe (field-notes, section 5). `missing` finds the keys that Bench needs.
+probe (field-notes, section 4). `missing` finds the keys that Bench needs.
 """
 
 from __future__ import annotations
