@@ -1,4 +1,4 @@
-"""The real audits under `tests/audits` with what INDEX.md expects of each, and a builder for hand-made ones."""
+"""Provide the real audits under `tests/audits`, INDEX.md's expectations of each, and a builder for hand-made audits."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class Sample(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The audit's own file name."""
+        """Return the audit's own file name."""
         return Path(self.file).name.removesuffix(".gz")
 
     @property
     def content(self) -> bytes:
-        """What Gradience wrote, unpacked."""
+        """Return the bytes that Gradience wrote, unpacked."""
         return content(self.file)
 
 
 @cache
 def content(file: str) -> bytes:
-    """The bytes of the audit `file`, whether it is stored packed or not."""
+    """Return the bytes of the audit `file`, packed or not."""
     path = AUDITS / file.removesuffix(".gz")
     return path.read_bytes() if path.exists() else gzip.decompress(path.with_name(path.name + ".gz").read_bytes())
 
@@ -58,7 +58,7 @@ def _index() -> list[Sample]:
 
 INDEX = _index()
 USABLE = [sample for sample in INDEX if sample.strategy is not None]
-#: Without the largest, for tests that are slow by nature.
+#: All but the largest, for slow tests.
 SMALLER = [sample for sample in USABLE if "qwen2moe" not in sample.file]
 
 DESIGN_FLAGGED = "design/flagged.json"
@@ -66,14 +66,14 @@ DESIGN_FALLBACK = "design/fallback.json"
 
 
 def entry(name: Any = "base_model.model.a", **rationale: Any) -> dict[str, Any]:
-    """One entry of a layer list."""
+    """Return one entry of a layer list."""
     return {"layer_name": name, "flagging_rationale": rationale}
 
 
 def document(
     *, flagged: Any = (), candidates: Any = (), analysis: dict[str, Any] | None = None, **top: Any
 ) -> dict[str, Any]:
-    """A hand-made audit; `analysis` and `top` add keys to the analysis and to the top level."""
+    """Return a hand-made audit; `analysis` and `top` add keys to the analysis and to the top level."""
     lists = {"flagged_layers": flagged, "all_layers_with_disagreement": candidates}
     return {"policy_disagreement_analysis": {"analysis_performed": True, **lists, **(analysis or {})}, **top}
 
@@ -92,19 +92,19 @@ THREE_MODULES = document(
 
 
 def encoded(value: Any) -> bytes:
-    """`value` as Gradience writes it: indented, with NaN tokens, and a newline at the end."""
+    """Return `value` as Gradience writes it: indented, with NaN tokens, and a newline at the end."""
     return json.dumps(value, indent=2).encode() + b"\n"
 
 
 def tolerantly(data: bytes) -> bytes:
-    """The same audit with a value that no fast parser takes (half a character), so that the tolerant way reads it."""
+    """Return the audit with a value that the fast reader refuses (half a surrogate pair)."""
     head, brace, tail = data.partition(b"{")
     return head + brace + b'"irrelevant": [NaN, "\\ud800"]' + (b"" if tail.strip() == b"}" else b",") + tail
 
 
 @cache
 def validator(name: str) -> Draft202012Validator:
-    """The packaged schema `name` (`config`, `error-report`, `trail-record`)."""
+    """Return the packaged schema `name` (`config`, `error-report`, `trail-record`)."""
     text = resources.files("benchd").joinpath("schemas", f"{name}.schema.json").read_text(encoding="utf-8")
     schema = json.loads(text)
     Draft202012Validator.check_schema(schema)
@@ -112,7 +112,7 @@ def validator(name: str) -> Draft202012Validator:
 
 
 def checked(data: bytes, schema: str = "config") -> dict[str, Any]:
-    """What is in a sidecar, once it is known to be sealed and to hold to its schema."""
+    """Return the content of a sidecar after checking its seal and its schema."""
     value = json.loads(data)
     validator(schema).validate(value)
     assert unbroken(data)
@@ -126,13 +126,13 @@ def answer(
     bench: BenchSettings | None = None,
     name: str = "audit.json",
 ) -> dict[str, Any]:
-    """The checked config for an audit, given as bytes or as a document."""
+    """Return the checked config for an audit, given as bytes or as a document."""
     audit = read_audit(data if isinstance(data, bytes) else encoded(data), name=name)
     return checked(bench_config(audit, select(audit, selection), bench))
 
 
 def refused(data: bytes) -> AuditError:
-    """The error that `data` is refused with."""
+    """Return the error that reading `data` raises."""
     try:
         read_audit(data)
     except AuditError as error:
@@ -141,5 +141,5 @@ def refused(data: bytes) -> AuditError:
 
 
 def stripped(name: str) -> str:
-    """`name` as PEFT sees it."""
+    """Return `name` as PEFT sees it."""
     return name.removeprefix(PEFT_PREFIX)

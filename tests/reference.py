@@ -1,7 +1,7 @@
-"""A plain reading of the design, to compare benchd with: `json`, lists and dicts, and nothing of benchd's.
+"""Implement the design a second time, as simply as possible, to compare benchd with it. Imports nothing of benchd.
 
-It is total: any bytes have an audit in them or not, and any audit has its choice, however malformed its parts are. It
-is slow, and says nothing of why: for that there is benchd.
+It accepts any bytes: they contain an audit or not, and any audit has a choice, however malformed its parts are. It is
+slow, and gives no reasons.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Chosen(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What the ladder chooses."""
+    """The choice of the ladder."""
 
     strategy: str
     layers: list[Chosen]
@@ -42,7 +42,7 @@ class Choice(NamedTuple):
 
 
 def read(data: bytes) -> dict[str, Any] | None:
-    """Return the audit in `data`; None if there is none. Raises RecursionError."""
+    """Return the audit in `data`, or None. Raises RecursionError."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         try:
             data = data.decode("utf-16").encode()
@@ -54,7 +54,7 @@ def read(data: bytes) -> dict[str, Any] | None:
 
 
 def starts(data: bytes) -> list[int]:
-    """Where the JSON may begin, the likeliest first: the first line that is exactly `{`, or begins a compact object."""
+    """Return where the JSON may begin: first the first line that is exactly `{` or begins a compact object."""
     if re.match(rb"[ \t\r\n]*\{[ \t]*(\r?\n|\})", data):
         return [0]
     exact, opening, place = [], [], 0
@@ -70,12 +70,12 @@ def starts(data: bytes) -> list[int]:
 
 
 def parse(data: bytes) -> Any:
-    """The JSON value that `data` begins with, whatever comes behind it; None where there is none.
+    """Return the JSON value at the start of `data`, whatever follows it. None if there is none.
 
-    Bytes that are not UTF-8 are read too: they are in unused parts, or make a name invalid.
+    Accepts bytes that are not UTF-8: they are in unused parts, or make a name invalid.
     """
     text = data.decode("utf-8", "surrogateescape").lstrip(" \t\r\n")
-    # Where a number should stand, NaN and Infinity say no more than null does.
+    # In place of a number, NaN and Infinity mean the same as null.
     decoder = json.JSONDecoder(parse_constant=lambda _: None, parse_int=integer)
     try:
         return decoder.raw_decode(text)[0]
@@ -84,12 +84,12 @@ def parse(data: bytes) -> Any:
 
 
 def integer(digits: str) -> float:
-    """Python refuses to convert more than 4300 digits; no number of this size counts anyway."""
+    """Return an integer, or infinity where Python refuses to convert it. benchd ignores numbers of this size."""
     return int(digits) if len(digits) < 4300 else math.inf
 
 
 def is_sound(value: dict[str, Any]) -> bool:
-    """Whether the analysis and its lists, where there are any, are of the right kind."""
+    """Return whether the analysis and its lists have the right types, if they exist."""
     analysis = value.get("policy_disagreement_analysis")
     if analysis is None:
         return True
@@ -97,7 +97,7 @@ def is_sound(value: dict[str, Any]) -> bool:
 
 
 def is_audit(value: dict[str, Any]) -> bool:
-    """Whether it has the keys that audits have and nothing else does."""
+    """Return whether the object has keys that only audits have."""
     if value.get("error") == "unexpected_audit_result_type":
         return False
     pairs = [
@@ -159,13 +159,13 @@ def choose(
 
 
 def names_in(audit: dict[str, Any]) -> list[str]:
-    """Return the names of the rows with ranks and scalings; a repeated name has the place of its last row."""
+    """Return the names of the rows with ranks and scalings. A repeated name has the place of its last row."""
     told = [row.get("module") for row in gains(audit)], [row.get("name") for row in layer_rows(audit)]
     return [same for texts in told for same in [*dict.fromkeys(map(a_name, reversed(texts)))][::-1] if same]
 
 
 def own_of(audit: dict[str, Any], name: str, names: list[str]) -> tuple[int | None, float | None]:
-    """Return the rank and scaling of a module; if it has several of the `names`, those with the smallest rank."""
+    """Return the rank and scaling of a module. If it has several of the `names`, use those with the smallest rank."""
     found = []
     for same in [same for same in names if module_of(same) == module_of(name)] or [name]:
         gain, row = first(gains(audit), "module", same), first(layer_rows(audit), "name", same)
@@ -176,7 +176,7 @@ def own_of(audit: dict[str, Any], name: str, names: list[str]) -> tuple[int | No
 
 
 def layers_of(entries: Any) -> list[tuple[str, dict[str, Any]]]:
-    """(name, rationale) of each usable entry; of two about the same module the first."""
+    """Return (name, rationale) of each usable entry, and of two entries for one module only the first."""
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     for entry in objects_in(entries):
         if name := a_name(entry.get("layer_name")):
@@ -186,7 +186,7 @@ def layers_of(entries: Any) -> list[tuple[str, dict[str, Any]]]:
 
 @cache
 def module_of(name: str) -> str:
-    """Return the name as PEFT sees it: without wrapper parts, and without parts of what holds a whole PEFT model."""
+    """Return the name as PEFT sees it: without wrapper parts, and without attributes that hold a whole PEFT model."""
     parts = [part for part in name.split(".") if part not in WRAPPERS]
     text = ".".join(parts)
     while match := re.match(HELD, text):
@@ -208,13 +208,13 @@ def out_of_reach(audit: dict[str, Any]) -> set[str]:
 
 
 def score_of(layer: tuple[str, dict[str, Any]]) -> float:
-    """A layer's priority score; what is not a finite number ranks below everything."""
+    """Return a layer's priority score, or a value below every score if it is not a finite number."""
     score = a_number(layer[1].get("priority_score"))
     return -math.inf if score is None else score
 
 
 def disagrees(rationale: dict[str, Any]) -> bool:
-    """Whether the policies disagree on a layer, by the first of the signs that its rationale has."""
+    """Return whether the policies disagree on a layer, by the first sign in its rationale."""
     if isinstance(meets := rationale.get("meets_spread_threshold"), bool):
         return meets
     if isinstance(failed := rationale.get("failed_reasons"), list):
@@ -224,7 +224,7 @@ def disagrees(rationale: dict[str, Any]) -> bool:
 
 
 def evidence(audit: dict[str, Any], name: str, rationale: dict[str, Any], own: int | None) -> Iterator[tuple[str, int]]:
-    """What the audit tells of a layer's rank, the best first."""
+    """Yield the evidence for a layer's rank, the best first."""
     ks = rationale.get("k_values")
     if found := ranks(ks if isinstance(ks, list) else []):
         yield "k_values", max(found)
@@ -272,17 +272,17 @@ def derived(audit: dict[str, Any], rationale: dict[str, Any], known: list[int], 
 
 
 def first(rows: list[dict[str, Any]], key: str, name: str) -> dict[str, Any]:
-    """The first row about a module; an empty one if there is none."""
+    """Return the first row about a module, or an empty row."""
     return next((row for row in rows if row.get(key) == name), {})
 
 
 def gains(audit: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows that tell of each module's own rank and scaling."""
+    """Return the rows that have each module's own rank and scaling."""
     return objects_in(audit.get("per_module_gain")) + objects_in(an_object(audit.get("per_module")).get("gain"))
 
 
 def layer_rows(audit: dict[str, Any]) -> list[dict[str, Any]]:
-    """Gradience's rows of layers, and Bench's."""
+    """Return Gradience's and Bench's rows of layers."""
     return objects_in(an_object(audit.get("layer_data")).get("layer_rows")) + objects_in(audit.get("layers"))
 
 
@@ -290,22 +290,22 @@ def layer_rows(audit: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def an_object(value: Any) -> dict[str, Any]:
-    """`value` if it is an object, else an empty one."""
+    """Return `value` if it is an object, else an empty object."""
     return value if isinstance(value, dict) else {}
 
 
 def objects_in(value: Any) -> list[dict[str, Any]]:
-    """The entries of a list; one that is no object is an empty one."""
+    """Return the entries of a list, with an empty object for each entry that is not an object."""
     return [an_object(entry) for entry in value] if isinstance(value, list) else []
 
 
 def a_name(value: Any) -> str | None:
-    """`value` if it can name a module, else None."""
+    """Return `value` if it can name a module, else None."""
     return value if isinstance(value, str) and 0 < len(value) <= 254 and value.isprintable() else None
 
 
 def a_number(value: Any) -> float | None:
-    """`value` if it is a finite number (true is none), else None."""
+    """Return `value` if it is a finite number and not a bool, else None."""
     try:
         return float(value) if type(value) in {int, float} and math.isfinite(value) else None
     except OverflowError:
@@ -313,16 +313,16 @@ def a_number(value: Any) -> float | None:
 
 
 def a_rank(value: Any) -> int | None:
-    """`value` as a rank, a whole number that an adapter can have, else None."""
+    """Return `value` as a rank, a whole number that an adapter can have, else None."""
     number = a_number(value)
     return int(number) if number is not None and number.is_integer() and 0 <= number <= 65536 else None
 
 
 def ranks(values: list[Any]) -> list[int]:
-    """Those that are ranks."""
+    """Return the values that are ranks."""
     return [rank for value in values if (rank := a_rank(value)) is not None]
 
 
 def ranks_of_policies(policies: Any) -> list[int]:
-    """The `k` of each policy."""
+    """Return the `k` of each policy."""
     return ranks([an_object(policy).get("k") for policy in an_object(policies).values()])

@@ -1,6 +1,6 @@
-"""Watch folders for Gradience audits; write a Bench config beside each, and say why.
+"""Watch folders for Gradience audits, write a Bench config beside each audit, and record why.
 
-The library is three pure functions; the daemon is these three and a careful file system around them:
+The library has three pure functions. The daemon calls them and adds careful file handling:
 
     audit = benchd.read_audit(data)
     selection = benchd.select(audit)
@@ -45,7 +45,7 @@ try:
 except ImportError:  # sources that were never installed
     __version__ = "0.0.0"
 
-#: Where each public name comes from. Imported when it is asked for: the commands start faster without the rest.
+#: The module of each public name. A name is imported at its first access, so that commands start faster.
 _HOMES = {
     "SELECTION_VERSION": "selection.selection",
     "AdapterConfig": "audit.adapter",

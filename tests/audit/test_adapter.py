@@ -1,4 +1,4 @@
-"""`adapter_config.json` beside an audit: what is read from it, what is wrong with it, when it counts."""
+"""The `adapter_config.json` beside an audit: reading it, its mistakes, and when benchd uses it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchd.audit.adapter import unusable
 from benchd.audit.audit import Costly
 from corpus import content, document, encoded, entry
 
-#: What PEFT 0.21 writes, less what is of no interest here.
+#: The fields that PEFT 0.21 writes, without those that benchd ignores.
 WRITTEN = {
     "base_model_name_or_path": "meta-llama/Llama-3.2-1B",
     "bias": "none",
@@ -30,20 +30,20 @@ WRITTEN = {
 
 
 def adapter(**changes: Any) -> AdapterConfig:
-    """What is read of PEFT's file with some of its keys changed; `...` leaves one out."""
+    """Return PEFT's file as benchd reads it, with `changes`; `...` removes a key."""
     value = {key: item for key, item in {**WRITTEN, **changes}.items() if item is not ...}
     return read_adapter_config(json.dumps(value).encode())
 
 
 def audit(*modules: tuple[Any, Any], beside: AdapterConfig | None = None, bounded: bool = False) -> Audit:
-    """An audit of modules `m0.q`, `m1.q` … with these ranks and scalings; `m0.q` is flagged."""
+    """Return an audit of modules `m0.q`, `m1.q` … with these ranks and scalings, in which `m0.q` is flagged."""
     gain = [{"module": f"m{place}.q", "r": rank, "scaling": scaling} for place, (rank, scaling) in enumerate(modules)]
     flagged = [entry("m0.q", k_values=[2, 4])]
     return read_audit(encoded(document(flagged=flagged, per_module_gain=gain)), adapter=beside, bounded=bounded)
 
 
 def notes(of: Audit) -> list[str]:
-    """The notes in the config that answers an audit."""
+    """Return the notes in the config for an audit."""
     found = json.loads(bench_config(of, select(of)))["selection"]["notes"]
     assert isinstance(found, list)
     return found
@@ -53,7 +53,7 @@ def notes(of: Audit) -> list[str]:
 
 
 def test_as_peft_writes_it() -> None:
-    """Of PEFT's file the base model, the dropout, the scaling and the ranks are read."""
+    """Reads the base model, the dropout, the scaling and the ranks from PEFT's file."""
     data = json.dumps(WRITTEN, indent=2).encode()
     assert read_adapter_config(data) == AdapterConfig(
         token=hashlib.sha256(data).hexdigest(),
@@ -94,7 +94,7 @@ def test_as_peft_writes_it() -> None:
     ],
 )
 def test_fields(changes: dict[str, Any], field: str, value: Any) -> None:
-    """A field of the wrong kind tells nothing; the others count all the same."""
+    """Ignores a field of the wrong type, and reads the others."""
     read = adapter(**changes)
     assert getattr(read, field) == value
     assert read.problem is None
@@ -113,7 +113,7 @@ def test_fields(changes: dict[str, Any], field: str, value: Any) -> None:
     ],
 )
 def test_malformed(data: bytes, problem: str) -> None:
-    """What can't be used is no failure: it says what is wrong, and nothing of it counts."""
+    """Reports a malformed file in `problem`, and ignores its content."""
     read = read_adapter_config(data)
     assert read.problem is not None
     assert read.problem.startswith(problem)
@@ -133,14 +133,14 @@ def test_malformed(data: bytes, problem: str) -> None:
     ],
 )
 def test_other_kinds(kind: str, name: str) -> None:
-    """An adapter that is not LoRA has its common name."""
+    """Gives an adapter that is not LoRA its common name."""
     read = read_adapter_config(f'{{"peft_type": {kind}, "use_rslora": true}}'.encode())
     assert (read.kind, read.problem) == (name, f"it is of another kind of adapter: {name}")
 
 
 @pytest.mark.parametrize("kind", ["ADALORA", "IA3"])
-def test_reason_names_the_kind(kind: str) -> None:
-    """The audit of an adapter that is not LoRA has no layers, and the reason says why."""
+def test_reason_has_the_kind(kind: str) -> None:
+    """The reason for an audit without layers names the kind of an adapter that is not LoRA."""
     nothing = {"total_lora_params": 0, "stable_rank_mean": 0.0, "n_layers": 0}
     of = read_audit(encoded(nothing), adapter=adapter(peft_type=kind))
     name = {"ADALORA": "AdaLoRA", "IA3": "IA³"}[kind]
@@ -155,7 +155,7 @@ def test_reason_names_the_kind(kind: str) -> None:
     "value", [b'"\xff"', b"1e999", b"1" * 5000, b'"' + b"x" * 10**6 + b'"', b"[" * 900 + b"]" * 900, b'{"a": "\xff"}']
 )
 def test_odd_values(value: bytes) -> None:
-    """Whatever stands in place of a value tells nothing, and costs nothing."""
+    """Ignores values that are broken, too large or too deep."""
     keys = ["base_model_name_or_path", "lora_dropout", "use_rslora", "r", "lora_alpha", "rank_pattern", "alpha_pattern"]
     data = b"{" + b", ".join(f'"{key}": '.encode() + value for key in keys) + b', "\xff": 1}'
     read = read_adapter_config(data)
@@ -173,11 +173,11 @@ def test_odd_values(value: bytes) -> None:
     ],
 )
 def test_unread(code: str, problem: str) -> None:
-    """A file that could not be read has its reason for a name."""
+    """Names the reason why a file could not be read."""
     assert unusable(code) == AdapterConfig(token=code, problem=problem)
 
 
-# --- whose it is ----------------------------------------------------------------------------------------------
+# --- when it is used ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -200,8 +200,8 @@ def test_unread(code: str, problem: str) -> None:
         ({"lora_alpha": 0.1}, [(16, 0.1 / 16)], True),
     ],
 )
-def test_is_of(changes: dict[str, Any], modules: list[tuple[Any, Any]], belongs: bool) -> None:
-    """The file fits the audit if PEFT gives the audit's ranks, and Gradience reads the audit's alphas from it."""
+def test_file_of_the_adapter(changes: dict[str, Any], modules: list[tuple[Any, Any]], belongs: bool) -> None:
+    """Accepts a file if PEFT gives the audit's ranks under it, and Gradience reads the audit's alphas from it."""
     of = audit(*modules, beside=adapter(**changes))
     assert (of.modules.adapter is not None) is belongs
     assert (of.modules.adapter_problem is None) is belongs
@@ -212,8 +212,8 @@ def test_is_of(changes: dict[str, Any], modules: list[tuple[Any, Any]], belongs:
         )
 
 
-def test_is_of_a_real_one() -> None:
-    """The file of the adapter with `use_rslora` that is among the real audits belongs to its audit, and to no other."""
+def test_file_of_a_real_adapter() -> None:
+    """Accepts the file of a real adapter with `use_rslora` only for its own audit."""
     own = adapter(r=64, lora_alpha=128, use_rslora=True)
     assert read_audit(content("r64_rslora__default.json"), adapter=own).modules.adapter == own
     assert read_audit(content("r2__default.json"), adapter=own).modules.adapter is None
@@ -234,7 +234,7 @@ def test_is_of_a_real_one() -> None:
     ],
 )
 def test_scaling(changes: dict[str, Any], scalings: list[float]) -> None:
-    """A module's scaling is the one that PEFT applies under the file, even if Gradience reports another."""
+    """A module has the scaling that PEFT applies under the file, even if Gradience reports another."""
     beside = adapter(rank_pattern={"m1.q": 8}, **changes)
     reported = [(rank, (beside.alpha_in_audit(f"m{place}.q") or 32) / rank) for place, rank in enumerate((16, 8))]
     of = audit(*reported, beside=beside)
@@ -265,14 +265,14 @@ def test_without_the_file() -> None:
 
 
 def test_unusable_is_noted() -> None:
-    """If the file can't be used, a note says so, and why."""
+    """A note names the reason why the file is not used."""
     of = audit((16, 2.0), beside=read_adapter_config(b"[]"))
     assert of.modules.adapter is None
     assert notes(of) == ["adapter_config.json is not used: it is not a JSON object"]
 
 
 def test_bad_key() -> None:
-    """A file with a key that is not a valid regular expression does not count."""
+    """Ignores a file with a key that is not a valid regular expression."""
     assert notes(audit((16, 2.0), beside=adapter(alpha_pattern={"(": 2}))) == [
         "adapter_config.json is not used: it has a pattern that is not a regular expression: ("
     ]
@@ -289,7 +289,7 @@ def test_recorded(beside: AdapterConfig) -> None:
 
 @pytest.mark.parametrize(("asked", "model", "dropout"), [(True, "meta-llama/Llama-3.2-1B", 0.05), (False, None, None)])
 def test_base_model_and_dropout(asked: bool, model: str | None, dropout: float | None) -> None:
-    """With `bench.adapter_config` the file gives the base model and the dropout that the base leaves out."""
+    """With `bench.adapter_config` the file gives the base model and the dropout that the base omits."""
     of = audit((16, 2.0), beside=adapter())
     settings = BenchSettings(base={"train": {"seed": 1}}, adapter_config=asked)
     config = json.loads(bench_config(of, select(of), settings))
@@ -323,7 +323,7 @@ def test_base_model_and_dropout(asked: bool, model: str | None, dropout: float |
     ],
 )
 def test_carried(changes: dict[str, Any], carried: dict[str, Any], left: list[str]) -> None:
-    """`carried` returns the fields in use that a training needs; `left_behind` names the other fields in use."""
+    """`carried` returns the used fields that a training needs, and `left_behind` names the other used fields."""
     plain = {"task_type": None, "lora_dropout": 0.0, **changes}
     read = adapter(**plain)
     assert (read.carried(), read.left_behind()) == (carried, left)
@@ -341,20 +341,20 @@ def test_carried(changes: dict[str, Any], carried: dict[str, Any], left: list[st
     ],
 )
 def test_holding_parameters(parameters: list[str], holding: set[str]) -> None:
-    """A parameter is targeted by what its name ends in, from a dot on; the module is the one that holds it."""
+    """Matches a targeted parameter by the end of its name, after a dot, and returns the module that holds it."""
     modules = ["l.0.mlp.experts", "other.experts", "l.0.q", "experts_2"]
     assert adapter(target_parameters=parameters).holding_parameters(modules) == holding
 
 
 def test_one_target_parameter() -> None:
-    """Fused experts are out of reach also where only the file beside the audit tells them from a module."""
+    """Fused experts are out of reach, even if only the file beside the audit distinguishes them from a module."""
     of = audit((16, 2.0), (64, 0.5), beside=adapter(target_parameters=["m1.q.up"]))
     assert of.modules.adapter_problem is None
     assert (of.modules.names, of.modules.out_of_reach) == (("m0.q",), {"m1.q"})
 
 
 def test_more_keys_than_modules() -> None:
-    """Patterns of more keys than any model has modules are costly, whatever the keys are."""
+    """Patterns with more keys than any model has modules are costly, whatever the keys are."""
     assert not adapter(rank_pattern={f"m{place}": 4 for place in range(5000)}).is_costly()
     costly = adapter(rank_pattern={f"m{place}": 4 for place in range(20_000)})
     assert costly.is_costly()
@@ -372,7 +372,7 @@ def test_more_keys_than_modules() -> None:
     ],
 )
 def test_target_parameters_of_another_adapter(parameters: list[str], rank: int, belongs: bool) -> None:
-    """The file of another adapter puts no module out of reach: the audit's rank of fused experts is experts x rank."""
+    """The rank of fused experts in an audit is experts x rank, so only the file of the same adapter fits."""
     of = audit((rank, 2.0), (16, 2.0), beside=adapter(r=rank, lora_alpha=..., target_parameters=parameters))
     if not belongs:
         of = audit((8, 2.0), (16, 2.0), beside=adapter(r=rank, lora_alpha=..., target_parameters=parameters))
@@ -380,8 +380,8 @@ def test_target_parameters_of_another_adapter(parameters: list[str], rank: int, 
     assert of.modules.out_of_reach == ({"m1.q"} if belongs else set())
 
 
-def test_ranks_by_the_file_alone() -> None:
-    """Where the audit tells no rank the file of the adapter does: no uniform rank is larger."""
+def test_ranks_from_the_file_alone() -> None:
+    """If the audit has no rank, the uniform rank is at most the rank in the adapter's file."""
     of = audit((None, None), beside=adapter(r=4, rank_pattern={"x": 6}))
     assert of.modules.largest_rank == 6
     assert audit((None, None)).modules.largest_rank is None

@@ -1,4 +1,4 @@
-"""Files that are rejected: the code, the place and the words."""
+"""Rejected files: the code, the place and the message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from benchd import AuditError, NotAnAudit, read_audit
 from corpus import document, encoded, entry, refused, tolerantly
 
-#: A clean audit, and the same with a key that forces the tolerant way.
+#: A clean audit.
 PLAIN = encoded(document(flagged=[entry("base_model.model.a", k_values=[2, 4])]))
 
 
@@ -18,8 +18,8 @@ PLAIN = encoded(document(flagged=[entry("base_model.model.a", k_values=[2, 4])])
     [(b"x" * 200_000, "not_json"), (b"Error: Audit failed: " + b"x" * 200_000, "audit_failed")],
     ids=["x", "error"],
 )
-def test_one_endless_line(text: bytes, code: str) -> None:
-    """The beginning of a text without line breaks shows what it is."""
+def test_long_line(text: bytes, code: str) -> None:
+    """The start of a long text without line breaks determines the code."""
     with pytest.raises(AuditError) as raised:
         read_audit(text)
     assert raised.value.code == code
@@ -27,7 +27,7 @@ def test_one_endless_line(text: bytes, code: str) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\n", b" \t\r\n", b"\0\0\0\0", b"\xef\xbb\xbf", b"\xff\xfe", b"\xff\xfe\n\0"])
 def test_empty(data: bytes) -> None:
-    """Nothing, blanks, marks and NUL bytes alone are an empty file."""
+    """A file of nothing but blanks, byte order marks and NUL bytes is empty."""
     error = refused(data)
     assert (error.code, error.message) == ("empty", "the file has no content")
 
@@ -54,7 +54,7 @@ def test_empty(data: bytes) -> None:
     ],
 )
 def test_truncated(data: bytes, place: str) -> None:
-    """JSON that is cut off anywhere is truncated; the message names its end."""
+    """JSON that is cut off anywhere is truncated, and the message names its end."""
     error = refused(data)
     assert (error.code, error.message) == ("truncated", f"the JSON ends in the middle, at {place}")
 
@@ -78,7 +78,7 @@ def test_truncated(data: bytes, place: str) -> None:
     ],
 )
 def test_not_json(data: bytes, message: str) -> None:
-    """What is no JSON at all is named with line and column, the parser's words, and the text there."""
+    """The message for text that is not JSON has the line, the column, the parser's words, and the text there."""
     error = refused(data)
     assert (error.code, error.message) == ("not_json", f"not JSON at {message}")
     assert "ignore" in error.hint
@@ -95,7 +95,7 @@ def test_not_json(data: bytes, message: str) -> None:
     ],
 )
 def test_bad_encoding(data: bytes, message: str) -> None:
-    """What can't be decoded is named with the place of the first wrong byte."""
+    """The message for text that can't be decoded has the place of the first wrong byte."""
     error = refused(data)
     assert error.code == "bad_encoding"
     assert error.message == message
@@ -106,7 +106,7 @@ def test_bad_encoding(data: bytes, message: str) -> None:
     [b"[1, 2]\n", b'"text"', b"null", b"true\n", b"12", b"NaN", b" [] \n", b"[{}]", b'{"r": 8}', b'{"r": 8} and more'],
 )
 def test_other_json(data: bytes) -> None:
-    """Other JSON, an object or not, is not an audit: benchd ignores it."""
+    """Other JSON, an object or not, is not an audit."""
     assert isinstance(refused(data), NotAnAudit)
 
 
@@ -122,13 +122,13 @@ def test_other_json(data: bytes) -> None:
     ids=["lists", "objects", "fast", "tolerant", "quoted"],
 )
 def test_too_deep(data: bytes) -> None:
-    """Nesting beyond reason is refused, not a crash."""
+    """Rejects JSON that is nested too deeply, without a crash."""
     assert refused(data).code == "too_deep"
 
 
 @pytest.mark.parametrize("token", [b"", b'"x": NaN, '], ids=["fast", "tolerant"])
-def test_almost_too_deep(token: bytes) -> None:
-    """At the edge of the stack, wherever that is, a value that could be read but not quoted is too deep, too."""
+def test_quoting_too_deep(token: bytes) -> None:
+    """Rejects a value that can be read but not quoted, close to the end of the stack, as too deep."""
 
     def code(depth: int) -> str | None:
         try:
@@ -162,15 +162,15 @@ def test_almost_too_deep(token: bytes) -> None:
     ],
 )
 def test_bad_schema(value: dict[str, Any], message: str) -> None:
-    """What is meant as an audit but has the wrong shape is named by its path in the document."""
+    """The message for an audit with wrong types names the path in the document."""
     for data in (encoded(value), tolerantly(encoded(value))):
         error = refused(data)
         assert (error.code, error.message) == ("bad_schema", message)
 
 
 @pytest.mark.parametrize("lists", [(None, None), ([], []), (None, [])])
-def test_empty_lists_are_no_mistake(lists: tuple[Any, Any]) -> None:
-    """Lists that are null or empty hold no layers, and that is all."""
+def test_empty_lists(lists: tuple[Any, Any]) -> None:
+    """Lists that are null or empty have no layers."""
     for data in (encoded(document(flagged=lists[0], candidates=lists[1])),):
         for way in (data, tolerantly(data)):
             assert read_audit(way).flagged == read_audit(way).candidates == ()
@@ -187,10 +187,10 @@ def test_empty_lists_are_no_mistake(lists: tuple[Any, Any]) -> None:
     ],
 )
 def test_audit_failed(data: bytes, quote: str) -> None:
-    """A failure of gradience is quoted, and the hint is to fix its cause first."""
+    """Quotes the error of gradience, and the hint is to fix its cause first."""
     error = refused(data)
-    assert (error.code, error.message) == ("audit_failed", f"gradience says: {quote}")
-    assert error.hint.startswith("fix the cause that gradience names")
+    assert (error.code, error.message) == ("audit_failed", f"gradience failed: {quote}")
+    assert error.hint.startswith("fix the cause that gradience reports")
 
 
 @pytest.mark.parametrize(
@@ -204,19 +204,19 @@ def test_audit_failed(data: bytes, quote: str) -> None:
     ],
 )
 def test_audit_interrupted(data: bytes, lines: int) -> None:
-    """Progress lines without JSON are a run that was interrupted, also where the last line is cut off."""
+    """Progress lines without JSON are an interrupted audit, even if the last line is cut off."""
     error = refused(data)
     assert error.code == "audit_interrupted"
     assert error.message == f"gradience was interrupted: {lines} line{'s' * (lines > 1)} of progress, no JSON"
 
 
-def test_other_text_is_no_interrupted_run() -> None:
+def test_other_text_among_progress_lines() -> None:
     """Progress lines with another line among them are not an interrupted audit."""
     assert refused(b"hello\n    computing SVD and metrics for layer: a\n").code == "not_json"
 
 
-def test_a_long_text_is_told_by_its_ends() -> None:
-    """The ends of a long text show progress lines, or a failure after them."""
+def test_ends_of_a_long_text() -> None:
+    """Finds progress lines, or an error after them, at the ends of a long text."""
     progress = b"    computing SVD and metrics for layer: a\n" * 10_000
     assert refused(progress).message == "gradience was interrupted: 10000 lines of progress, no JSON"
     assert refused(progress + b"Error: Audit failed: x\n").code == "audit_failed"

@@ -1,4 +1,4 @@
-"""What Gradience says in an audit: its issues, and why there is no analysis."""
+"""Gradience's messages in an audit: its issues, and why there is no analysis."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from benchd import read_audit
 from corpus import document, encoded, entry, tolerantly
 
-#: A clean audit, and the same with a key that forces the tolerant way.
+#: A clean audit.
 PLAIN = encoded(document(flagged=[entry("base_model.model.a", k_values=[2, 4])]))
 
 
@@ -46,7 +46,7 @@ def test_issues(issues: Any, notes: tuple[str, ...]) -> None:
 
 
 def test_issues_in_another_encoding() -> None:
-    """What is not UTF-8 in an issue is shown as such; it is nothing that the selection needs."""
+    """Quotes an issue that is not UTF-8 with replacement characters."""
     data = encoded(document(issues=["caf@"])).replace(b"@", b"\xe9")
     assert read_audit(data).notes == ("Gradience: caf\ufffd",)
 
@@ -102,14 +102,14 @@ NOTHING = "an audit of nothing: Gradience found 0 LoRA layers that it could audi
     ],
 )
 def test_no_analysis(value: dict[str, Any], why: str | None) -> None:
-    """Why there is nothing to select from, in Gradience's own words where it has some."""
+    """Returns why there is nothing to select from, in Gradience's own words if it gave a reason."""
     for data in (encoded(value), tolerantly(encoded(value))):
         audit = read_audit(data)
         assert audit.no_analysis == why
         assert why is None or (audit.flagged, audit.candidates) == ((), ())
 
 
-def test_issues_beyond_measure() -> None:
-    """A megabyte of issues is counted as such, not taken apart."""
+def test_huge_issues() -> None:
+    """A megabyte of issues becomes one note, without being decoded."""
     data = PLAIN.replace(b'"policy', b'"issues": [' + b"[]," * 400_000 + b'[]], "policy', 1)
     assert read_audit(data).notes[-1] == "Gradience: more issues than can be shown here"

@@ -14,7 +14,7 @@ NAMES = ["fc.a", "head.fc.a", "fc_a", "b.0", "model.layers.1.q_proj", "model.lay
 
 
 def by_peft(pattern: dict[str, float], name: str) -> float | None:
-    """Return the value that PEFT takes: that of the first key whose expression matches."""
+    """Return the value of the first key whose expression matches, as PEFT does."""
     for key, value in pattern.items():
         if re.match(rf"(.*\.)?({key})$", name):
             return value
@@ -48,7 +48,7 @@ def check(pattern: dict[str, float], names: list[str]) -> None:
     ],
 )
 def test_keys(keys: list[str]) -> None:
-    """Each kind of key matches as in PEFT. If several match, the first in the file counts."""
+    """Each kind of key matches as in PEFT, and the first match in the file is used."""
     check({key: float(place) for place, key in enumerate(keys)}, NAMES)
 
 
@@ -64,7 +64,7 @@ KEY = st.one_of(
 
 @given(st.lists(KEY, max_size=6, unique=True), st.lists(NAME, max_size=5))
 def test_as_peft_matches(keys: list[str], names: list[str]) -> None:
-    """For all keys and names the values are those that PEFT's own expression gives."""
+    """For all keys and names the values are those of PEFT's own expression."""
     check({key: float(place) for place, key in enumerate(keys)}, names)
 
 
@@ -90,11 +90,11 @@ def test_bad_keys(key: str) -> None:
     ],
 )
 def test_costly(keys: list[str], costly: bool) -> None:
-    """Names and the keys that benchd writes are cheap to match. Keys that `re` has to match count as costly."""
+    """Names and the keys that benchd writes are cheap to match, and keys that need `re` are costly."""
     assert Matcher(dict.fromkeys(keys, 1.0)).is_costly is costly
 
 
 def test_many_names() -> None:
-    """Thousands of keys are matched with thousands of names without comparing each pair."""
+    """Matches thousands of keys with thousands of names without comparing each pair."""
     names = [f"model.layers.{layer}.mlp.experts.{expert}.up_proj" for layer in range(50) for expert in range(100)]
     assert Matcher(dict.fromkeys(names, 2.0)).values(names) == dict.fromkeys(names, 2.0)

@@ -12,14 +12,14 @@ from corpus import document, encoded, entry, tolerantly
 
 
 def test_flagged_by_another_name() -> None:
-    """A module that is flagged under another name than its gain has is noted."""
+    """Notes a module that is flagged under another name than its gain has."""
     gains = [{"module": "base_model.model.a", "r": 8, "scaling": 2.0}]
     audit = read_audit(encoded(document(flagged=[entry("a")], per_module_gain=gains)))
     assert audit.modules.merged == {"a"}
 
 
-def test_a_module_of_two_names() -> None:
-    """Either name tells of the module, whichever is asked for first."""
+def test_module_with_two_names() -> None:
+    """Both names of a module give the same rank and scaling, in either order of access."""
     row = {"name": "a", "r": 8, "adapter_scale": 5}
     audit = encoded(document(candidates=[entry("base_model.model.a")], layers=[row]))
     assert read_audit(audit).modules.of("base_model.model.a") == read_audit(audit).modules.of("a") == Module(8, 5.0)
@@ -41,7 +41,7 @@ def test_a_module_of_two_names() -> None:
         ),
         (
             {"per_module_gain": [{"module": "a", "r": 6, "scaling": None}, {"module": "a", "r": 7, "scaling": 3.0}]},
-            Module(6, None),  # of a module that is named twice the first entry counts
+            Module(6, None),  # the first of two entries with one name
         ),
         ({"per_module_gain": [{"module": "a", "r": 0, "scaling": "x"}]}, Module(None, None)),
         ({"per_module_gain": [{"module": 5, "r": 3}], "layers": [{"name": None, "r": 3}]}, None),
@@ -49,7 +49,7 @@ def test_a_module_of_two_names() -> None:
     ],
 )
 def test_modules(top: dict[str, Any], module: Module | None) -> None:
-    """A module's own rank and scaling are found in `per_module_gain`, and what is missing there in a layer row."""
+    """The rank and scaling of a module come from `per_module_gain`, and missing values from its layer row."""
     for data in (encoded(document(**top)), tolerantly(encoded(document(**top)))):
         assert read_audit(data).modules.of("a") == module
 
@@ -65,7 +65,7 @@ def test_modules(top: dict[str, Any], module: Module | None) -> None:
     ],
 )
 def test_largest_k(policies: Any, expected: int | None) -> None:
-    """The evidence of a row is the largest usable `k` over its policies; a row without any is none."""
+    """The ranks of a row are the usable `k` of its policies, and a row without any gives none."""
     rows = [{"name": "a", "rank_suggestions": policies}, {"name": None, "rank_suggestions": {"knee": {"k": 1}}}]
     assert max(read_audit(encoded(document(layers=rows))).modules.row_ranks("a"), default=None) == expected
     rows = [{"layer_name": "a", "suggestions": policies}]
@@ -73,8 +73,8 @@ def test_largest_k(policies: Any, expected: int | None) -> None:
     assert max(audit.policy_ranks("a"), default=None) == expected
 
 
-def test_first_row_counts() -> None:
-    """Of two rows for one layer the first counts: an audit's own rows before Bench's."""
+def test_first_row() -> None:
+    """Uses the first of two rows for one layer, and an audit's own rows before Bench's."""
     top = {
         "layers": [{"name": "a", "rank_suggestions": {"knee": {"k": 1}}}],
         "layer_data": {"layer_rows": [{"name": "a", "rank_suggestions": {"knee": {"k": 2}}}]},

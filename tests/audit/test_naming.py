@@ -1,4 +1,4 @@
-"""The names in an audit -> PEFT's names for the modules: prefixes, wrapper parts, layers out of reach."""
+"""Conversion of an audit's names to PEFT's names: prefixes, wrapper parts, layers out of reach."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PREFIX = "base_model.model."
     ],
 )
 def test_modules(name: str, module: str, wrappers: tuple[str, ...]) -> None:
-    """Wrapper parts are removed at every position. Modules with the same name as a wrapper part keep it."""
+    """Removes wrapper parts at every position, but not from modules whose own name is a wrapper part."""
     assert modules_of([name]) == ([module], wrappers)
     assert modules_of([f"{PREFIX}x", name, f"{PREFIX}y"]) == (["x", module, "y"], wrappers)
 

@@ -1,4 +1,4 @@
-"""Reading a file: text around the JSON, what is tolerated with a note, and what is not an audit."""
+"""Reading a file: text around the JSON, deviations that get a note, and files that are not audits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchd.audit.audit import Costly
 from benchd.audit.values import finite, whole
 from corpus import content, document, encoded, entry, refused, tolerantly
 
-#: A clean audit, and the same with a key that forces the tolerant way.
+#: A clean audit.
 PLAIN = encoded(document(flagged=[entry("base_model.model.a", k_values=[2, 4])]))
 
 ways = pytest.mark.parametrize("data", [PLAIN, tolerantly(PLAIN)], ids=["fast", "tolerant"])
@@ -28,7 +28,7 @@ def names(data: bytes) -> list[str]:
 @pytest.mark.parametrize("before", [b"", b"\n", b" \t\r\n", b"    computing SVD and metrics for layer: a\n", b"a {\n"])
 @pytest.mark.parametrize("after", [b"", b"\n", b"\r\n", b"done\n", b"\0\0\0", b"}\n", "✅ fertig }".encode()])
 def test_text_around(data: bytes, before: bytes, after: bytes) -> None:
-    """Text lines before the JSON and after it are read over, without a note."""
+    """Skips text lines before and after the JSON without a note."""
     audit = read_audit(before + data + after)
     assert [layer.name for layer in audit.flagged] == ["base_model.model.a"]
     assert [note for note in audit.notes if "NaN" not in note] == []
@@ -36,19 +36,19 @@ def test_text_around(data: bytes, before: bytes, after: bytes) -> None:
 
 @ways
 def test_windows_lines(data: bytes) -> None:
-    """Lines may end with CR LF, also those before and after the JSON."""
+    """Accepts lines that end with CR LF, including those before and after the JSON."""
     assert names((b"Warning: x\n" + data + b"bye\n").replace(b"\n", b"\r\n")) == ["base_model.model.a"]
 
 
 @ways
 def test_one_line(data: bytes) -> None:
-    """JSON without indentation is found after text lines as well."""
+    """Finds JSON without indentation after text lines."""
     value = json.loads(data)
     assert names(b"Warning: x\n" + json.dumps(value).encode() + b"\nbye") == ["base_model.model.a"]
 
 
 @pytest.mark.parametrize("before", ["", " ", "\n", "\n\n  "])
-def test_json_without_indentation_starts_at_its_first_brace(before: str) -> None:
+def test_compact_json_with_a_nested_object(before: str) -> None:
     """A nested object on a separate line is not the start of the audit."""
     data = before + json.dumps(json.loads(PLAIN), indent=0)
     assert "\n{\n" in data.strip()
@@ -57,7 +57,7 @@ def test_json_without_indentation_starts_at_its_first_brace(before: str) -> None
 
 @ways
 def test_utf8_mark(data: bytes) -> None:
-    """A UTF-8 byte order mark is tolerated, with a note."""
+    """Accepts a UTF-8 byte order mark, with a note."""
     assert names(b"\xef\xbb\xbf" + data) == ["base_model.model.a"]
     assert "the file starts with a UTF-8 byte order mark" in read_audit(b"\xef\xbb\xbf" + data).notes
 
@@ -65,7 +65,7 @@ def test_utf8_mark(data: bytes) -> None:
 @ways
 @pytest.mark.parametrize(("mark", "encoding"), [(b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")])
 def test_utf16(data: bytes, mark: bytes, encoding: str) -> None:
-    """UTF-16 with a mark, from a PowerShell redirect, is tolerated with a note; the size is the file's."""
+    """Accepts UTF-16 with a mark, from a PowerShell redirect, with a note, and reports the file's own size."""
     redirected = mark + data.decode().replace("\n", "\r\n").encode(encoding)
     audit = read_audit(redirected)
     assert [layer.name for layer in audit.flagged] == ["base_model.model.a"]
@@ -75,7 +75,7 @@ def test_utf16(data: bytes, mark: bytes, encoding: str) -> None:
 
 @ways
 def test_policy_warnings(data: bytes) -> None:
-    """Warnings about unknown policies are notes, before and after the JSON; other warnings are not."""
+    """Notes warnings about unknown policies before and after the JSON, but no other warnings."""
     audit = read_audit(
         b"Warning: Unknown policy 'x'. Available: a\nWarning: y\n" + data + b"Warning: Unknown policy z\n"
     )
@@ -87,7 +87,7 @@ def test_policy_warnings(data: bytes) -> None:
 
 @ways
 def test_policy_warnings_beyond_ascii(data: bytes) -> None:
-    """A warning is quoted in full also where its characters take several bytes, and the JSON's do."""
+    """Quotes a warning in full even if its characters, and those of the JSON, take several bytes."""
     warning = "Warning: Unknown policy '😀😀😀😀'\n".encode()
     audit = read_audit(warning + data.replace(b"{", '{"ü": "😀😀😀😀",'.encode(), 1) + warning)
     assert [note for note in audit.notes if "NaN" not in note] == ["Gradience: Unknown policy '😀😀😀😀' (2 times)"]
@@ -110,7 +110,7 @@ def test_many_policy_warnings() -> None:
     ],
 )
 def test_non_finite_tokens(tokens: str, times: str) -> None:
-    """The tokens that Python's json writes for non-finite numbers are tolerated and counted."""
+    """Accepts and counts the tokens that Python's json writes for non-finite numbers."""
     data = PLAIN.replace(b"{", b'{"x": ' + tokens.encode() + b",", 1)
     assert read_audit(data).notes == (
         f"NaN or Infinity stands {times} where a number should; such a score ranks no layer",
@@ -119,14 +119,14 @@ def test_non_finite_tokens(tokens: str, times: str) -> None:
 
 @pytest.mark.parametrize("score", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 5000])
 def test_non_finite_scores(score: str) -> None:
-    """A score that is not finite is kept as it is and is no number to anybody."""
+    """A score that is not finite is treated as missing."""
     data = encoded(document(candidates=[entry("a", priority_score=0.5)])).replace(b"0.5", score.encode())
     (layer,) = read_audit(data).candidates
     assert finite(layer.rationale.priority_score) is None
 
 
 def test_numbers_beyond_python() -> None:
-    """An integer of 5000 digits costs nothing but itself: other numbers, tokens and entries hold."""
+    """An integer of 5000 digits is treated as missing, and does not affect other numbers, tokens and entries."""
     value = document(flagged=[entry("a", k_values=[8], spread=6)], n_layers=77)
     data = encoded(value).replace(b"77", b"9" * 5000)
     for text in (data.replace(b"{", b'{"x": [NaN],', 1), tolerantly(data)):
@@ -136,13 +136,13 @@ def test_numbers_beyond_python() -> None:
 
 
 def test_duplicate_keys() -> None:
-    """Of a key that stands twice the last counts, in both ways of reading."""
+    """Both readers use the last value of a key that occurs twice."""
     twice = PLAIN.replace(b'"analysis_performed": true', b'"analysis_performed": true, "analysis_performed": false')
     assert read_audit(twice).no_analysis == read_audit(tolerantly(twice)).no_analysis is not None
 
 
 def test_lone_surrogates() -> None:
-    """A name with half a character is no usable name; in a quoted text it becomes a space."""
+    """A name with half a surrogate pair is not usable, and in quoted text the half becomes a space."""
     data = encoded(document(flagged=[entry("a\ud800")], analysis={"disagreement_focus_set": {"message": "x\ud800y"}}))
     audit = read_audit(data)
     assert audit.flagged == ()
@@ -151,8 +151,8 @@ def test_lone_surrogates() -> None:
 
 
 @pytest.mark.parametrize("behind", [b"\xff", b"\n\xe9\n", b"\xe3"])
-def test_bytes_behind_the_json(behind: bytes) -> None:
-    """What stands behind the JSON need not be text; the JSON itself must."""
+def test_bytes_after_the_json(behind: bytes) -> None:
+    """The text after the JSON may have any encoding, but the JSON must be UTF-8."""
     assert read_audit(encoded(document()) + behind).no_analysis is None
     assert refused(encoded(document()).rstrip()[:-1] + behind).code in {"bad_encoding", "truncated"}
 
@@ -165,12 +165,12 @@ def test_bytes_behind_the_json(behind: bytes) -> None:
     ],
 )
 def test_the_audit_among_objects(text: bytes) -> None:
-    """Of what looks like the beginning of an object the one that is an audit counts, whichever way reads it."""
+    """If several objects begin in the text, both readers use the one that is an audit."""
     assert read_audit(text).total_layers == 0
 
 
 def test_frugal() -> None:
-    """Frugal reading raises `Costly` for what may take much more than its size."""
+    """Frugal reading raises `Costly` for content that may need much more than its size."""
     many = encoded(document()).rstrip()[:-1] + b', "x": [1' + (b"," + b" " * 30 + b"NaN") * 30_000 + b"]}"
     assert "30000 times" in read_audit(many).notes[0]
     crowded = b'{"per_module_gain": [' + b'{"module":""},' * 1000 + b'{"module":""}]}'
@@ -225,8 +225,8 @@ FILLINGS = [
 
 @pytest.mark.parametrize("filling", FILLINGS)
 @pytest.mark.parametrize("hole", HOLES)
-def test_a_file_takes_little_more_than_its_size(hole: str, filling: bytes) -> None:
-    """Frugal reading takes a few times the size of a file, or raises first, whatever the file contains."""
+def test_memory_of_frugal_reading(hole: str, filling: bytes) -> None:
+    """Frugal reading needs at most a few times the size of a file, or raises `Costly` first, whatever it contains."""
     size = 2**20
     data = HOLES[hole] % (filling + (b"," + filling) * (size // (len(filling) + 1)))
     tracemalloc.start()
@@ -253,7 +253,7 @@ def test_a_file_takes_little_more_than_its_size(hole: str, filling: bytes) -> No
     ],
 )
 def test_not_an_audit(value: dict[str, Any]) -> None:
-    """A JSON object without the keys of an audit is something else, by both ways of reading."""
+    """With both readers, a JSON object without an audit's keys is not an audit."""
     for data in (encoded(value), tolerantly(encoded(value))):
         with pytest.raises(NotAnAudit) as caught:
             read_audit(data)
@@ -272,14 +272,14 @@ def test_not_an_audit(value: dict[str, Any]) -> None:
         {"probe_rank": 4, "suggested_r_global_median": 3},
     ],
 )
-def test_an_audit_by_its_keys(value: dict[str, Any]) -> None:
-    """Each of the keys, or pairs of keys, that audits have and nothing else does makes an audit."""
+def test_keys_of_an_audit(value: dict[str, Any]) -> None:
+    """Each key, or pair of keys, that only audits have makes a document an audit."""
     for data in (encoded(value), tolerantly(encoded(value))):
         assert read_audit(data).flagged == ()
 
 
-def test_real_file_with_every_trouble() -> None:
-    """A real audit keeps its answer under a mark, progress lines, CR LF, NaN and a farewell."""
+def test_real_file_with_text_around() -> None:
+    """A byte order mark, progress lines, CR LF, NaN and text at the end don't change the answer to a real audit."""
     clean = content("llama4_many__default.json")
     dirty = b"\xef\xbb\xbf    computing SVD and metrics for layer: a\n" + tolerantly(clean) + b"bye\n"
     assert read_audit(dirty.replace(b"\n", b"\r\n")).flagged == read_audit(clean).flagged
@@ -290,8 +290,8 @@ def test_real_file_with_every_trouble() -> None:
     [b'{"level":"info"}\n', b"{progress}\n", b"caf\xe9\n", b"[INFO] x\n", b" {\n", b"{ }\n"],
 )
 @pytest.mark.parametrize("number", [b"1.5", b"NaN"])
-def test_any_text_may_stand_before(before: bytes, number: bytes) -> None:
-    """The JSON starts at the first line that is exactly `{`, whatever stands before and in whatever encoding."""
+def test_any_text_before(before: bytes, number: bytes) -> None:
+    """The JSON starts at the first line that is exactly `{`, whatever text and encoding come before it."""
     data = PLAIN.replace(b'"policy', b'"some_number": ' + number + b', "policy', 1)
     assert read_audit(data).flagged
     if before.strip() not in {b"{", b"{ }"}:
@@ -299,8 +299,8 @@ def test_any_text_may_stand_before(before: bytes, number: bytes) -> None:
 
 
 @pytest.mark.parametrize("number", ["1.5", "NaN"])
-def test_a_brace_on_a_line_of_its_own_within_a_compact_document(number: str) -> None:
-    """A document that begins with more than `{` on its first line is whole, also where a line within it is `{`."""
+def test_brace_line_within_a_compact_document(number: str) -> None:
+    """A document with more than `{` on its first line is read in full, even if a line within it is `{`."""
     entry = '\n{\n"layer_name": "a"}'
     text = f'{{"x": {number}, "policy_disagreement_analysis": {{"flagged_layers": [{entry}]}}}}'
     assert [layer.name for layer in read_audit(text.encode()).flagged] == ["a"]

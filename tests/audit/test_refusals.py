@@ -23,7 +23,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_every_code_speaks(code: str) -> None:
+def test_every_code_has_a_message_and_a_hint(code: str) -> None:
     """Every code has a message with its parts filled in, and a hint that says what to do."""
     parts = PARTS.get(code, {})
     error = refusal(code, **parts)
@@ -36,14 +36,14 @@ def test_every_code_speaks(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", sorted(PARTS))
-def test_a_part_that_is_missing_is_a_mistake(code: str) -> None:
-    """A message never appears with its places left open."""
+def test_missing_part(code: str) -> None:
+    """Raises KeyError for a missing part of a message."""
     with pytest.raises(KeyError):
         refusal(code)
 
 
 def test_the_codes_of_the_contract() -> None:
-    """The codes are those of the contract and two more: for a name that leaves no room for the config's, for a bomb."""
+    """The codes are those of the contract, and `name_too_long` and `too_complex`."""
     assert set(CODES) == {
         "empty", "truncated", "not_json", "bad_encoding", "too_large", "too_deep",
         "too_complex", "not_a_regular_file", "symlink", "unreadable", "name_too_long", "bad_schema",
@@ -51,15 +51,15 @@ def test_the_codes_of_the_contract() -> None:
     }  # fmt: skip
 
 
-def test_what_no_writer_will_mend() -> None:
-    """A verdict about the kind of file does not wait for a writer; every verdict about its content does."""
+def test_codes_that_wait_for_a_writer() -> None:
+    """Only codes about the content wait for a writer, and codes about the kind of file do not."""
     kinds = {"too_large", "too_complex", "not_a_regular_file", "symlink", "name_too_long"}
     assert set(CODES) - MAYBE_UNFINISHED == kinds
 
 
 def test_not_an_audit_is_not_a_rejection() -> None:
-    """`NotAnAudit` is an `AuditError` for callers, but its code is none of a rejection."""
+    """`NotAnAudit` is an `AuditError`, but its code is not a rejection code."""
     error = NotAnAudit()
     assert isinstance(error, AuditError)
     assert error.code not in CODES
-    assert error.hint == "nothing to do: it is left alone"
+    assert error.hint == "nothing to do: benchd ignores this file"

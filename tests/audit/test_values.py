@@ -17,7 +17,7 @@ from benchd.audit.values import MAX_RANK, finite, utf8, whole, words
     ],
 )  # fmt: skip
 def test_finite(value: Any, number: float | None) -> None:
-    """A finite number is one; null, NaN, texts, bools and what no float can hold are none."""
+    """Returns a finite number, and None for null, NaN, strings, bools and numbers beyond any float."""
     assert finite(value) == number
 
 
@@ -26,7 +26,7 @@ def test_finite(value: Any, number: float | None) -> None:
     [(8, 8), (8.0, 8), (0, 0), (MAX_RANK, MAX_RANK), (MAX_RANK + 1, None), (-1, None), (2.5, None), (True, None)],
 )
 def test_whole(value: Any, rank: int | None) -> None:
-    """A rank is an integer that an adapter can have; `8.0` is one, `True` is not."""
+    """Returns an integer that an adapter's rank can be, also for `8.0`, and None for `True`."""
     assert whole(value) == rank
     assert rank is None or type(whole(value)) is int
 
@@ -47,5 +47,5 @@ def test_words(value: Any, text: str) -> None:
     ("text", "readable"), [("a.json", "a.json"), ("gr\udcfcn", "gr\\xfcn"), ("x\ud800", "x\\ud800"), ("ü😀", "ü😀")]
 )
 def test_utf8(text: str, readable: str) -> None:
-    """A name that is not UTF-8 is shown with its bytes escaped."""
+    """Escapes the bytes of a name that is not UTF-8."""
     assert utf8(text) == readable

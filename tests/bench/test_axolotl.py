@@ -1,4 +1,4 @@
-"""The answer as Axolotl's options."""
+"""Export of an answer as Axolotl's options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lora(audit: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 
 def test_keys() -> None:
-    """The arguments have Axolotl's keys. A note names those that Axolotl has no key for."""
+    """The arguments have Axolotl's keys, and a note names those without a key in Axolotl."""
     options, notes = axolotl(lora(THREE_MODULES, bias="all", use_dora=True, task_type="CAUSAL_LM"))
     assert options == {
         "adapter": "lora",
@@ -36,7 +36,7 @@ def test_keys() -> None:
 
 
 def test_broken_alpha() -> None:
-    """An alpha that is no whole number is refused, with the key and what to do."""
+    """Raises ValueError for an alpha that is not a whole number, and names the key and a solution."""
     gains = [{"module": "a", "r": 8, "scaling": 1.5}, {"module": "b", "r": 8, "scaling": 1.0}]
     audit = read_audit(encoded(document(flagged=[entry("a", k_values=[5])], per_module_gain=gains)))
     with pytest.raises(ValueError, match=r"only whole alphas, and scaling x rank is none for a: 7.5; train with PEFT"):

@@ -30,7 +30,7 @@ def raw(audit: dict[str, Any] | bytes, name: str = "audit.json", **bench: Any) -
 
 
 def patterns(*names: str) -> dict[str, int]:
-    """The rank pattern of an audit that flags the modules `names`."""
+    """Return the rank pattern of an audit that flags the modules `names`."""
     config = answer(document(flagged=[entry(name, k_values=[4]) for name in names]))
     pattern: dict[str, int] = config["compression_strategies"][1]["rank_pattern"]
     return pattern
@@ -40,7 +40,7 @@ def patterns(*names: str) -> dict[str, int]:
 
 
 def test_keys_and_their_order() -> None:
-    """The keys stand in the order of the contract, on every level."""
+    """The keys have the order of the contract at every level."""
     config = answer(FLAGGED)
     assert list(config) == ["schema_version", "compression_strategies", "selection", "provenance"]
     uniform, per_layer = config["compression_strategies"]
@@ -64,7 +64,7 @@ def test_keys_and_their_order() -> None:
 
 
 def test_strategies() -> None:
-    """The baseline is first; then the layers with a rank, each with the alpha that keeps the adapter's scaling."""
+    """The baseline comes first, followed by the layers with a rank and with alphas that keep the adapter's scaling."""
     uniform, per_layer = answer(FLAGGED)["compression_strategies"]
     assert uniform == {"variant": "uniform", "rank": 8, "description": "Conservative uniform baseline"}
     assert per_layer == {
@@ -79,7 +79,7 @@ def test_strategies() -> None:
 
 
 def test_more_layers() -> None:
-    """Several layers are told in the plural; without any scaling there is no alpha pattern."""
+    """The description is in the plural for several layers, and there is no alpha pattern without any scaling."""
     config = answer(document(flagged=[entry(name, k_values=[2]) for name in "ab"] + [entry("c")]))
     per_layer = config["compression_strategies"][1]
     assert per_layer["rank_pattern"] == {"a": 2, "b": 2}
@@ -88,15 +88,15 @@ def test_more_layers() -> None:
     assert "alpha_pattern" not in per_layer
 
 
-def test_alpha_only_where_told() -> None:
-    """A layer whose scaling is not told is left out of the alpha pattern, not out of the ranks."""
+def test_alpha_needs_a_scaling() -> None:
+    """A layer without a known scaling has a rank but no alpha."""
     flagged = [entry("base_model.model.a", k_values=[4]), entry("b", k_values=[4])]
     per_layer = answer(document(flagged=flagged, **GAIN))["compression_strategies"][1]
     assert (list(per_layer["rank_pattern"]), per_layer["alpha_pattern"]) == (["a", "b"], {"a": 8})
 
 
-def test_no_ranks_no_strategy() -> None:
-    """Without any rank the baseline stands alone, and the layers are still named."""
+def test_no_strategy_without_ranks() -> None:
+    """Without any rank, the config has only the baseline, but still lists the layers."""
     config = answer(document(flagged=[entry("a")]))
     assert [strategy["variant"] for strategy in config["compression_strategies"]] == ["uniform"]
     assert [layer["layer_name"] for layer in config["selection"]["layers"]] == ["a"]
@@ -118,7 +118,7 @@ OURS = "Selected by flagged: 1 of 3 layers is flagged as high-impact"
     ],
 )
 def test_focus_justification(focus: Any, justification: str) -> None:
-    """The justification is Gradience's advice if it is about these layers; else the rung, with its numbers."""
+    """The justification is Gradience's advice if it is about these layers, else the reason of the rung."""
     audit = {**FLAGGED}
     audit["policy_disagreement_analysis"] = {
         **FLAGGED["policy_disagreement_analysis"],
@@ -137,8 +137,8 @@ def test_focus_justification(focus: Any, justification: str) -> None:
         ([], 8, 8, []),
     ],
 )
-def test_uniform_at_most_the_own(own: list[Any], setting: Any, rank: int, notes: list[str]) -> None:
-    """The baseline is at most the adapter's own largest rank. If that lowers it, a note says so."""
+def test_uniform_at_most_the_adapters_rank(own: list[Any], setting: Any, rank: int, notes: list[str]) -> None:
+    """The baseline is at most the adapter's own largest rank, and a note says if that lowers it."""
     gain = [{"module": f"m{place}", "r": r} for place, r in enumerate(own)]
     config = answer(document(per_module_gain=gain, suggested_r_global_90=6), bench=BenchSettings(uniform_rank=setting))
     assert config["compression_strategies"][0]["rank"] == rank
@@ -169,14 +169,14 @@ def test_uniform_at_most_the_own(own: list[Any], setting: Any, rank: int, notes:
     ],
 )
 def test_uniform_rank(setting: Any, top: dict[str, Any], rank: int, description: str) -> None:
-    """The baseline's rank is the setting, or the audit's own suggestion, 8 where it has none."""
+    """The baseline's rank is the setting, or the audit's own suggestion, or 8 without a suggestion."""
     config = answer(document(**top), bench=BenchSettings(uniform_rank=setting))
     assert config["compression_strategies"] == [{"variant": "uniform", "rank": rank, "description": description}]
     assert config["provenance"]["settings"] == {"bench.uniform_rank": setting}
 
 
 def test_numbers() -> None:
-    """Metrics are the audit's; a spread is an integer where it is one; what is no number is null."""
+    """Copies the audit's metrics, with whole spreads as integers and values that are not numbers as null."""
     rationale = {"spread": 6.0, "spread_threshold": 4, "uniform_mult": 5e-05, "priority_score": 1e300, "k_values": [1]}
     data = raw(document(flagged=[entry("a", importance_share=float("nan"), **rationale)]))
     (layer,) = checked(data)["selection"]["layers"]
@@ -190,12 +190,12 @@ def test_numbers() -> None:
 
 @pytest.mark.parametrize(("spread", "text"), [(2.5, b"2.5"), (1e300, b"1.0e+300"), (None, b"null"), (-0.0, b"0")])
 def test_spread(spread: Any, text: bytes) -> None:
-    """A spread that is no small integer is written as the number it is."""
+    """Writes small whole spreads as integers, other spreads as floats, and a missing spread as null."""
     assert b'"spread": ' + text + b"," in raw(document(flagged=[entry("a", spread=spread)]))
 
 
-def test_nothing_else_of_the_audit() -> None:
-    """No path and no time of the audit gets into the config."""
+def test_no_path_and_no_time() -> None:
+    """The config has no path and no time."""
     data = raw({**FLAGGED, "peft_dir": "/home/somebody/adapter", "audit_timestamp": "2026-01-01"})
     assert b"somebody" not in data
     assert b"2026" not in data
@@ -213,7 +213,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name[:30]))
 def test_a_pattern_hits_its_own_module(name: str) -> None:
-    """PEFT, which reads keys as regular expressions, matches each key with its own module and no other."""
+    """PEFT matches each key, as a regular expression, only with its own module."""
     ((key, rank),) = patterns(name).items()
     module = name.removeprefix("base_model.model.")
     others = {other.removeprefix("base_model.model.") for other in NAMES} | {"aab", "a", "b", "x", "y", "aaa", "q"}
@@ -223,19 +223,19 @@ def test_a_pattern_hits_its_own_module(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name[:30]))
 def test_names_for_two_readers(name: str) -> None:
-    """Whatever an audit or a layer is called, JSON and YAML read the same config."""
+    """JSON and YAML read the same config for any names of audits and layers."""
     data = raw(document(flagged=[entry(name, k_values=[4], failed_reasons=[name[:100]])]), name=f"{name}.json")
     assert yaml.safe_load(data.decode()) == checked(data)
 
 
 def test_plain_names_are_their_own_patterns() -> None:
-    """A module's name stands as it is unless it holds more of a pattern's characters than the dot."""
+    """A key is the module's name, unless the name has other special characters than the dot."""
     assert patterns("base_model.model.model.layers.1.q-proj", "a b") == {"model.layers.1.q-proj": 4, "a b": 4}
     assert patterns("a.b(c)") == {r"$|^a\.b\(c\)": 4}
 
 
-def test_names_that_others_end_in() -> None:
-    """A key is for its module alone, though the name of another that is not selected ends in it."""
+def test_name_that_ends_another() -> None:
+    """A key matches only its module, even if the name of an unselected module ends in it."""
     flagged, other = entry("base_model.model.layers.1.q", k_values=[4]), entry("base_model.model.model.layers.1.q")
     config = answer(document(flagged=[flagged], candidates=[flagged, other]))
     assert config["compression_strategies"][1]["rank_pattern"] == {r"$|^layers\.1\.q": 4}
@@ -243,7 +243,7 @@ def test_names_that_others_end_in() -> None:
 
 @pytest.mark.parametrize("name", ["a\u2028.json", "a\x85.json", "a\x7f\n.json", "😀\ufeff.json", "gr\udcfcn.json"])
 def test_any_file_name(name: str) -> None:
-    """An audit may have any file name; bytes that are not UTF-8 are escaped."""
+    """An audit may have any file name, and bytes that are not UTF-8 are escaped."""
     data = raw(FLAGGED, name=name)
     assert yaml.safe_load(data.decode()) == checked(data)
     assert checked(data)["provenance"]["audit"] == name.replace("\udcfc", "\\xfc")
@@ -260,7 +260,7 @@ sys.stdout.buffer.write(benchd.bench_config(audit, benchd.select(audit)))
 
 @pytest.mark.parametrize("seed", ["1", "4711"])
 def test_same_bytes_in_another_process(seed: str) -> None:
-    """Another process, another hash seed, another locale: the same bytes."""
+    """Another process, hash seed and locale give the same bytes."""
     file = "llama4_hier0__default.json"
     environment = {**os.environ, "PYTHONHASHSEED": seed, "LC_ALL": "C", "TZ": "Asia/Tokyo"}
     result = subprocess.run(
@@ -270,7 +270,7 @@ def test_same_bytes_in_another_process(seed: str) -> None:
 
 
 def test_answers_depend_on_name_and_bytes() -> None:
-    """Another name or other bytes are another decision."""
+    """Another name or other bytes give another `decision_id`."""
     audits = [read_audit(encoded(FLAGGED)), read_audit(encoded(FLAGGED), name="b.json"), read_audit(encoded(GAIN))]
     settings = BenchSettings()
     assert len({write_config(audit, select(audit), settings).decision_id for audit in audits}) == 3
@@ -292,7 +292,7 @@ def test_settings_used() -> None:
 
 @pytest.mark.parametrize("value", [1e-05, 2.0, 1e16])
 def test_settings_for_two_readers(value: float) -> None:
-    """Settings that are floats are read as floats by JSON and YAML."""
+    """JSON and YAML read float settings as floats."""
     config = answer(
         document(candidates=[entry("a", priority_score=5e17)]),
         SelectionSettings(medium_priority=value, low_priority=0.0),
@@ -301,7 +301,7 @@ def test_settings_for_two_readers(value: float) -> None:
 
 
 def test_provenance_names_the_content() -> None:
-    """The digest and the size are those of the file as it stands."""
+    """The digest and the size are those of the file itself."""
     data = content(DESIGN_FLAGGED)
     provenance = answer(data, name="n.json")["provenance"]
     assert provenance["audit"] == "n.json"
@@ -310,7 +310,7 @@ def test_provenance_names_the_content() -> None:
 
 
 def test_defaults() -> None:
-    """Without settings the defaults hold."""
+    """Uses the default settings if none are given."""
     audit = read_audit(encoded(FLAGGED))
     assert bench_config(audit, select(audit)) == bench_config(audit, select(audit), BenchSettings())
 
@@ -319,7 +319,7 @@ def test_defaults() -> None:
 
 
 def test_error_report() -> None:
-    """A report says code, message and hint, and about which content."""
+    """A report has the code, the message, the hint, and the identity of the content."""
     error = refusal("too_deep")
     report = checked(error_report("a.json", error, sha256="0" * 64, size=5), "error-report")
     assert list(report) == ["schema_version", "code", "message", "hint", "provenance"]
@@ -337,14 +337,14 @@ def test_error_report() -> None:
 
 @pytest.mark.parametrize("code", CODES)
 def test_every_code_has_its_report(code: str) -> None:
-    """Every code gives a report that holds to the schema, also about a file that could not be read."""
+    """Reports of every code match the schema, even for a file that could not be read."""
     report = checked(error_report("a.json", AuditError(code, "m", "h"), sha256=None, size=None), "error-report")
     assert report["code"] == report["provenance"]["code"] == code
     assert report["provenance"]["audit_sha256"] is report["provenance"]["audit_bytes"] is None
 
 
 def test_error_report_for_two_readers() -> None:
-    """Messages are printable lines of at most 1000 characters; names may be anything."""
+    """Messages are printable lines of at most 1000 characters, for any file name."""
     error = AuditError("not_json", "x\n\u2028\ud800" + "y" * 2000, "h\x1b")
     data = error_report("gr\udcfcn\x85.json", error, sha256=None, size=3)
     report = checked(data, "error-report")

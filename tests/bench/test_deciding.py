@@ -1,4 +1,4 @@
-"""The three steps of an answer in one."""
+"""The three steps of an answer in one function."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AUDIT = content("llama4_many__default.json")
 
 
 def test_decide() -> None:
-    """The decision has the bytes and the digest that the single steps give, and all notes of the config."""
+    """The decision has the bytes and the digest of the single steps, and all notes of the config."""
     selection, bench = SelectionSettings(top_n=1), BenchSettings(uniform_rank=4)
     decision = decide(AUDIT, name="a.json", selection=selection, bench=bench)
     audit = read_audit(AUDIT, name="a.json")
@@ -25,13 +25,13 @@ def test_decide() -> None:
 
 
 def test_known_digest() -> None:
-    """A digest that the caller has is not computed again."""
+    """Uses the digest that the caller passes."""
     decision = decide(AUDIT, name="a", sha256="f" * 64, selection=SelectionSettings(), bench=BenchSettings())
     assert decision.audit_sha256 == "f" * 64
 
 
 def test_audit_of_nothing() -> None:
-    """Tells an audit in which Gradience found no layer from the others."""
+    """Marks an audit in which Gradience found no layer."""
     nothing = encoded({"total_lora_params": 0, "stable_rank_mean": 0.0, "n_layers": 0})
     for data, expected in ((nothing, True), (encoded(document()), False)):
         decision = decide(data, name="a", selection=SelectionSettings(), bench=BenchSettings())

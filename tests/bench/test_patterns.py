@@ -1,4 +1,4 @@
-"""Keys for PEFT's patterns, and target modules: each hits the modules that it is for and no other."""
+"""Keys for PEFT's patterns, and target modules: each matches only its own modules."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from corpus import USABLE, Sample
 
 
 def by_new(keys: Sequence[str], name: str) -> str:
-    """PEFT 0.15 and later: the key for the module `name` (`peft.utils.other.get_pattern_key`)."""
+    """Return the key that PEFT 0.15 and later use for the module `name` (`peft.utils.other.get_pattern_key`)."""
     return next((key for key in keys if re.match(rf"(.*\.)?({key})$", name)), name)
 
 
 def by_old(keys: Sequence[str], name: str) -> str:
-    """PEFT before that (`LoraModel._create_and_replace`)."""
+    """Return the key that older versions of PEFT use (`LoraModel._create_and_replace`)."""
     return next((key for key in keys if re.match(rf".*\.{key}$", name)), name)
 
 
 def by_targets(targets: list[str] | str, name: str) -> bool:
-    """Whether `target_modules` hits the module `name` (`check_target_module_exists`)."""
+    """Return whether `target_modules` matches the module `name` (`check_target_module_exists`)."""
     if isinstance(targets, str):
         return re.fullmatch(targets, name) is not None
     return name in targets or any(name.endswith(f".{target}") for target in targets)
@@ -33,7 +33,7 @@ def by_targets(targets: list[str] | str, name: str) -> bool:
 
 both = pytest.mark.parametrize("chosen_by", [by_new, by_old])
 
-#: Few parts and joints, so that one name often ends in another, or differs from it by a dot alone.
+#: Few different parts and separators, so that one name often ends in another, or differs from it only by a dot.
 NAMES = st.lists(
     st.lists(
         st.sampled_from(["a", "b", "1", "0", "10", "a_b", "(", "*", "a|b", "$", "\\"]), min_size=1, max_size=4
@@ -47,7 +47,7 @@ NAMES = st.lists(
 @both
 @given(names=NAMES, count=st.integers(1, 8))
 def test_each_key_hits_its_own(chosen_by: Callable[[Sequence[str], str], str], names: list[str], count: int) -> None:
-    """Of all modules, PEFT finds the key of a module for this module alone, and for the others none."""
+    """PEFT finds the key of a module for this module alone, and no key for the others."""
     chosen = names[:count]
     keys = pattern_keys(chosen, names)
     of = {key: name for name, key in keys.items()}
@@ -58,14 +58,14 @@ def test_each_key_hits_its_own(chosen_by: Callable[[Sequence[str], str], str], n
 
 @given(names=NAMES, count=st.integers(1, 8))
 def test_targets_hit_their_own(names: list[str], count: int) -> None:
-    """Of all modules, PEFT adapts the chosen ones."""
+    """PEFT adapts exactly the chosen modules."""
     targets = target_modules(names[:count], names)
     assert [name for name in names if by_targets(targets, name)] == names[:count]
 
 
 @pytest.mark.parametrize("sample", USABLE, ids=lambda sample: sample.file)
 def test_real_names(sample: Sample) -> None:
-    """The modules of every real audit are their own keys, so that people can read them."""
+    """The keys for every real audit are the plain module names, so that people can read them."""
     names = read_audit(sample.content).modules.names
     assert pattern_keys(names, names) == {name: name for name in names}
     assert target_modules(names[:2], names) == list(names[:2])
@@ -86,20 +86,20 @@ def test_real_names(sample: Sample) -> None:
         ("a.b(c)", "d", r"$|^a\.b\(c\)"),
     ],
 )
-def test_exact_only_where_it_must_be(name: str, other: str, key: str) -> None:
-    """A name stands as it is, unless it would hit another module too."""
+def test_exact_keys(name: str, other: str, key: str) -> None:
+    """A key is the plain name unless it would match another module."""
     assert pattern_keys([name], [name, other]) == {name: key}
 
 
 def test_names_of_one_length() -> None:
-    """Names that are as long, with dots in other places or none, are told apart."""
+    """Distinguishes names of the same length that differ only at their dots."""
     names = ["w.1.0", "w.200", "w.300", "wa200", "wa1.0"]
     keys = pattern_keys(names[:2], names)
     assert keys == {"w.1.0": r"$|^w\.1\.0", "w.200": r"$|^w\.200"}
 
 
 def test_targets_by_pattern() -> None:
-    """Targets are a pattern only where a list would hit more."""
+    """Targets are a list of names, unless it would match more modules."""
     assert target_modules(["a.q"], ["a.q", "b.a.q"]) == r"a\.q"
     assert target_modules(["a.q", "b.a.q"], ["a.q", "b.a.q"]) == ["a.q", "b.a.q"]
 
@@ -118,7 +118,7 @@ def test_targets_by_pattern() -> None:
     ],
     ids=["long parts, all alike", "many parts", "dots in many places", "many dots"],
 )
-def test_crafted_names_cost_little(names: list[str], plain: bool) -> None:
-    """Names are not compared one with another; where that would be needed every key is exact."""
+def test_crafted_names_are_cheap(names: list[str], plain: bool) -> None:
+    """Makes keys for thousands of crafted names without comparing each pair, if necessary exact keys."""
     keys = pattern_keys(names, names)
     assert all((key == name) is plain for name, key in keys.items())

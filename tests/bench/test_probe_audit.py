@@ -1,4 +1,4 @@
-"""The probe audit from which Bench takes the ranks of an answer."""
+"""The probe audit from which Bench reads the ranks of an answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from corpus import THREE_MODULES, document, encoded
 
 
 def test_bench_audit() -> None:
-    """The probe audit lists every trained module, and has nothing from which Bench would make uniform variants."""
+    """The probe audit lists every trained module, and has no global suggestions for uniform variants."""
     of = read_audit(
         encoded({**THREE_MODULES, "utilization_mean": 0.25, "stable_rank_mean": 2.0, "suggested_r_global_median": 4})
     )
@@ -50,7 +50,7 @@ def test_bench_audit() -> None:
     ],
 )
 def test_bench_audit_notes(base: dict[str, Any], notes: list[str]) -> None:
-    """Notes say what Bench will change or drop under its rules for ranks."""
+    """Notes say which ranks Bench will change, and when it drops the per-layer variant."""
     of = read_audit(encoded(THREE_MODULES))
     settings = BenchSettings(base=base)
     found = bench_audit_notes(of, plan_training(of, select(of), settings), settings)
@@ -60,7 +60,7 @@ def test_bench_audit_notes(base: dict[str, Any], notes: list[str]) -> None:
 
 
 def test_bench_audit_of_nothing() -> None:
-    """Without any module whose rank Bench could take there is no probe audit: an empty pattern ends Bench."""
+    """Raises ValueError without any module, because Bench fails with an empty pattern."""
     of = read_audit(encoded(document()))
     training = plan_training(of, select(of), BenchSettings())
     assert bench_audit_notes(of, training, BenchSettings()) == []
@@ -69,7 +69,7 @@ def test_bench_audit_of_nothing() -> None:
 
 
 def test_bench_audit_of_the_base_targets() -> None:
-    """The pattern has the modules alone that the base lets Bench train."""
+    """The pattern has only the modules that the base lets Bench train."""
     of = read_audit(encoded(THREE_MODULES))
     settings = BenchSettings(base={"lora": {"target_modules": ["b", "c"]}})
     made = bench_audit(of, plan_training(of, select(of), settings), settings)

@@ -1,4 +1,4 @@
-"""Names, numbers for two readers, and the seal that shows edits."""
+"""Sidecar names, numbers for JSON and YAML, and the seal that shows edits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIG = bench_config(audit := read_audit(content(DESIGN_FLAGGED)), select(audit
     ("audit", "stem"), [("a.json", "a"), ("a.b.json", "a.b"), ("a.txt", "a.txt"), (".json", ""), ("a.JSON", "a.JSON")]
 )
 def test_names(audit: str, stem: str) -> None:
-    """Sidecars have the audit's name with another ending, and are known by it."""
+    """Sidecars have the audit's name with another ending, and are recognized by it."""
     assert config_name(audit) == f"{stem}.bench.json"
     assert error_name(audit) == f"{stem}.bench-error.json"
     assert is_sidecar(config_name(audit))
@@ -48,7 +48,7 @@ def sealed(**values: Any) -> str:
     ],
 )  # fmt: skip
 def test_numbers(value: float | None, text: str) -> None:
-    """A float is written so that YAML 1.1 and JSON read the same number; integers and null are what they are."""
+    """JSON and YAML 1.1 read the same number for a float, an integer and null."""
     content = sealed(value=value, values=[value, value])
     assert f'"value": {text},\n' in content
     assert content.count(f"    {text}") == 2
@@ -59,7 +59,7 @@ def test_numbers(value: float | None, text: str) -> None:
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_any_number(value: float) -> None:
-    """Both readers get every finite float."""
+    """JSON and YAML read every finite float."""
     content = sealed(value=value)
     for read in (yaml.safe_load(content), json.loads(content)):
         assert read["value"] == value
@@ -68,14 +68,14 @@ def test_any_number(value: float) -> None:
 
 @pytest.mark.parametrize("text", ["0.00005", "1e16", " 1e16", '": 1e16', ": 0.00001,\n", "a 1e-7,"])
 def test_text_with_numbers(text: str) -> None:
-    """Numbers in a string or in a key are left alone."""
+    """Does not change numbers in strings and keys."""
     content = sealed(value=text, **{text: [0.00001, text]})
     assert json.loads(content)["value"] == text
     assert json.loads(content)[text] == [0.00001, text]
 
 
 def test_provenance_of_a_large_config() -> None:
-    """Of a large sidecar only its end is looked at; one that has no provenance there is not ours."""
+    """Searches only the end of a large sidecar for provenance."""
     provenance = {"audit": "a.json", "audit_sha256": "0" * 64, "audit_bytes": 1, "settings": {"x": 1}}
     large = seal({"filler": ["x" * 100] * 1000, "provenance": provenance})
     found = provenance_of(large)
@@ -93,8 +93,8 @@ def test_provenance_of_a_large_config() -> None:
     ],
     ids=ascii,
 )  # fmt: skip
-def test_two_readers(text: str) -> None:
-    """Whatever a text holds, as a value or as a key, JSON and YAML read it alike."""
+def test_any_text(text: str) -> None:
+    """JSON and YAML read any text alike, as a value and as a key."""
     data = seal({"value": text, "keys": {text: [text]}, "provenance": {"audit": text}})
     read = json.loads(data)
     assert read["value"] == read["provenance"]["audit"] == text
@@ -103,19 +103,19 @@ def test_two_readers(text: str) -> None:
 
 
 def test_escaped() -> None:
-    """Characters that YAML does not allow, or folds away, never stand there as they are."""
+    """Escapes characters that YAML forbids or folds."""
     text = "\x7f\x80\x85\x9f\u2028\u2029\ufeff\ufffe\uffff"
     assert not set(text) & set(seal({text: text, "provenance": {"audit": text}}).decode())
 
 
 def test_not_escaped_more_than_needed() -> None:
-    """What both readers take stands there as it is."""
+    """Does not escape characters that JSON and YAML both accept."""
     assert "😀 ü" in seal({"provenance": {"audit": "😀 ü"}}).decode()
 
 
 @pytest.mark.parametrize("change", [0x01, 0x20, 0x80])
 def test_every_changed_byte_breaks_the_seal(change: int) -> None:
-    """No byte of a sealed file can change without a trace."""
+    """Detects a change of any byte of a sealed file."""
     assert unbroken(CONFIG)
     for place in range(len(CONFIG)):
         edited = bytearray(CONFIG)
@@ -124,7 +124,7 @@ def test_every_changed_byte_breaks_the_seal(change: int) -> None:
 
 
 def test_every_missing_or_added_byte_breaks_the_seal() -> None:
-    """No byte can go, and none can come, not even a blank at the end."""
+    """Detects a removed or added byte, even a blank at the end."""
     for place in range(len(CONFIG)):
         assert not unbroken(CONFIG[:place] + CONFIG[place + 1 :]), place
         assert not unbroken(CONFIG[:place] + b" " + CONFIG[place:]), place
@@ -136,12 +136,12 @@ def test_every_missing_or_added_byte_breaks_the_seal() -> None:
     [b"", b"{}", b"not JSON", b'"config_sha256": "' + b"0" * 64 + b'"}}', CONFIG * 2, CONFIG[:-300], b" " + CONFIG],
 )
 def test_not_sealed(content: bytes) -> None:
-    """What benchd did not seal is not unbroken."""
+    """A file that benchd did not seal is not unbroken."""
     assert not unbroken(content)
 
 
-def test_the_seal_stands_last() -> None:
-    """A text that looks like the seal's place does not mislead it, and the document given is left as it was."""
+def test_text_like_the_seal() -> None:
+    """Text that resembles the seal does not mislead it, and the given document is unchanged."""
     trap = '"config_sha256": "'
     document: dict[str, Any] = {"x": trap, "config_sha256": "", "provenance": {"audit": trap}}
     data = seal(document)
@@ -152,7 +152,7 @@ def test_the_seal_stands_last() -> None:
 
 
 def test_provenance() -> None:
-    """A config says which audit it answers, by which settings and selection version."""
+    """A config names its audit, its settings and its selection version."""
     provenance = provenance_of(CONFIG)
     assert provenance is not None
     assert (provenance.audit, provenance.audit_sha256, provenance.audit_bytes) == (
@@ -176,17 +176,17 @@ def test_provenance() -> None:
     ids=lambda content: repr(content[:30]),
 )  # fmt: skip
 def test_no_provenance(content: bytes) -> None:
-    """What is no sidecar of benchd's says nothing of itself, whatever it holds."""
+    """Returns None for a file that is not a sidecar of benchd, whatever it contains."""
     assert provenance_of(content) is None
 
 
-def test_provenance_does_not_look_at_the_seal() -> None:
-    """An edited config still says whose it is."""
+def test_provenance_ignores_the_seal() -> None:
+    """An edited config still has its provenance."""
     assert provenance_of(CONFIG.replace(b'"rank": 8', b'"rank": 9')) == provenance_of(CONFIG)
 
 
-def test_refusals_are_no_secret() -> None:
-    """The code of an error report is part of its provenance."""
+def test_provenance_of_an_error_report() -> None:
+    """The provenance of an error report has its code."""
     from benchd.bench.config import error_report
 
     report = error_report("a.json", refusal("empty"), sha256=None, size=None)

@@ -1,4 +1,4 @@
-"""Whether a sidecar still answers its audit: content, settings, adapter and selection version."""
+"""Validity of a sidecar: content, settings, adapter and selection version."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def config(
     name: str = "audit.json",
     adapter: bool = False,
 ) -> Provenance:
-    """Return what the config for `AUDIT` says of itself."""
+    """Return the provenance in the config for `AUDIT`."""
     audit = read_audit(AUDIT, name=name, adapter=ADAPTER if adapter else None)
     found = provenance_of(bench_config(audit, select(audit, selection), bench))
     assert found is not None
@@ -37,7 +37,7 @@ def config(
 
 
 def report(code: str, size: int = 10) -> Provenance:
-    """Return what an error report says of itself."""
+    """Return the provenance in an error report."""
     error = AuditError(code, "message", "hint")
     found = provenance_of(error_report("audit.json", error, sha256="0" * 64, size=size))
     assert found is not None
@@ -53,35 +53,35 @@ def holds(
     size: int = len(AUDIT),
     adapter: str | None = None,
 ) -> bool:
-    """Return whether the config still answers the audit."""
+    """Return whether the config is still valid for the audit."""
     check = SidecarCheck(selection or SelectionSettings(), bench or BenchSettings(), max_bytes=100)
     return check.config_holds(sidecar, name=name, size=size, adapter=adapter)
 
 
 def test_holds() -> None:
-    """A config holds for the audit and the settings that it was made from."""
+    """A config is valid for the audit and the settings that it was made from."""
     assert holds(config())
 
 
 @pytest.mark.parametrize("change", [{"name": "other.json"}, {"size": 1}, {"adapter": "another"}])
 def test_another_audit(change: dict[str, Any]) -> None:
-    """It does not hold for another name, size or adapter."""
+    """A config is not valid for another name, size or adapter."""
     assert not holds(config(), **change)
 
 
 def test_name_that_is_not_utf8() -> None:
-    """A sidecar has a name that is not UTF-8 in escaped form."""
+    """A sidecar has the escaped form of a name that is not UTF-8."""
     assert holds(config(name="a\udcff.json"), name="a\udcff.json")
 
 
 def test_adapter() -> None:
-    """A config that an adapter's own file shaped holds with this file only."""
+    """A config that used an adapter's own file is valid only with this file."""
     assert holds(config(adapter=True), adapter=ADAPTER.token)
     assert not holds(config(adapter=True))
 
 
-def test_settings_that_shaped_it() -> None:
-    """Another value of a setting that shaped the config ends it; that of any other setting does not."""
+def test_settings_that_affected_it() -> None:
+    """A config becomes invalid only if a setting changes that affected it."""
     assert not holds(config(), selection=SelectionSettings(top_n=1))
     assert not holds(config(), bench=BenchSettings(uniform_rank=4))
     assert holds(config(selection=SelectionSettings(top_n=1)), selection=SelectionSettings(top_n=1))
@@ -89,19 +89,19 @@ def test_settings_that_shaped_it() -> None:
 
 
 def test_base() -> None:
-    """A config with the tables of Bench does not hold without them, and the reverse."""
+    """A config with Bench's tables is not valid without them, and the reverse."""
     assert holds(config(bench=BenchSettings(base=BASE)), bench=BenchSettings(base=BASE))
     assert not holds(config(bench=BenchSettings(base=BASE)))
     assert not holds(config(), bench=BenchSettings(base=BASE))
 
 
 def test_without_settings() -> None:
-    """A config that names no settings does not hold."""
+    """A config without recorded settings is not valid."""
     assert not holds(msgspec.structs.replace(config(), settings=None))
 
 
 def test_selection_version() -> None:
-    """A config of another selection version does not hold."""
+    """A config of another selection version is not valid."""
     assert not holds(msgspec.structs.replace(config(), selection_version=1))
 
 
@@ -117,6 +117,6 @@ def test_selection_version() -> None:
     ],
 )
 def test_report(sidecar: Provenance, size: int, expected: bool) -> None:
-    """A report holds for a file of its size, unless a new read may end differently."""
+    """A report is valid for a file of its size, unless reading it again may succeed."""
     check = SidecarCheck(SelectionSettings(), BenchSettings(), max_bytes=100)
     assert check.report_holds(sidecar, name="audit.json", size=size) is expected

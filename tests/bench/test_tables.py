@@ -1,4 +1,4 @@
-"""Bench's tables in a config: what the audit fills, what wins, what is noted; `bench.focus`; export for PEFT."""
+"""Bench's tables in a config: values from the audit, precedence of the base, notes, and `bench.focus`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RSLORA = read_adapter_config(json.dumps({**PEFT_FILE, "use_rslora": True}).encod
 def config(
     audit: dict[str, Any] = THREE_MODULES, adapter: AdapterConfig | None = None, *, without: str = "", **changes: Any
 ) -> dict[str, Any]:
-    """The checked config with tables for Bench; `lora__r=1` puts a key into a table, `without` takes one out."""
+    """Return the checked config with tables for Bench; `lora__r=1` adds a key to a table, `without` removes one."""
     base = {name: dict(table) for name, table in BASE.items()}
     for key in without.split():
         table, _, name = key.partition(".")
@@ -46,7 +46,7 @@ def config(
 
 
 def notes(audit: dict[str, Any] = THREE_MODULES, adapter: AdapterConfig | None = ADAPTER, **changes: Any) -> list[str]:
-    """Return the notes of a config, with the adapter's own file beside the audit so that no note asks for it."""
+    """Return the notes of a config, with the adapter's own file beside the audit so that no note requests it."""
     found: list[str] = config(audit, adapter, **changes)["selection"]["notes"]
     return found
 
@@ -55,7 +55,7 @@ def notes(audit: dict[str, Any] = THREE_MODULES, adapter: AdapterConfig | None =
 
 
 def test_without_a_base() -> None:
-    """Without a base a config has no tables for Bench, whatever else is set."""
+    """Without a base, a config has no tables for Bench for any other settings."""
     read = read_audit(encoded(THREE_MODULES), adapter=ADAPTER)
     plain = bench_config(read, select(read))
     assert bench_config(read, select(read), BenchSettings(focus=True, adapter_config=True)) == plain
@@ -63,7 +63,7 @@ def test_without_a_base() -> None:
 
 
 def test_filled() -> None:
-    """The base's tables come first, at the top level; what it leaves open is the audit's."""
+    """The base's tables come first, at the top level, with missing keys from the audit."""
     value = config()
     assert list(value) == [
         "schema_version", "model", "task", "train", "lora", "compression", "runtime", "compression_strategies",
@@ -77,7 +77,7 @@ def test_filled() -> None:
 
 
 def test_numbers() -> None:
-    """Every float in the tables is one for YAML, too, at any depth."""
+    """YAML reads every float in the tables as a float, at any depth."""
     read = read_audit(encoded(THREE_MODULES))
     base = {**BASE, "task": {**BASE["task"], "deep": [{"a": [1e-07, 1e22]}]}}
     data = bench_config(read, select(read), BenchSettings(base=base))
@@ -88,7 +88,7 @@ def test_numbers() -> None:
 @pytest.mark.parametrize("sample", USABLE, ids=lambda sample: sample.file)
 @pytest.mark.parametrize("focus", [False, True])
 def test_real_audits(sample: Sample, focus: bool) -> None:
-    """Every real audit that tells of its adapter fills all that Bench needs."""
+    """A real audit fills all keys that Bench needs, if it has facts about its adapter."""
     read = read_audit(sample.content)
     selection = select(read)
     value = checked(bench_config(read, selection, BenchSettings(base=BASE, focus=focus)))
@@ -123,7 +123,7 @@ def test_other_keys() -> None:
 
 
 def test_null() -> None:
-    """A value from the audit replaces a null. A null that nothing fills stays, and counts as missing."""
+    """A value from the audit replaces a null, and a null without one is kept and counts as missing."""
     open_keys: dict[str, Any] = {
         f"lora__{key}": None for key in ("probe_r", "alpha", "target_modules")
     } | {"compression__allowed_ranks": None, "train__max_steps": None}  # fmt: skip
@@ -139,11 +139,11 @@ def test_null() -> None:
     assert notes(focus=True, **open_keys) == []
 
 
-# --- the base wins --------------------------------------------------------------------------------------------
+# --- precedence of the base -----------------------------------------------------------------------------------
 
 
 def test_the_base_wins() -> None:
-    """Each key of the base stands, whatever the audit tells."""
+    """Each key of the base takes precedence over the audit."""
     value = config(
         lora__probe_r=16, lora__alpha=32, lora__target_modules=".*", compression__allowed_ranks=[16, 8, 5, 4, 2]
     )
@@ -152,7 +152,7 @@ def test_the_base_wins() -> None:
 
 
 def test_another_probe_rank() -> None:
-    """Another probe rank than the adapter's is noted; alpha keeps the adapter's scaling at it."""
+    """A note reports a probe rank that differs from the adapter's, and alpha keeps the adapter's scaling at it."""
     value = config(lora__probe_r=32)
     assert (value["lora"]["probe_r"], value["lora"]["alpha"]) == (32, 64)
     assert value["compression"]["allowed_ranks"] == [4, 5, 8, 32]
@@ -174,12 +174,12 @@ def test_another_probe_rank() -> None:
     ],
 )
 def test_contradictions(changes: dict[str, Any], note: str) -> None:
-    """Where base and audit contradict each other, a note says how."""
+    """A note describes each contradiction between the base and the audit."""
     assert notes(**changes) == [note]
 
 
 def test_left_out_layers() -> None:
-    """Target modules are endings; of many layers that they leave out some are named."""
+    """Target modules match as endings, and a note names some of the selected layers that they omit."""
     names = [f"base_model.model.layers.{number}.q_proj" for number in range(5)]
     audit = document(flagged=[entry(name, k_values=[4]) for name in names], per_module_gain=THREE_GAINS)
     assert notes(audit, lora__target_modules=["q_proj"]) == []
@@ -188,7 +188,7 @@ def test_left_out_layers() -> None:
 
 
 def test_lacking() -> None:
-    """What neither base nor audit tells is noted as what keeps Bench from running."""
+    """A note names the keys that neither the base nor the audit has, because Bench can't run without them."""
     said = "Bench can't run this config: neither bench.base nor the audit has "
     told_nothing = document(flagged=[entry("a")])
     assert notes(told_nothing)[-1] == f"{said}lora.probe_r, lora.alpha, compression.allowed_ranks"
@@ -199,8 +199,8 @@ def test_lacking() -> None:
     assert notes(without="model.name train.seed")[-1] == f"{said}model.name, train.seed"
 
 
-def test_a_table_that_nobody_fills() -> None:
-    """A table of which nothing is known is left out."""
+def test_unknown_table() -> None:
+    """Omits a table without any known key."""
     assert "compression" not in config(document())
 
 
@@ -208,14 +208,14 @@ def test_a_table_that_nobody_fills() -> None:
 
 
 def test_focus() -> None:
-    """With focus the target modules are exactly the selected layers', in the order of the selection."""
+    """With focus, the target modules are exactly the selected layers, in the order of the selection."""
     value = config(adapter=ADAPTER, focus=True)
     assert value["lora"]["target_modules"] == ["a", "b"]
     assert value["selection"]["notes"] == []
 
 
 def test_focus_and_the_base() -> None:
-    """Focus wins over the base's own target modules, and says so."""
+    """Focus overrides the base's own target modules, and a note says so."""
     value = config(adapter=ADAPTER, focus=True, lora__target_modules=["c"])
     assert value["lora"]["target_modules"] == ["a", "b"]
     assert value["selection"]["notes"] == [
@@ -225,7 +225,7 @@ def test_focus_and_the_base() -> None:
 
 @pytest.mark.parametrize(("own", "targets"), [({}, ["a", "b", "c"]), ({"lora__target_modules": ["c"]}, ["c"])])
 def test_focus_on_nothing(own: dict[str, Any], targets: list[str]) -> None:
-    """Where no layer is selected there is nothing to focus on: it is as without focus, and a note says so."""
+    """Focus has no effect if no selected layer can be a target, and a note says so."""
     value = config(NOTHING_SELECTED, focus=True, **own)
     assert value["lora"]["target_modules"] == targets
     assert value["selection"]["notes"] == [
@@ -234,7 +234,7 @@ def test_focus_on_nothing(own: dict[str, Any], targets: list[str]) -> None:
 
 
 def test_focus_on_an_ending() -> None:
-    """A selected module whose name is what another's ends in is alone, too."""
+    """Focus selects a module alone, even if another module's name ends in its name."""
     both = [entry("base_model.model.a.q", k_values=[4]), entry("base_model.model.b.a.q")]
     value = config(document(flagged=both[:1], candidates=both, per_module_gain=THREE_GAINS), focus=True)
     assert value["lora"]["target_modules"] == r"a\.q"
@@ -243,8 +243,8 @@ def test_focus_on_an_ending() -> None:
 # --- the adapter's own file -----------------------------------------------------------------------------------
 
 
-def test_left_to_the_adapter() -> None:
-    """What the base leaves to it comes from the adapter's own file."""
+def test_keys_from_the_adapter() -> None:
+    """The adapter's own file gives the keys that the base omits."""
     value = config(adapter=ADAPTER, adapter_config=True, without="model.name lora.dropout")
     assert value["model"] == {"name": "from/adapter"}
     assert value["lora"]["dropout"] == 0.1
@@ -254,15 +254,15 @@ def test_left_to_the_adapter() -> None:
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_the_base_before_the_adapter(asked: bool) -> None:
-    """The adapter's own file does not change a key of the base, nor anything if `bench.adapter_config` is off."""
+    """The adapter's own file changes no key of the base, and nothing if `bench.adapter_config` is off."""
     value = config(adapter=ADAPTER, adapter_config=asked)
     assert (value["model"]["name"], value["lora"]["dropout"]) == ("m", 0.0)
     assert value["provenance"]["settings"].get("bench.adapter_config") is None
 
 
 @pytest.mark.parametrize("adapter", [None, read_adapter_config(b"{}"), read_adapter_config(b"[]")])
-def test_no_adapter_to_ask(adapter: AdapterConfig | None) -> None:
-    """Without a file that tells it, a note says what the config lacks."""
+def test_no_adapter_file(adapter: AdapterConfig | None) -> None:
+    """If no file gives the missing keys, a note names them."""
     found = notes(adapter=adapter, adapter_config=True, without="model.name lora.dropout")
     assert found[-1] == (
         "Bench can't run this config: neither bench.base, the audit nor an adapter_config.json of it has "
@@ -271,7 +271,7 @@ def test_no_adapter_to_ask(adapter: AdapterConfig | None) -> None:
 
 
 def test_rslora() -> None:
-    """The alphas of an adapter with `use_rslora` give its scaling, alpha / sqrt(rank), to a training without it."""
+    """An alpha for an adapter with `use_rslora` keeps its scaling, alpha / sqrt(rank), in a training without it."""
     value = config(adapter=RSLORA)
     assert value["lora"]["alpha"] == 2.0 * 4 * 16  # the scaling 32 / sqrt(16), at rank 16
     alphas = value["compression_strategies"][1]["alpha_pattern"]
@@ -293,7 +293,7 @@ def test_rslora_without_scaling() -> None:
 
 
 def test_settings_used() -> None:
-    """The base is recorded by a digest, `focus` with it, and `adapter_config` where the base leaves something to it."""
+    """Records a digest of the base, with `focus`, and with `adapter_config` if the base omits one of its keys."""
     read = read_audit(encoded(THREE_MODULES))
     used = settings_used(select(read), BenchSettings(base=BASE))
     assert set(used) == {"bench.uniform_rank", "bench.base", "bench.focus"}
@@ -303,7 +303,7 @@ def test_settings_used() -> None:
 
 
 def test_each_input_is_another_decision() -> None:
-    """Another base, focus or adapter is another decision."""
+    """Another base, focus or adapter gives another `decision_id`."""
     inputs: list[tuple[BenchSettings, AdapterConfig | None]] = [
         (BenchSettings(), None),
         (BenchSettings(), RSLORA),
@@ -318,7 +318,7 @@ def test_each_input_is_another_decision() -> None:
 
 
 def test_notes() -> None:
-    """A decision has the notes that its config has."""
+    """A decision has the notes of its config."""
     read = read_audit(encoded({**THREE_MODULES, "issues": ["x"]}), adapter=ADAPTER)
     selection = select(read)
     written = write_config(read, selection, BenchSettings(base={**BASE, "lora": {"dropout": 0.0, "probe_r": 4}}))

@@ -35,14 +35,14 @@ def planned(audit: dict[str, Any] | bytes, beside: AdapterConfig | None = None, 
 
 
 def adapted(*modules: tuple[str, int, float], ranks: dict[str, int] | None = None) -> dict[str, Any]:
-    """Return an audit of modules with these ranks and scalings; some are flagged with a rank."""
+    """Return an audit of modules with these ranks and scalings, some of them flagged with a rank."""
     gain = [{"module": name, "r": rank, "scaling": scaling} for name, rank, scaling in modules]
     flagged = [entry(name, k_values=[rank]) for name, rank in (ranks or {}).items()]
     return document(flagged=flagged, per_module_gain=gain)
 
 
 def test_lora_config() -> None:
-    """The selected layers get their ranks, all others the uniform one, and each keeps its scaling."""
+    """The selected layers get their ranks, all others the uniform rank, and each keeps its scaling."""
     assert lora(THREE_MODULES) == {
         "peft_type": "LORA",
         "r": 8,
@@ -56,14 +56,14 @@ def test_lora_config() -> None:
 
 
 def test_modules_of_other_scalings() -> None:
-    """Modules whose scaling differs from most keep it, too."""
+    """A module whose scaling differs from most keeps it."""
     made = lora(adapted(("x", 8, 1.0), ("y.x", 8, 2.0), ("z", 8, 2.0)), uniform_rank=4)
     assert (made["r"], made["lora_alpha"], made["alpha_pattern"]) == (4, 8, {"$|^x": 4})
     assert made["rank_pattern"] == {}
 
 
 def test_no_rank_grows() -> None:
-    """A module whose own rank is below the uniform rank keeps it, and a note says how many do."""
+    """A module whose own rank is below the uniform rank keeps it, and a note counts these modules."""
     training = planned(
         adapted(("x", 16, 2.0), ("y", 2, 2.0), ("z", 16, 1.0), ("w", 16, 2.0), ("v", 16, 2.0), ranks={"x": 6})
     )
@@ -76,14 +76,14 @@ def test_no_rank_grows() -> None:
 
 
 def test_most_below_the_uniform_rank() -> None:
-    """`r` is the rank of most modules, so that the patterns stay short."""
+    """`r` is the rank of most modules, so that the patterns are short."""
     made = lora(adapted(("x", 2, 1.0), ("y", 2, 1.0), ("z", 32, 1.0)))
     assert (made["r"], made["lora_alpha"], made["rank_pattern"], made["alpha_pattern"]) == (2, 2, {"z": 8}, {"z": 8})
 
 
 @pytest.mark.parametrize("sample", USABLE, ids=lambda sample: sample.file)
 def test_real_audits(sample: Sample) -> None:
-    """No module of a real adapter gets a larger rank than it has, under any uniform rank."""
+    """No module of a real adapter gets a larger rank than its own, for any uniform rank."""
     of = read(sample.content)
     for uniform in (1, 8, 64, "audit_median", "audit_p90"):
         training = plan_training(of, select(of), BenchSettings(uniform_rank=uniform))
@@ -107,7 +107,7 @@ MODULES = st.lists(
 
 @given(MODULES, st.integers(1, 100), st.booleans())
 def test_every_module_as_planned(modules: list[tuple[int, float, int | None]], uniform: int, rslora: bool) -> None:
-    """For any adapter, the arguments give each module the planned rank, never a larger one, and its own scaling."""
+    """For any adapter, each module gets the planned rank, never a larger one, and keeps its scaling."""
     named = [(f"layers.{place}.q", rank, scaling) for place, (rank, scaling, _) in enumerate(modules)]
     ranks = {f"layers.{place}.q": k for place, (_, _, k) in enumerate(modules) if k}
     beside = read_adapter_config(json.dumps({"use_rslora": rslora}).encode())
@@ -122,8 +122,8 @@ def test_every_module_as_planned(modules: list[tuple[int, float, int | None]], u
         assert alpha / (rank**0.5 if made.get("use_rslora") else rank) == pytest.approx(before)
 
 
-def test_little_is_told() -> None:
-    """Arguments that the audit doesn't tell are left out."""
+def test_unknown_arguments() -> None:
+    """Omits arguments that are unknown."""
     assert lora(document()) == {"peft_type": "LORA", "r": 8, "rank_pattern": {}, "alpha_pattern": {}}
     everything = document(flagged=[entry("a", k_values=[4])], per_module_gain=[{"module": "a", "r": 8, "scaling": 2.0}])
     assert lora(everything)["lora_alpha"] == 8
@@ -133,7 +133,7 @@ def test_little_is_told() -> None:
 
 
 def test_settings() -> None:
-    """Focus holds here as it does for Bench; the base's target modules are for Bench alone."""
+    """Focus limits the targets as it does for Bench, and the base's target modules are ignored."""
     focused = planned(THREE_MODULES, focus=True)
     assert focused.arguments["target_modules"] == ["a", "b"]
     assert focused.ranks == {"a": 4, "b": 5}
@@ -150,11 +150,11 @@ def test_real_lora_config() -> None:
         assert scalings[name] / made["rank_pattern"].get(name, 8) == pytest.approx(module.scaling)
 
 
-# --- what the adapter's own file tells ------------------------------------------------------------------------
+# --- the adapter's own file -----------------------------------------------------------------------------------
 
 
 def test_carried() -> None:
-    """The arguments have what a training of the same adapter needs. Without the file a note says what is missing."""
+    """The arguments have the fields that a training of the adapter needs, and a note says if the file is missing."""
     fields = {
         "task_type": "SEQ_CLS",
         "use_dora": True,
@@ -170,13 +170,13 @@ def test_carried() -> None:
 
 
 def test_left_behind() -> None:
-    """A field in use that is not carried is named."""
+    """A note names a used field that is not carried over."""
     [note] = planned(THREE_MODULES, adapter(use_qalora=True)).peft_notes
     assert note == "in adapter_config.json and not carried over: use_qalora"
 
 
 def test_rslora() -> None:
-    """`use_rslora` is carried over, with alphas for it. With `may_use_rslora=False` the alphas do without it."""
+    """Carries `use_rslora` over with alphas for it, and with `may_use_rslora=False` computes alphas without it."""
     of = read(THREE_MODULES, adapter(use_rslora=True))
     training = plan_training(of, select(of), BenchSettings())
     assert training.arguments["use_rslora"] is True
@@ -203,7 +203,7 @@ UNAUDITED = "adapted, but not audited by Gradience; at the uniform rank or their
     ],
 )
 def test_embeddings_by_the_adapters_file(fields: dict[str, Any], rank: int, alpha: int) -> None:
-    """A target that the audit does not name stays one, at its own rank and scaling as far as patterns tell."""
+    """Keeps a target that the audit does not name, at its own rank and scaling if a pattern has them."""
     fields = {"target_modules": ["a", "b", "embed_tokens"], "lora_alpha": 32, "rank_pattern": {}, **fields}
     training = planned(TWO, adapter(**fields))
     made = training.arguments
@@ -211,7 +211,7 @@ def test_embeddings_by_the_adapters_file(fields: dict[str, Any], rank: int, alph
     assert made["rank_pattern"].get("embed_tokens", made["r"]) == rank
     assert made["alpha_pattern"].get("embed_tokens", made["lora_alpha"]) == alpha
     assert training.peft_notes == (f"{UNAUDITED}embed_tokens",)
-    assert training.ranks == {"a": 4, "b": 8}  # what nobody has counted changes no sum
+    assert training.ranks == {"a": 4, "b": 8}  # embeddings are not in the sums
     assert planned(TWO, adapter(**fields), focus=True).arguments["target_modules"] == ["a"]
 
 
@@ -226,14 +226,14 @@ def test_embeddings_by_the_adapters_file(fields: dict[str, Any], rank: int, alph
     ],
 )
 def test_no_embeddings(fields: dict[str, Any]) -> None:
-    """Targets that PEFT left out, or that are audited modules, are no embeddings."""
+    """Targets that PEFT omitted, or that are audited modules, are not embeddings."""
     training = planned(TWO, adapter(r=16, rank_pattern={}, **fields))
     assert training.arguments["target_modules"] == ["a", "b"]
     assert training.peft_notes == ()
 
 
 def test_embeddings_by_the_weights() -> None:
-    """The weights name every module of the adapter with its rank; weights of another adapter don't count."""
+    """The weights name every module of the adapter with its rank, and weights of another adapter are ignored."""
     weights = {
         "a": Weights(16, 160),
         "b": Weights(16, 160),
@@ -256,13 +256,13 @@ def test_embeddings_by_the_weights() -> None:
 
 
 def test_targets_as_a_pattern() -> None:
-    """Of targets that are one pattern nobody can tell what else they hit, and a note says so."""
+    """A note says that targets which are one pattern may match embeddings, which are omitted."""
     [note] = planned(THREE_MODULES, adapter(target_modules=".*")).peft_notes
     assert note == "the adapter's target_modules are one pattern; embeddings that it hits are left out"
 
 
 def test_fused_experts() -> None:
-    """Fused experts keep the adapter's own rank and scaling in target_parameters, because PEFT takes no other."""
+    """Fused experts keep the adapter's own rank and scaling in target_parameters, because PEFT accepts no other."""
     gain = [
         {"module": "experts", "r": 32, "scaling": 0.25},
         {"module": "experts.base_layer", "r": 32, "scaling": 0.25},
@@ -289,7 +289,7 @@ def test_fused_experts() -> None:
 
 
 def test_experts_of_a_larger_rank() -> None:
-    """Fused experts keep the rank of the adapter's file also where all other modules have smaller ones."""
+    """Fused experts keep the rank in the adapter's file, even if all other modules have smaller ranks."""
     gain = [{"module": "experts", "r": 64, "scaling": 0.5}, {"module": "q", "r": 2, "scaling": 16.0}]
     fields = {"r": 16, "lora_alpha": 32, "rank_pattern": {"q": 2}, "target_parameters": ["experts.up"]}
     training = planned(document(per_module_gain=gain), adapter(**fields), uniform_rank=32)
@@ -299,7 +299,7 @@ def test_experts_of_a_larger_rank() -> None:
 
 
 def test_focus_on_experts_alone() -> None:
-    """Where no selected module can be a target there is no focus: the training is of all modules."""
+    """Trains all modules if no selected module can be a target."""
     audit = document(
         flagged=[entry("experts", k_values=[9])], per_module_gain=[{"module": "q", "r": 8, "scaling": 1.0}]
     )
@@ -312,7 +312,7 @@ def test_focus_on_experts_alone() -> None:
 
 
 def test_parameters() -> None:
-    """Parameters come from the audit's rows, else from the caller. If neither has them, they are not counted."""
+    """Takes parameter counts from the audit's rows, else from the caller, else omits them."""
     rows = [{"name": row["module"], "params": 100 * row["r"]} for row in THREE_GAINS]
     counted = planned({**THREE_MODULES, "layer_data": {"layer_rows": rows}})
     assert str(counted.change) == "ranks 40 → 17, parameters 4,000 → 1,700; 3 modules shrink, 0 grow"
@@ -326,14 +326,14 @@ def test_parameters() -> None:
 
 
 def test_nothing_selected() -> None:
-    """If no layer gets a rank, a note says why."""
+    """A note gives the reason why no layer has a rank."""
     training = planned(document(analysis={"analysis_performed": False}, per_module_gain=THREE_GAINS))
     [note] = training.notes
     assert note.startswith("no module has a rank of its own here: uniform only: Gradience performed no ")
 
 
 def test_names_without_an_analysis() -> None:
-    """Notes about names are there also where the selection had no look at them."""
+    """Adds notes about names even if the selection did not read them."""
     gain = [{"module": f"_orig_mod.{name}", "r": 8} for name in ("q", "mlp.experts")]
     training = planned(
         document(analysis={"analysis_performed": False}, per_module_gain=[*gain, {"module": "q", "r": 4}])

@@ -17,10 +17,10 @@ from benchd.audit.shapes import Rationale
 from benchd.selection.evidence import Evidence, find_evidence
 from corpus import USABLE, Sample, content, document, encoded, entry
 
-#: The fields that Gradience leaves in the rationale of a layer that it did not flag.
+#: The fields that Gradience keeps in the rationale of a layer that it did not flag.
 CONDENSED = ("spread", "importance_share", "uniform_mult", "priority_score", "failed_reasons")
 
-#: The real audits that tell the k of every policy for every layer.
+#: The real audits that have the `k` of every policy for every layer.
 FULL = [
     sample
     for sample in USABLE
@@ -67,8 +67,8 @@ def pairs(audit: dict[str, Any]) -> Iterator[tuple[int, Evidence | None, int]]:
 
 
 @pytest.mark.parametrize("sample", FULL, ids=lambda sample: sample.file)
-def test_twins(sample: Sample) -> None:
-    """No rank from a condensed rationale of a real layer is too low. Ranks that are too high say so."""
+def test_condensed_rationales(sample: Sample) -> None:
+    """No rank from a condensed rationale of a real layer is too low, and one that is too high is marked as a bound."""
     for k, found, spread in pairs(parsed(sample)):
         if found is None:
             assert spread == 0
@@ -77,10 +77,10 @@ def test_twins(sample: Sample) -> None:
         assert found.rank == k or found.is_upper_bound
 
 
-def test_nearly_all_are_exact() -> None:
-    """Of all real layers whose k is known at least 99.5 % get exactly that from the condensed rationale.
+def test_share_of_exact_ranks() -> None:
+    """Of all real layers with a known k, at least 99.5 % get exactly this k from the condensed rationale.
 
-    The sample of the design is no whole audit: without `policies` a bound can't be narrowed.
+    The sample of the design is excluded: it has no `policies`, so a bound can't be narrowed.
     """
     real = [sample for sample in FULL if not sample.file.startswith("design/")]
     found = [(k, evidence) for sample in real for k, evidence, _ in pairs(parsed(sample)) if evidence is not None]
@@ -90,7 +90,7 @@ def test_nearly_all_are_exact() -> None:
     assert exact >= 0.995 * len(derived), f"{exact} of {len(derived)}"
 
 
-#: Audits with condensed rationales -> an audit of the same adapter that tells the true k of each layer.
+#: Audits with condensed rationales -> an audit of the same adapter that has the true `k` of each layer.
 TOLD_BY = {
     "llama2_zero__default.json": "llama2_zero__gate0_full.json",
     "llama4_hier0__default.json": "llama4_hier0__full.json",
@@ -105,8 +105,8 @@ TOLD_BY = {
 }
 
 
-def test_as_gradience_condenses() -> None:
-    """In audits that Gradience condensed, all 246 layers of known k get exactly k; the energy policy never has it."""
+def test_audits_condensed_by_gradience() -> None:
+    """In audits that Gradience condensed, all 246 layers of known k get exactly k, unlike with the energy policy."""
     layers = exact = by_policies = 0
     for file, full in TOLD_BY.items():
         audit = read_audit(content(file))
@@ -134,7 +134,7 @@ KS = st.lists(st.integers(0, 128), min_size=2, max_size=6)
 def test_generated_rationales(
     ks: list[int], mult: float, constants: tuple[float, float], told: bool, knows_energy: bool
 ) -> None:
-    """For all ranks and constants: the rank is never below the largest k, and is exact or marked as a bound."""
+    """For all ranks and constants, the rank is never below the largest k, and is exact or marked as a bound."""
     base, factor = constants
     spread, largest = max(ks) - min(ks), max(ks)
     threshold = max(base, factor * largest)
@@ -142,7 +142,7 @@ def test_generated_rationales(
     rationale = {"spread": spread, "uniform_mult": mult, "priority_score": score}
     config = {"spread_base_threshold": base, "spread_dynamic_factor": factor} if told else {}
     if not told and constants != (3, 0.5):
-        return  # without constants in the audit Gradience's own apply
+        return  # without constants in the audit, benchd uses Gradience's defaults
     policies = {"per_layer": [{"layer_name": "a", "suggestions": {"energy_threshold": {"k": ks[0]}}}]}
     audit = read_audit(
         encoded(
@@ -168,7 +168,7 @@ def test_generated_rationales(
 
 # --- the order ------------------------------------------------------------------------------------------------
 
-#: A layer whose policies have k = 2, 2, 4 and 8, in every form of evidence: 8 is the largest, 2 the energy policy's.
+#: A layer whose policies have k = 2, 2, 4 and 8, in every form of evidence. The energy policy has 2, the largest is 8.
 SPREAD = {"spread": 6, "uniform_mult": 2.0, "priority_score": 3.0}
 WHOLE_ROW = {"name": "a", "rank_suggestions": {"energy_90": {"k": 2}, "knee": {"k": 4}, "erank": {"k": 8}}}
 ENERGY_ROW = {"name": "a", "rank_suggestions": {"energy_90": {"k": 2}}}
@@ -204,7 +204,7 @@ def evidence(rationale: dict[str, Any], own: int | None = None, **top: Any) -> E
     ],
 )
 def test_order(rationale: dict[str, Any], top: dict[str, Any], expected: tuple[int, str] | None) -> None:
-    """The first evidence counts: k_values, whole rows, the rationale, suggestions, other rows, policies."""
+    """Uses the first evidence in the order k_values, whole rows, rationale, suggestions, other rows, policies."""
     found = evidence(rationale, **top)
     assert (found and (found.rank, found.source)) == expected
 
@@ -248,6 +248,6 @@ def test_between_spread_and_own_rank(rationale: dict[str, Any], own: int) -> Non
     ],
 )
 def test_odd_constants(constants: dict[str, Any]) -> None:
-    """If nothing can be derived with the audit's constants, the other evidence counts."""
+    """Uses the other evidence if nothing can be derived with the audit's constants."""
     found = evidence(SPREAD, analysis={"disagreement_config": constants}, **POLICIES)
     assert (found and (found.rank, found.source)) == (6, "policies")

@@ -1,4 +1,4 @@
-"""The ladder, rung by rung; priorities, ranks, and where each rank comes from."""
+"""The ladder, rung by rung, with priorities, ranks, and the source of each rank."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def names(selection: Selection) -> list[str]:
 
 
 def scored(*scores: Any, **rationale: Any) -> list[dict[str, Any]]:
-    """Candidates `a`, `b`, … with these scores; `...` leaves the score out."""
+    """Return candidates `a`, `b`, … with these scores; `...` omits the score."""
     return [
         entry(name, **({} if score is ... else {"priority_score": score}), **rationale)
         for name, score in zip("abcdefgh", scores, strict=False)
@@ -38,7 +38,7 @@ def tried(selection: Selection) -> list[tuple[str, bool]]:
 
 
 def test_flagged() -> None:
-    """Rung 1: all flagged layers in the audit's order, however many, and nothing else is tried."""
+    """Rung 1 selects all flagged layers in the audit's order, and tries no other rung."""
     flagged = scored(1, 9, 5, 7, 3)
     selection = chosen(document(flagged=flagged, candidates=scored(1, 9, 5, 7, 3, 8)), top_n=1)
     assert names(selection) == ["a", "b", "c", "d", "e"]
@@ -48,12 +48,12 @@ def test_flagged() -> None:
 
 
 def test_flagged_wins_over_flat() -> None:
-    """What is flagged counts, whatever `on_flat` says."""
+    """Flagged layers are selected for any `on_flat`."""
     assert chosen(document(flagged=[entry("a")], analysis=FLAT), on_flat="uniform_only").strategy == "flagged"
 
 
 def test_priority_score() -> None:
-    """Rung 2: the highest scores first, ties in the audit's order, at most `top_n`."""
+    """Rung 2 selects the `top_n` highest scores, with ties in the audit's order."""
     selection = chosen(document(candidates=scored(1, 5, 2, 5, 0.5)))
     assert names(selection) == ["b", "d", "c"]
     assert (selection.strategy, selection.confidence) == ("priority_score", "medium")
@@ -65,26 +65,26 @@ def test_priority_score() -> None:
 
 
 def test_ties() -> None:
-    """Layers of the same score stay in the audit's order, whatever they are called."""
+    """Layers with the same score keep the audit's order, whatever their names are."""
     candidates = [entry(name, priority_score=3) for name in "zyxw"]
     assert names(chosen(document(candidates=candidates))) == ["z", "y", "x"]
 
 
-def test_equal_scores_are_told_once() -> None:
-    """A range of one score is one number, and one score is in the singular."""
+def test_range_of_equal_scores() -> None:
+    """The reason shows a range of equal scores as one number, and one score in the singular."""
     assert chosen(document(candidates=scored(2))).reason == (
         "the top 1 of 1 layer by priority score (2); 1 score above 0, top_n = 3"
     )
 
 
 @pytest.mark.parametrize("score", [0, -1, -0.0, None, "9", True, [9], {}, ..., float("nan"), float("inf")], ids=repr)
-def test_what_is_no_score(score: Any) -> None:
-    """Rung 2 passes over a score that is not a finite number above 0."""
+def test_unusable_scores(score: Any) -> None:
+    """Rung 2 skips a score that is not a finite number above 0."""
     assert names(chosen(document(candidates=scored(score, 0.1)))) == ["b"]
 
 
 def test_disagreement() -> None:
-    """Rung 3: without any score above 0, the first `top_n` in the audit's order."""
+    """Rung 3 selects the first `top_n` layers in the audit's order if no score is above 0."""
     selection = chosen(document(candidates=scored(0, None, "x", -1)))
     assert names(selection) == ["a", "b", "c"]
     assert (selection.strategy, selection.confidence) == ("disagreement", "low")
@@ -93,8 +93,8 @@ def test_disagreement() -> None:
     assert selection.reason == "the first 3 of 4 layers, in the audit's order; top_n = 3"
 
 
-def test_nothing_at_all() -> None:
-    """Rung 4: an analysis without layers leaves the uniform baseline."""
+def test_no_layers() -> None:
+    """Rung 4 leaves the uniform baseline if the analysis has no layers."""
     selection = chosen(document())
     assert (selection.strategy, selection.confidence, selection.layers) == ("none", "none", ())
     assert tried(selection) == [
@@ -115,26 +115,26 @@ def test_nothing_at_all() -> None:
     ("scores", "first"), [((3, 2), "top_n = 0"), ((0, 0), "none of 2 layers has a priority score above 0")]
 )
 def test_top_n_zero(scores: tuple[int, int], first: str) -> None:
-    """`top_n = 0` switches rungs 2 and 3 off, and each says so."""
+    """`top_n = 0` turns off rungs 2 and 3, and each reason says so."""
     selection = chosen(document(candidates=scored(*scores)), top_n=0)
     assert (selection.strategy, selection.layers) == ("none", ())
     assert [rung.reason for rung in selection.ladder[1:]] == [first, "top_n = 0", "uniform only: selection.top_n is 0"]
 
 
 def test_top_n_zero_keeps_flagged() -> None:
-    """`top_n` says nothing about flagged layers."""
+    """`top_n` does not limit flagged layers."""
     assert names(chosen(document(flagged=scored(1, 2)), top_n=0)) == ["a", "b"]
 
 
 @pytest.mark.parametrize(("top_n", "count"), [(1, 1), (2, 2), (5, 4), (10**9, 4)])
 def test_top_n(top_n: int, count: int) -> None:
-    """At most `top_n` layers are chosen by the fallback rungs, and no more than there are."""
+    """The fallback rungs choose at most `top_n` layers."""
     assert len(chosen(document(candidates=scored(1, 2, 3, 4)), top_n=top_n).layers) == count
     assert len(chosen(document(candidates=scored(0, 0, 0, 0)), top_n=top_n).layers) == count
 
 
 def test_on_flat() -> None:
-    """`on_flat = "uniform_only"`: a flat distribution with nothing flagged goes straight to rung 4."""
+    """With `on_flat = "uniform_only"`, a flat distribution without flagged layers leads directly to rung 4."""
     selection = chosen(document(candidates=scored(3), analysis=FLAT), on_flat="uniform_only")
     assert tried(selection) == [("flagged", False), ("none", True)]
     assert selection.reason == 'uniform only: the energy distribution is flat and selection.on_flat is "uniform_only"'
@@ -143,8 +143,8 @@ def test_on_flat() -> None:
     )
 
 
-def test_on_flat_only_where_flat() -> None:
-    """`on_flat` changes nothing where the distribution is not flat, and by default nothing where it is."""
+def test_on_flat_without_effect() -> None:
+    """`on_flat` has no effect unless the distribution is flat, and by default no effect at all."""
     assert chosen(document(candidates=scored(3)), on_flat="uniform_only").strategy == "priority_score"
     assert chosen(document(candidates=scored(3), analysis=FLAT)).strategy == "priority_score"
 
@@ -159,14 +159,14 @@ def test_on_flat_only_where_flat() -> None:
         ({"is_flat": 1}, "the audit lists none"),
     ],
 )
-def test_flatness_in_words(distribution: dict[str, Any], told: str) -> None:
-    """What the audit tells of a flat distribution is told, with as many numbers as there are."""
+def test_reason_of_a_flat_distribution(distribution: dict[str, Any], told: str) -> None:
+    """The reason quotes the numbers that the audit has about a flat distribution."""
     selection = chosen(document(analysis={"distribution": distribution}))
     assert selection.ladder[0].reason == f"0 of 0 layers are flagged: {told}"
 
 
 def test_require_disagreement() -> None:
-    """`require_disagreement` makes rungs 2 and 3 consider only layers on which the policies disagree."""
+    """With `require_disagreement`, rungs 2 and 3 choose only layers on which the policies disagree."""
     candidates = [entry("a", priority_score=9, **AGREES), entry("b", priority_score=1, **DISAGREES)]
     selection = chosen(document(candidates=candidates), require_disagreement=True)
     assert names(selection) == ["b"]
@@ -177,7 +177,7 @@ def test_require_disagreement() -> None:
 
 
 def test_require_disagreement_without_any() -> None:
-    """Where no policies disagree anywhere there is nothing left to choose from."""
+    """With `require_disagreement`, an audit without any disagreement gets no layers."""
     selection = chosen(document(candidates=[entry("a", priority_score=9, **AGREES)]), require_disagreement=True)
     assert selection.strategy == "none"
     assert selection.reason == "uniform only: the analysis has no layers on which the policies disagree"
@@ -185,20 +185,20 @@ def test_require_disagreement_without_any() -> None:
 
 
 def test_require_disagreement_keeps_flagged() -> None:
-    """Flagged layers are chosen whether they disagree or not, and say which."""
+    """Selects flagged layers whether the policies disagree or not, and records which ones do."""
     (layer,) = chosen(document(flagged=[entry("a", **AGREES)]), require_disagreement=True).layers
     assert layer.disagrees is False
 
 
 def test_no_analysis() -> None:
-    """Without an analysis there is one rung, and it says why."""
+    """Without an analysis, the only rung gives the reason."""
     selection = chosen({"policy_disagreement_analysis_error": "boom"})
     assert tried(selection) == [("none", True)]
     assert selection.reason == "uniform only: Gradience's disagreement analysis failed: boom"
 
 
 def test_notes_of_the_audit_come_first() -> None:
-    """The notes of the audit are those of the selection, before its own."""
+    """The notes of the selection start with those of the audit."""
     selection = chosen(document(flagged=[entry("a")], issues=["oops"]))
     assert selection.notes[0] == "Gradience: oops"
     assert len(selection.notes) == 2
@@ -224,7 +224,7 @@ def test_notes_of_the_audit_come_first() -> None:
     ],
 )
 def test_disagrees(rationale: dict[str, Any], expected: bool) -> None:
-    """Whether the policies disagree is Gradience's verdict, else its failed reasons, else the numbers."""
+    """`disagrees` follows Gradience's verdict, else the failed reasons, else the numbers."""
     (layer,) = chosen(document(flagged=[entry("a", **rationale)])).layers
     assert layer.disagrees is expected
 
@@ -242,7 +242,7 @@ def test_disagrees(rationale: dict[str, Any], expected: bool) -> None:
     ],
 )
 def test_priorities(rationale: dict[str, Any], priority: str, validation: str) -> None:
-    """A priority holds from its threshold on; a layer that Gradience marks as high-impact is HIGH by any rung."""
+    """A score at a threshold gets its priority, and a layer that Gradience marks as high-impact is HIGH on any rung."""
     (layer,) = chosen(document(candidates=[entry("a", **rationale)])).layers
     assert (layer.priority, layer.validation) == (priority, validation)
 
@@ -257,18 +257,18 @@ def test_priorities(rationale: dict[str, Any], priority: str, validation: str) -
     ],
 )
 def test_priority_thresholds(medium: float, low: float, priorities: list[str]) -> None:
-    """The thresholds are settings."""
+    """The priority thresholds come from the settings."""
     selection = chosen(document(candidates=scored(3, 2, 1)), medium_priority=medium, low_priority=low)
     assert [layer.priority for layer in selection.layers] == priorities
 
 
 def test_flagged_are_high() -> None:
-    """Flagged layers are HIGH whatever their scores."""
+    """Flagged layers are HIGH for any score."""
     assert {layer.priority for layer in chosen(document(flagged=scored(0.1, None, 5))).layers} == {"HIGH"}
 
 
-def test_without_a_score_nothing_is_validated() -> None:
-    """A layer of rung 3 has no usable score: SKIP, and no rank."""
+def test_no_rank_without_a_score() -> None:
+    """Layers of rung 3 get SKIP and no rank, because they have no usable score."""
     (layer,) = chosen(document(candidates=[entry("a", priority_score="9", k_values=[4])])).layers
     assert (layer.priority, layer.rank, layer.rank_source) == ("SKIP", None, None)
 
@@ -301,7 +301,7 @@ def ranked(rationale: dict[str, Any], **top: Any) -> tuple[int | None, str | Non
     ],
 )
 def test_rank_sources(rationale: dict[str, Any], top: dict[str, Any], rank: int | None, source: str | None) -> None:
-    """The evidence for a rank, in its order; the first that there is counts."""
+    """Uses the first evidence for a rank, in the order of the sources."""
     assert ranked(rationale, **top) == (rank, source, None)
 
 
@@ -320,7 +320,7 @@ def test_rank_sources(rationale: dict[str, Any], top: dict[str, Any], rank: int 
     ],
 )
 def test_k_values(k_values: Any, rank: int | None, source: str) -> None:
-    """Of `k_values` the usable ranks count; without any it is no evidence."""
+    """Uses the ranks in `k_values`, which are no evidence without any rank."""
     assert ranked({"k_values": k_values}, **POLICIES)[:2] == (rank, source)
 
 
@@ -333,14 +333,14 @@ def test_k_values(k_values: Any, rank: int | None, source: str) -> None:
     ],
 )
 def test_rank_zero(top: dict[str, Any], source: str) -> None:
-    """A rank of 0 is no rank; where it came from is recorded, and a note says what it means."""
+    """A rank of 0 becomes None, and its source and a note are recorded."""
     assert ranked({}, **top) == (None, source, None)
     (note,) = chosen(document(flagged=[entry("a")], **top)).notes
     assert note == "a: the policies suggest rank 0, which PEFT refuses; an untrained or dead layer has no rank"
 
 
 def test_no_evidence() -> None:
-    """Layers without any evidence are named in a note that says what to run, three of them by name."""
+    """A note names up to three of the layers without evidence, and what to run."""
     selection = chosen(document(flagged=scored(1, 1, 1, 1, 1)))
     assert selection.notes == (
         "a, b, c and 2 more: no rank in the audit; `gradience audit --disagreement-rationale full` tells it",
@@ -348,8 +348,8 @@ def test_no_evidence() -> None:
     assert chosen(document(flagged=scored(1, 1, 1))).notes[0].startswith("a, b, c: no rank in the audit")
 
 
-def test_no_note_where_no_rank_is_wanted() -> None:
-    """A layer that is not validated on its own needs no rank and gets no note."""
+def test_no_note_without_need_for_a_rank() -> None:
+    """A layer that is not validated per layer needs no rank and gets no note."""
     assert chosen(document(candidates=scored(1.5, 0.5))).notes == ()
 
 
@@ -370,8 +370,8 @@ def test_no_note_where_no_rank_is_wanted() -> None:
         ({"per_module_gain": [{"module": "a", "scaling": 2.0}], "layers": [{"name": "a", "r": 3}]}, 3, 6),
     ],
 )
-def test_cap_and_alpha(top: dict[str, Any], rank: int, alpha: float | None) -> None:
-    """No rank exceeds the module's own; alpha is scaling x rank, left out where the scaling is not told."""
+def test_largest_rank_and_alpha(top: dict[str, Any], rank: int, alpha: float | None) -> None:
+    """No rank exceeds the module's own, and alpha is scaling x rank, or None if the scaling is unknown."""
     assert ranked(K_VALUES, **top) == (rank, "k_values", alpha)
     assert type(ranked(K_VALUES, **top)[2]) is type(alpha)
 
@@ -385,7 +385,7 @@ def test_cap_and_alpha(top: dict[str, Any], rank: int, alpha: float | None) -> N
     ],
 )  # fmt: skip
 def test_hand_made_values_never_raise(key: str, value: Any) -> None:
-    """Any value in any place of a rationale gives an answer that holds to its schema."""
+    """Any value at any place of a rationale gives an answer that matches its schema."""
     full = {"spread": 6, "spread_threshold": 4.0, "priority_score": 3.0, "k_values": [2, 8], "failed_reasons": []}
     for audit in (
         document(flagged=[entry("a", **{**full, key: value})]),
@@ -409,7 +409,7 @@ def test_failed_reasons(reasons: Any, kept: list[str]) -> None:
     assert list(layer.failed_reasons) == kept
 
 
-# --- which settings shaped the answer -------------------------------------------------------------------------
+# --- recorded settings ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -426,11 +426,11 @@ def test_failed_reasons(reasons: Any, kept: list[str]) -> None:
     ],
 )
 def test_settings_used(audit: dict[str, Any], used: list[str]) -> None:
-    """The settings that were looked at are recorded, in order, and no others."""
+    """Records exactly the settings that were read, in order."""
     assert list(chosen(audit).settings) == [f"selection.{key}" for key in used]
 
 
 def test_default_settings() -> None:
-    """Without settings the defaults hold."""
+    """Uses the default settings if none are given."""
     audit = read_audit(encoded(document(candidates=scored(1, 2, 3, 4))))
     assert select(audit) == select(audit, SelectionSettings())

@@ -1,4 +1,4 @@
-"""The ladder against the plain reading of the design in `reference.py`."""
+"""Comparison of the ladder with the simple implementation of the design in `reference.py`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def the_same(data: bytes, audit: dict[str, Any], **settings: Any) -> None:
 )
 @pytest.mark.parametrize("sample", USABLE, ids=[sample.file for sample in USABLE])
 def test_real_audits(sample: Sample, settings: dict[str, Any]) -> None:
-    """On every real audit the ladder chooses what the plain reading chooses."""
+    """The ladder and the reference choose the same on every real audit."""
     audit = reference.read(sample.content)
     assert audit is not None
     the_same(sample.content, audit, **settings)
@@ -40,7 +40,7 @@ RANKS = st.integers(0, 20)
 
 @st.composite
 def audits(draw: st.DrawFn) -> dict[str, Any]:
-    """A well-formed audit with any scores, any of the sources of ranks, and any layers flagged."""
+    """Return a well-formed audit with any scores, any of the sources of ranks, and any layers flagged."""
     names = [f"base_model.model.l.{index}" for index in range(draw(st.integers(0, 6)))]
     layers = []
     for name in names:
@@ -69,14 +69,14 @@ def audits(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(audit=audits(), top_n=st.integers(0, 7), low=st.floats(0, 3), more=st.floats(0, 3))
 def test_generated_audits(audit: dict[str, Any], top_n: int, low: float, more: float) -> None:
-    """On any well-formed audit the ladder chooses what the plain reading chooses, by both ways of reading."""
+    """The ladder and the reference choose the same on any well-formed audit, with both readers."""
     data = encoded(audit)
     for way in (data, tolerantly(data)):
         the_same(way, audit, top_n=top_n, medium_priority=low + more, low_priority=low)
 
 
-def test_the_reference_can_tell() -> None:
-    """The plain reading itself gives the design's own answers."""
+def test_reference_gives_known_answers() -> None:
+    """The reference gives the design's own answers."""
     flagged = reference.choose(json.loads(content("design/flagged.json")))
     found = [(layer.name, layer.priority, layer.rank) for layer in flagged.layers]
     assert (flagged.strategy, found) == ("flagged", [("transformer.h.0.self_attn.q_proj", "HIGH", 8)])
@@ -85,15 +85,15 @@ def test_the_reference_can_tell() -> None:
     assert (fallback.strategy, found) == ("priority_score", ["LOW", "SKIP", "SKIP"])
 
 
-def test_the_reference_refuses() -> None:
-    """The plain reading finds no audit where there is none."""
+def test_reference_without_an_audit() -> None:
+    """The reference finds no audit in files that are not audits."""
     some = [b"", b"[]", b"{}", b"Error: x\n", b'{"per_module_gain": [', b'{"policy_disagreement_analysis": 3}', b"\xff"]
     assert [reference.read(data) for data in some] == [None] * len(some)
 
 
 @st.composite
 def audits_of_many_names(draw: st.DrawFn) -> dict[str, Any]:
-    """An audit that has up to four names for each of two modules, and the rank or scaling under any of them."""
+    """Return an audit with up to four names for each of two modules, and a rank or scaling under any of them."""
     names = st.sampled_from(
         [before + name for name in "ab" for before in ("", "base_model.model.", "module.", "_orig_mod.")]
     )
@@ -111,5 +111,5 @@ def audits_of_many_names(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(audits_of_many_names())
 def test_many_names(audit: dict[str, Any]) -> None:
-    """Whatever names an audit has for a module, its rank is at most the smallest that the audit tells of it."""
+    """A module with several names gets at most the smallest rank that the audit has for it."""
     the_same(encoded(audit), audit)

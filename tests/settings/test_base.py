@@ -41,13 +41,13 @@ def mistakes(table: str) -> list[str]:
 
 
 def test_nothing() -> None:
-    """Without the table, or with an empty one, the base is empty and lacks nothing."""
+    """Without the table, or with an empty one, the base is empty and has no missing keys."""
     assert parse_settings("").bench.base == parse_settings("[bench.base]").bench.base == {}
     assert missing({}) == []
 
 
 def test_tables() -> None:
-    """The tables keep all their keys, and come in Bench's order."""
+    """The tables keep all their keys, and have Bench's order."""
     settings = parse_settings(
         """
 [bench.base.runtime]
@@ -98,7 +98,7 @@ compute_udr = false
     ],
 )
 def test_accepted(line: str) -> None:
-    """Keys that Bench computes with accept the values that Bench accepts; other keys accept any value of JSON."""
+    """Keys that Bench uses in computations accept the values that Bench accepts, and other keys any value of JSON."""
     whole = "[bench.base]\n" + "\n".join(
         f"{key} = {value!r}" for key, value in leaves(BASE) if not line.startswith(f"{key} ")
     )
@@ -187,7 +187,7 @@ def test_nothing_else_is_a_misspelt_table(line: str) -> None:
     ],
 )  # fmt: skip
 def test_mistakes(lines: str, expected: str) -> None:
-    """Each mistake names the key, the expected value and the value found. Each key has one message."""
+    """Each mistake names the key, the expected value and the value found, in one message per key."""
     [problem] = [line for line in problems(lines) if "missing" not in line]
     assert problem.startswith("config.toml: bench.base.")
     assert expected in problem
@@ -200,14 +200,14 @@ def test_not_a_table() -> None:
 
 
 def test_a_mistake_hides_missing_keys() -> None:
-    """If the tables have a mistake, missing keys are not reported: the mistake may be the reason."""
+    """Does not report missing keys if the tables have a mistake, because the mistake may be the reason."""
     assert problems("[bench.base.modle]\nname = 'm'") == [
         'config.toml: bench.base.modle: unknown key; did you mean "model"?'
     ]
 
 
-def test_half_characters() -> None:
-    """Half of a surrogate pair, from an escape in YAML, is a mistake: UTF-8 can't encode it."""
+def test_half_surrogate_pairs() -> None:
+    """Half of a surrogate pair, from an escape in YAML, is a mistake, because UTF-8 can't encode it."""
     assert [
         mistake.text.split(", ")[0] for mistake in check({"a": "\ud83d", "\udc00": 1, "model": {"\ud800": {}}})
     ] == [
@@ -221,7 +221,7 @@ def test_half_characters() -> None:
 
 
 def test_every_missing_key_in_one_error() -> None:
-    """All keys that Bench needs and the base lacks are reported in one error, with other mistakes."""
+    """Reports all keys that Bench needs and the base lacks in one error, with other mistakes."""
     found = problems("[bench]\nuniform_rank = 0\n[bench.base.runtime]\ndevice = 'cpu'")
     keys = [line.split(": ")[1] for line in found if "missing; Bench can't run without it" in line]
     assert keys == [
@@ -235,7 +235,7 @@ def test_every_missing_key_in_one_error() -> None:
     assert "(bench.adapter_config = true would take it from the adapter's own file)" in found[1]
 
 
-def test_left_to_the_adapter() -> None:
+def test_keys_from_the_adapter() -> None:
     """With `bench.adapter_config` the base may omit the base model and the dropout."""
     text = "[bench.base]\ntask = { dataset = 'glue', subset = 'sst2' }\ntrain = { seed = 1 }\n"
     assert len(problems(text)) == 2
@@ -251,7 +251,7 @@ def test_several_seeds(seeds: str, needed: bool) -> None:
 
 
 def test_null() -> None:
-    """A null, which only YAML has, is not a mistake. The key or table counts as missing."""
+    """A null, which only YAML has, is not a mistake, and the key or table counts as missing."""
     base = {**BASE, "model": {"name": None}, "train": None, "lora": {"alpha": None, "dropout": 0.1}, "note": None}
     assert list(check(base)) == []
     kept = merged({}, base)
@@ -261,7 +261,7 @@ def test_null() -> None:
     assert missing(merged(kept, {"compression": {"seeds": None}})) == ["model.name", "train.seed"]
 
 
-def test_a_dotted_key_is_no_table() -> None:
+def test_dotted_key() -> None:
     """A key at the top level with a dot in its name, like TABLE.KEY, does not set KEY in TABLE."""
     base = {**BASE, "lora": {}, "lora.dropout": 0.1}
     assert missing(base) == ["lora.dropout"]
@@ -285,7 +285,7 @@ max_new_tokens = 8
 
 
 def test_overrides_of_a_folder() -> None:
-    """The tables of a folder are merged into the general ones, key by key. Other folders are not affected."""
+    """Merges the tables of a folder into the general ones, key by key, without changing other folders."""
     general = WHOLE.replace('"sst2"', '"sst2", generation = { do_sample = true }')
     settings = parse_settings(general + FOLDERS)
     plain, own = settings.watch
@@ -310,7 +310,7 @@ def test_complete_in_each_folder() -> None:
 
 
 def test_a_folder_lacks() -> None:
-    """Keys that a folder's own tables lack are reported under the folder."""
+    """Reports keys that a folder's own tables lack under the folder."""
     assert [line.split(": ")[1] for line in problems('[[watch]]\npath = "/a"\nbench.base.train.seed = 1\n')] == [
         "watch[0].bench.base.model.name",
         "watch[0].bench.base.task.dataset",
@@ -337,7 +337,7 @@ def test_merged_is_new() -> None:
 
 
 def test_null_replaces_nothing() -> None:
-    """A null does not replace a value. A value replaces a null."""
+    """A null does not replace a value, but a value replaces a null."""
     assert merged({"a": 1, "b": None, "t": {"c": 2}}, {"a": None, "b": 3, "t": {"c": None, "d": None}}) == {
         "a": 1,
         "b": 3,
@@ -354,12 +354,12 @@ def test_digest() -> None:
 
 
 def test_default_is_not_shared() -> None:
-    """Two settings without a base do not share one."""
+    """Two settings without a base have separate empty bases."""
     assert BenchSettings().base is not BenchSettings().base
 
 
 def test_folders_of_the_command_line() -> None:
-    """A path on the command line is refused if its base lacks keys that only the file's folders set."""
+    """Refuses a path on the command line if its base lacks keys that only the file's folders set."""
     rest = WHOLE.replace('model = { name = "m" }\n', "")
     settings = parse_settings(f'{rest}[[watch]]\npath = "/a"\nbench.base.model.name = "a"\n')
     assert with_folders(settings, ["/a/below"]).watch[0].bench.base["model"] == {"name": "a"}

@@ -39,12 +39,12 @@ def mistakes(text: str | bytes) -> list[str]:
 
 @pytest.fixture(params=[True, False], ids=["libyaml", "python"], autouse=True)
 def _parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test runs with PyYAML's fast parser, and with the one for systems without libyaml."""
+    """Run every test with PyYAML's fast parser, and with the parser for systems without libyaml."""
     if not request.param:
         monkeypatch.delattr(yaml, "CSafeLoader")
 
 
-# --- what it may hold -----------------------------------------------------------------------------------------
+# --- accepted values ------------------------------------------------------------------------------------------
 
 FEATURES = """\
 %YAML 1.1
@@ -71,7 +71,7 @@ train:
 
 
 def test_as_safe_load_reads() -> None:
-    """Anchors, merge keys, block texts, numbers in every notation: each value is the one that `safe_load` gives."""
+    """Anchors, merge keys, block texts and numbers in any notation have the values that `safe_load` gives."""
     expected = yaml.safe_load(FEATURES)
     del expected["train"]  # a table without keys
     found = parse(FEATURES)
@@ -100,12 +100,12 @@ def test_any_value(value: dict[str, Any]) -> None:
 
 
 def test_a_byte_order_mark() -> None:
-    """A byte order mark at the start is not a part of the first key."""
+    """Ignores a byte order mark at the start."""
     assert parse("\ufeffseed: 1") == {"seed": 1}
 
 
 def test_other_keys_and_nulls() -> None:
-    """Keys other than Bench's tables, and nulls, pass through after the tables. An empty table is left out."""
+    """Keys other than Bench's tables, and nulls, follow the tables unchanged, and an empty table is omitted."""
     found = parse(WHOLE + "runtime:\nseed: 42\nenv: {A: b}\nhypothesis: ~\nmetadata: {author: null}\n")
     assert list(found) == ["model", "task", "train", "lora", "bench_version", "seed", "env", "hypothesis", "metadata"]
     assert (found["hypothesis"], found["metadata"]) == (None, {"author": None})
@@ -195,7 +195,7 @@ DATE = "is a date, which JSON doesn't have; in quotes it is text"
     ],
 )
 def test_mistakes(text: str, problem: str) -> None:
-    """Each mistake names its line, and its key where it has one."""
+    """Each mistake names its line, and its key if it has one."""
     if not problem:
         assert parse(text)
     elif problem.startswith("line"):
@@ -210,7 +210,7 @@ def test_mistakes(text: str, problem: str) -> None:
 )
 @pytest.mark.parametrize("key", ["train.learning_rate", "train.lr", "train.weight_decay", "lora.alpha"])
 def test_numbers_that_are_text(key: str, value: str, better: str) -> None:
-    """A number that YAML 1.1 reads as text has a hint, if Bench computes with it."""
+    """The message has a hint for a number that YAML 1.1 reads as text, if Bench uses the key in computations."""
     table, name = key.split(".")
     text = f"{table}:\n  {name}: {value}\n"
     if isinstance(yaml.safe_load(text)[table][name], float):
@@ -222,14 +222,14 @@ def test_numbers_that_are_text(key: str, value: str, better: str) -> None:
     assert math.isclose(parse(f"{table}: {{{name}: {better}}}")[table][name], float(value))
 
 
-def test_other_text_is_not_explained() -> None:
-    """Text that is not a number has no hint. Text in a key that Bench does not compute with has none either."""
+def test_text_without_a_hint() -> None:
+    """Gives no hint for text that is not a number, or for a key that Bench does not use in computations."""
     assert mistakes("lora: {alpha: much}") == ['line 1: lora.alpha: expected a number above 0, got "much"']
     assert parse("metadata: {commit: 12e5}") == {"metadata": {"commit": "12e5"}}
 
 
 def test_all_mistakes_at_once() -> None:
-    """Every mistake is reported once, even if many aliases lead to it."""
+    """Reports every mistake once, even if many aliases refer to it."""
     text = "a: &x {d: 2026-01-01, e: !!int x}\nb: [*x, *x, {<<: *x}]\nlora: {alpha: 0}\nprovenance: ~\n1: 2\n"
     assert mistakes(text) == [
         f'line 1: a.d: "2026-01-01" {DATE}',
@@ -250,7 +250,7 @@ def _laughs(kind: str) -> str:
 
 @pytest.mark.parametrize("kind", ["list", "merge"])
 def test_aliases_of_aliases(kind: str) -> None:
-    """A small file whose aliases expand to billions of values is refused, without expanding them."""
+    """Refuses a small file whose aliases expand to billions of values, without expanding them."""
     assert mistakes(_laughs(kind)) == ["with every alias replaced it is larger than 1048576 characters"]
 
 
@@ -292,7 +292,7 @@ def problems(text: str, files: dict[str, str] = FILES) -> list[str]:
 
 
 def test_a_file() -> None:
-    """The file's keys are the base; `base_file` is absolute, and the origin of each key is recorded."""
+    """The file's keys are the base, `base_file` is absolute, and the origin of each key is recorded."""
     found = settings("[bench]\nbase_file = 'bench.yaml'\n")
     assert found.bench.base == {
         "model": {"name": "m"},
@@ -324,7 +324,7 @@ def test_no_file() -> None:
 
 
 def test_the_tables_win() -> None:
-    """A key of `[bench.base]` wins over the file's, at every depth; the other keys stay."""
+    """A key of `[bench.base]` overrides the file's at every depth, and the other keys stay."""
     found = settings(
         "[bench]\nbase_file = 'bench.yaml'\n[bench.base]\nbench_version = 2\nown = 1\ntrain = { seed = 1, steps = 5 }\n"
     )
@@ -339,7 +339,7 @@ def test_the_tables_win() -> None:
 
 
 def test_the_file_completes_the_tables() -> None:
-    """The file and the tables together must have all needed keys; neither alone must."""
+    """Only the file and the tables together must have all needed keys."""
     tables = (
         "[bench]\nbase_file = 'part.yaml'\n[bench.base]\nmodel = { name = 'm' }\n"
         "task = { dataset = 'glue', subset = 'sst2' }\n"
@@ -371,7 +371,7 @@ lr = 0.5
 
 
 def test_a_file_for_one_folder() -> None:
-    """A folder's own file replaces the general one. The keys of both `[bench.base]` tables win over it."""
+    """A folder's own file replaces the general one, and the keys of both `[bench.base]` tables override it."""
     found = settings(FOLDERS)
     general, own, tables = found.watch
     assert general.bench == found.bench
@@ -407,13 +407,13 @@ def test_no_file_for_one_folder() -> None:
     ],
 )
 def test_no_such_file(value: str, expected: str) -> None:
-    """A `base_file` that is not a path is one mistake. Missing keys of the base are not reported with it."""
+    """A `base_file` that is not a path is one mistake, without missing keys of the base."""
     [problem] = problems(f"[bench]\nbase_file = {value}\n")
     assert problem.startswith(expected)
 
 
-def test_what_an_unusable_file_lacks() -> None:
-    """If the file can't be used, missing keys are not reported: the file may have them."""
+def test_unusable_file_hides_missing_keys() -> None:
+    """Does not report missing keys if the file can't be used, because the file may have them."""
     [problem] = problems("[bench]\nbase_file = 'none.yaml'\n[bench.base.train]\nseed = 1\n")
     assert "none.yaml can't be read" in problem
     [problem] = problems("[bench]\nbase_file = 5\n[bench.base.train]\nseed = 1\n")
@@ -430,7 +430,7 @@ def test_no_reader() -> None:
 
 
 def test_mistakes_of_settings_and_file() -> None:
-    """All mistakes of the settings and the files come together; those of a file that two folders name, once."""
+    """Reports all mistakes of the settings and the files together, and those of a shared file once."""
     text = """
 [selection]
 top_n = -1
@@ -468,8 +468,8 @@ def test_read(tmp_path: Path) -> None:
     assert (found.base["model"], found.base_file) == ({"name": "m"}, str(tmp_path / "etc" / "bench.yaml"))
 
 
-def test_what_cannot_be_read(tmp_path: Path) -> None:
-    """A missing file, a folder, a pipe without a writer, a loop of links, too large a file: each gives one line."""
+def test_unreadable_files(tmp_path: Path) -> None:
+    """A missing file, a folder, a pipe without a writer, a loop of links and too large a file give one line each."""
     import os
 
     file = tmp_path / "config.toml"

@@ -26,13 +26,13 @@ KEYS = [pytest.param(shape, name, id=f"{shape.__name__}.{name}") for shape in SH
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_field_is_declared(shape: type[msgspec.Struct]) -> None:
-    """Each field is a key or a table; only the origins are neither."""
+    """Each field is a key or a table, except for the origins."""
     assert {*keys(shape), *sections(shape)} == {*shape.__struct_fields__} - {"origins"}
 
 
 @pytest.mark.parametrize(("shape", "name"), KEYS)
 def test_the_default_can_be_written(shape: type[msgspec.Struct], name: str) -> None:
-    """A default, written as TOML and parsed by its rule, is the same value."""
+    """A default, written as TOML and parsed by its rule, gives the same value."""
     [field] = [field for field in msgspec.structs.fields(shape) if field.name == name]
     declared = keys(shape)[name]
     value: Any = declared.example if field.required else field.default
@@ -41,8 +41,8 @@ def test_the_default_can_be_written(shape: type[msgspec.Struct], name: str) -> N
 
 
 @pytest.mark.parametrize(("shape", "name"), KEYS)
-def test_the_words(shape: type[msgspec.Struct], name: str) -> None:
-    """A description is one line without a full stop; more Markdown is whole sentences."""
+def test_descriptions(shape: type[msgspec.Struct], name: str) -> None:
+    """A description is one line without a full stop, and its additional Markdown is whole sentences."""
     declared = keys(shape)[name]
     assert declared.says[0].isupper()
     assert "\n" not in declared.says + declared.more
@@ -51,8 +51,8 @@ def test_the_words(shape: type[msgspec.Struct], name: str) -> None:
 
 
 @pytest.mark.parametrize(("shape", "name"), KEYS)
-def test_the_rule_accepts_all_words_of_the_type(shape: type[msgspec.Struct], name: str) -> None:
-    """A rule accepts each string that the type of its field allows by name."""
+def test_rule_accepts_all_strings_of_the_type(shape: type[msgspec.Struct], name: str) -> None:
+    """A rule accepts each string that the type of its field names."""
     hint = typing.get_type_hints(shape)[name]
     for part in (hint, *typing.get_args(hint)):
         if typing.get_origin(part) is typing.Literal:

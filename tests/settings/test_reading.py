@@ -48,7 +48,7 @@ def read(key: str, value: str) -> Any:
 
 
 def test_nothing_set() -> None:
-    """An empty file means all defaults."""
+    """An empty file gives all defaults."""
     assert parse_settings("") == Settings()
 
 
@@ -130,7 +130,7 @@ def test_accepted(key: str, text: str, value: Any) -> None:
 
 
 def test_origins() -> None:
-    """The origins name the file of each key that it sets; defaults have no origin."""
+    """The origins name the file of each key that it sets, and defaults have no origin."""
     settings = parse_settings(
         "[selection]\ntop_n = 5\n[[watch]]\npath = 'x'\n[watch.bench]\ndurable = true", source="f"
     )
@@ -312,7 +312,7 @@ def test_priorities_in_order(text: str, where: str, low: str, medium: str) -> No
     ]
 
 
-def test_the_key_in_the_file_is_blamed() -> None:
+def test_message_names_the_key_in_the_file() -> None:
     """If the file sets only `low_priority`, the message names that key."""
     assert problems("[selection]\nlow_priority = 5") == [
         "config.toml: selection.low_priority: expected a number <= selection.medium_priority (2), got 5"
@@ -320,7 +320,7 @@ def test_the_key_in_the_file_is_blamed() -> None:
 
 
 def test_priorities_may_be_equal() -> None:
-    """Both priorities may be equal. No layer is LOW then."""
+    """Both priorities may be equal, and then no layer is LOW."""
     assert parse_settings("[selection]\nmedium_priority = 1").selection.medium_priority == 1
 
 
@@ -362,7 +362,7 @@ def test_overrides() -> None:
     ],
 )  # fmt: skip
 def test_paths(path: str, absolute: str) -> None:
-    """Paths become absolute and normal: relative ones are relative to the file, and `~` is the home folder."""
+    """Paths become absolute and normal, with relative ones relative to the file and `~` as the home folder."""
     settings = parse_settings(
         f"[[watch]]\npath = '{path}'\n[trail]\nfile = '{path}'",
         base="/base",
@@ -418,7 +418,7 @@ def test_general_settings_for_a_folder() -> None:
 
 
 def test_long_values_are_cut_short() -> None:
-    """A long wrong value is not repeated in full."""
+    """The message shortens a long wrong value."""
     (problem,) = problems(f"[selection]\ntop_n = {json.dumps('x' * 1000)}")
     assert len(problem) < 130
     assert problem.endswith("xxx…")

@@ -29,7 +29,7 @@ from benchd.settings.reading import SettingsError, parse_settings
 SCHEMA = json.loads(files("benchd").joinpath("schemas/settings.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft7Validator(SCHEMA)
 
-#: Mistakes that lie between two keys, or in another file. A schema for one document can't express them.
+#: Mistakes between two keys, or in another file. A schema for one document can't express them.
 BETWEEN_KEYS = re.compile(
     r"expected a number [<>]= [a-z.\[\]0-9]+_priority \("
     r"|the same folder as"
@@ -60,7 +60,7 @@ def refused(document: dict[str, Any]) -> list[str]:
     return []
 
 
-# These values are exceptions, because a schema has no words for the difference:
+# These values are excluded, because a schema can't express the difference:
 # - `1.0` is an integer for JSON Schema, not for the parser
 # - inf and nan, which JSON lacks
 # - strings whose number is out of range, such as "0s" for `poll_interval`, and integers beyond 64 bits in a base

@@ -1,4 +1,4 @@
-"""Audits that were once answered wrongly, each answered by `benchd run` in its own folder; see cases/INDEX.md."""
+"""Audits with a wrong answer in an earlier version, each in its own folder for `benchd run`; see cases/INDEX.md."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_uniform_rank(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("beside", [None, "moe_beside"])
 def test_fused_experts(tmp_path: Path, beside: str | None) -> None:
-    """Fused experts get no rank and are not targets. A note says how to train them."""
+    """Fused experts get no rank and are not targets, and a note says how to train them."""
     answer = Answer(tmp_path, "moe_target_parameters.json", beside)
     assert [layer["rank"] for layer in answer.config["selection"]["layers"]] == [None, None]
     assert answer.per_layer == {}
@@ -102,7 +102,7 @@ def test_fused_experts(tmp_path: Path, beside: str | None) -> None:
     ],
 )
 def test_wrapped_names(tmp_path: Path, file: str, part: str) -> None:
-    """Keys and targets are the names of the unwrapped model, and one note names what was removed."""
+    """Keys and targets are the names of the unwrapped model, and one note names the removed parts."""
     answer = Answer(tmp_path, file)
     made = answer.exported()
     names = [*answer.per_layer["rank_pattern"], *answer.per_layer["alpha_pattern"], *made["target_modules"]]
@@ -112,7 +112,7 @@ def test_wrapped_names(tmp_path: Path, file: str, part: str) -> None:
 
 
 def test_nested_layer(tmp_path: Path) -> None:
-    """A layer below another adapter layer has no key, and a note says so. The other layers have keys."""
+    """A layer below another adapter layer has no key, unlike the other layers, and a note says so."""
     answer = Answer(tmp_path, "naming/base_layer_nested.json")
     assert len(answer.per_layer["rank_pattern"]) == 4
     assert not any(
@@ -122,7 +122,7 @@ def test_nested_layer(tmp_path: Path) -> None:
 
 
 def test_alpha_by_regular_expression(tmp_path: Path) -> None:
-    """The scaling is that of the pattern in the file beside the audit: 64 / 16 = 4, so alpha 32 at rank 8."""
+    """The scaling is that of the pattern in the file beside the audit, 64 / 16 = 4, so alpha is 32 at rank 8."""
     answer = Answer(tmp_path, "alpha_regex_beside/alpha_regex.json", "alpha_regex_beside")
     assert answer.per_layer["alpha_pattern"] == {"model.layers.1.mlp.up_proj": 32}
     made = answer.exported()
@@ -145,7 +145,7 @@ def test_dora(tmp_path: Path) -> None:
 
 
 def test_other_json(tmp_path: Path) -> None:
-    """A list is not an audit: it gets no sidecar."""
+    """A list is not an audit and gets no sidecar."""
     shutil.copy(CASES / "modules.json", tmp_path)
     done = benchd("run", tmp_path)
     assert done.returncode == 0
@@ -154,7 +154,7 @@ def test_other_json(tmp_path: Path) -> None:
 
 
 def test_gradience_0_8_3(tmp_path: Path) -> None:
-    """An audit of Gradience 0.8.3 is answered like one of 0.11."""
+    """An audit of Gradience 0.8.3 gets an answer like one of 0.11."""
     answer = Answer(tmp_path, "v0.8.3.json")
     assert answer.config["selection"]["strategy"] == "flagged"
     assert answer.per_layer["rank_pattern"] == {"model.layers.1.mlp.up_proj": 8}

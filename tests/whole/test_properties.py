@@ -30,7 +30,7 @@ from corpus import checked, document, encoded, tolerantly
 
 NUMBERS = st.sampled_from([0, 0.5, 1, 1.5, 2, 3.5, 8, 16, 1e300, -1]) | st.floats() | st.integers(-1, 70_000)
 ODD = st.none() | st.booleans() | NUMBERS | st.text(max_size=5) | st.just([]) | st.just({})
-#: From a small set, so that lists, rows and patterns often speak of the same layer.
+#: Few different names, so that lists, rows and patterns often refer to the same layer.
 NAMES = st.sampled_from(["a", "b", "base_model.model.a", "base_model.model.x.q", "x.q", "(.*)", "ü\u2028"]) | st.text(
     min_size=1, max_size=8
 )
@@ -39,7 +39,7 @@ ANY_NAME = st.one_of(st.sampled_from(["a", "b", "base_model.model.x.q"]), NAMES)
 
 @st.composite
 def objects(draw: st.DrawFn, /, **fields: st.SearchStrategy[Any]) -> dict[str, Any]:
-    """An object with most of these fields; now and then with a value of another kind."""
+    """Return objects with most of these fields, and sometimes with a value of another type."""
     found = {}
     for key, kind in fields.items():
         luck = draw(st.integers(0, 11))
@@ -96,7 +96,7 @@ EVIDENCE = {
     "suggested_r_global_median": RANKS,
     "suggested_r_global_90": RANKS,
 }
-#: Anything that may be in the folder and looks like an audit.
+#: Any document that has some keys of an audit.
 DOCUMENTS = objects(
     policy_disagreement_analysis=ANALYSES,
     policy_disagreement_analysis_error=st.text(max_size=9),
@@ -117,7 +117,7 @@ def _audits(draw: st.DrawFn) -> dict[str, Any]:
     return document(flagged=flagged, candidates=candidates, analysis=draw(objects(**FACTS)), **evidence)
 
 
-#: Audits from which there is something to select.
+#: Audits with layers to select from.
 AUDITS = _audits()
 JSON = st.recursive(
     ODD, lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=5), values, max_size=3)
@@ -166,19 +166,19 @@ def facts(audit: Audit | str) -> Any:
 
 @given(data=st.binary(max_size=60) | st.text(max_size=30).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_bytes(data: bytes) -> None:
-    """Any bytes are read, or refused with an `AuditError`."""
+    """Reads any bytes, or refuses them with an `AuditError`."""
     assert isinstance(outcome(data), Audit | str)
 
 
 @given(value=st.dictionaries(st.text(max_size=5), JSON, max_size=4) | DOCUMENTS, ascii_only=st.booleans())
 def test_any_object(value: dict[str, Any], ascii_only: bool) -> None:
-    """Any JSON object gets its config, or is refused with an `AuditError`."""
+    """Writes a config for any JSON object, or refuses it with an `AuditError`."""
     facts(outcome(encode(value, ascii_only=ascii_only)))
 
 
 @given(value=DOCUMENTS)
-def test_both_ways_agree(value: dict[str, Any]) -> None:
-    """The tolerant reader finds in any object the same as the fast reader."""
+def test_both_readers_agree(value: dict[str, Any]) -> None:
+    """The tolerant reader finds the same as the fast reader in any object."""
     data = encode(value)
     assert facts(outcome(data)) == facts(outcome(tolerantly(data)))
 
@@ -194,7 +194,7 @@ def test_text_around_changes_nothing(value: dict[str, Any], before: str, indent:
 
 @given(value=AUDITS, data=st.data())
 def test_any_damage(value: dict[str, Any], data: st.DataObject) -> None:
-    """An audit with one byte changed, or cut off anywhere, is answered or refused with an `AuditError`."""
+    """Answers an audit with one byte changed, or cut off anywhere, or refuses it with an `AuditError`."""
     content = bytearray(encode(value))
     place = data.draw(st.integers(0, len(content) - 1))
     facts(outcome(bytes(content[:place])))

@@ -1,4 +1,4 @@
-"""Every real audit is answered as the index says, by both readers."""
+"""Answers to every real audit, compared with the index, by both readers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def facts(audit: Audit) -> dict[str, Any]:
     }
 
 
-def test_the_index_is_the_folder() -> None:
+def test_index_lists_every_file() -> None:
     """The index names exactly the stored audits."""
     stored = {path.relative_to(AUDITS).as_posix().removesuffix(".gz") for path in AUDITS.rglob("*.json*")}
     assert {sample.file.removesuffix(".gz") for sample in INDEX} == stored
@@ -69,7 +69,7 @@ def test_not_usable(sample: Sample) -> None:
 
 
 @by_file(USABLE)
-def test_both_ways_read_the_same(sample: Sample) -> None:
+def test_both_readers_give_the_same(sample: Sample) -> None:
     """The tolerant reader finds the same as the fast reader."""
     data = sample.content
     if re.match(rb"\s*\{", data):
@@ -153,8 +153,8 @@ def test_issues_are_notes() -> None:
         ),
     ],
 )
-def test_why_uniform_only(file: str, reason: str) -> None:
-    """An audit without an analysis is answered with the baseline alone, and the reason says why."""
+def test_reason_without_an_analysis(file: str, reason: str) -> None:
+    """An audit without an analysis gets only the baseline, and the reason says why."""
     config = answer(content(file))
     assert config["selection"]["reason"].startswith(reason)
     assert [rung["strategy"] for rung in config["selection"]["ladder"]] == ["none"]
@@ -163,7 +163,7 @@ def test_why_uniform_only(file: str, reason: str) -> None:
 
 
 def test_design_sample_flagged() -> None:
-    """The design's first sample: one flagged layer, validated at the largest of its k_values."""
+    """The design's first sample has one flagged layer, validated at the largest of its k_values."""
     config = answer(content(DESIGN_FLAGGED))
     uniform, per_layer = config["compression_strategies"]
     assert uniform == {"variant": "uniform", "rank": 8, "description": "Conservative uniform baseline"}
@@ -174,7 +174,7 @@ def test_design_sample_flagged() -> None:
 
 
 def test_design_sample_fallback() -> None:
-    """The design's second sample: nothing flagged, the top three by score, none of them worth a rank."""
+    """The design's second sample has no flagged layer and gets the top three by score, all without a rank."""
     config = answer(content(DESIGN_FALLBACK))
     assert [strategy["variant"] for strategy in config["compression_strategies"]] == ["uniform"]
     assert config["selection"]["confidence"] == "medium"
@@ -184,7 +184,7 @@ def test_design_sample_fallback() -> None:
 
 
 def test_the_reason_has_the_numbers() -> None:
-    """The reason of a flat distribution names its largest multiple and Gradience's threshold."""
+    """The reason for a flat distribution has its largest multiple and Gradience's threshold."""
     rung = select(read_audit(content("mistral4_flat__default.json"))).ladder[0]
     assert re.fullmatch(
         r"0 of 28 layers are flagged: the energy distribution is flat \(max \d\.\d\dx < 1\.50x\)", rung.reason
@@ -222,7 +222,7 @@ def test_untrained_adapter_has_no_ranks() -> None:
 
 
 def test_every_cut_of_an_audit_is_unfinished() -> None:
-    """An audit that is cut off anywhere is judged as unfinished."""
+    """An audit that is cut off anywhere is rejected as unfinished."""
     data = content("r1_nan__default.json")
     data = '{"grün 😀 \\u00e9 \\ud83d\\ude00": [-1.5e-7, NaN, -Infinity, true, false, null],'.encode() + data[1:]
     codes = {refused(data[:end]).code for end in [*range(1000), *range(1000, len(data) - 2, 29)]}
@@ -230,7 +230,7 @@ def test_every_cut_of_an_audit_is_unfinished() -> None:
 
 
 def test_every_cut_of_a_large_audit_is_unfinished() -> None:
-    """Progress lines alone are an interrupted run; after the opening brace the JSON is truncated."""
+    """Progress lines alone are an interrupted audit, and text after the opening brace is truncated JSON."""
     data = content("llama32x7__default.json")
     brace = data.index(b"\n{\n") + 1
     assert {refused(data[:end]).code for end in range(brace)} == {"empty", "audit_interrupted"}

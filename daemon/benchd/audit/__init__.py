@@ -1,1 +1,1 @@
-"""Read audits: what a file says, and why it can't be used. Pure."""
+"""Read audits, and explain why a file can't be used. Pure."""

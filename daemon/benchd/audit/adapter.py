@@ -1,8 +1,8 @@
 """Read the `adapter_config.json` that PEFT writes next to an adapter's weights. Pure.
 
-The file has what no audit has: the alpha of each module (Gradience matches `alpha_pattern` in another way than
-PEFT), whether PEFT scales by alpha / sqrt(rank) (`use_rslora`), the kind of the adapter, and what a training needs
-besides ranks.
+The file has facts that no audit has: the alpha of each module, whether PEFT scales by alpha / sqrt(rank)
+(`use_rslora`), the kind of adapter, and the other settings of a training. The alphas in an audit can be wrong, because
+Gradience matches `alpha_pattern` differently from PEFT.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ __all__ = [
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 
-#: PEFT writes a few kilobytes; only a rank pattern of thousands of modules makes more.
+#: Maximum bytes of a file. PEFT writes a few kilobytes, or more for rank patterns of thousands of modules.
 MAX_ADAPTER_CONFIG: Final = 2**20
 
-#: How weights begin. Other ways (`loftq`, `corda`, `eva`) need more than their name.
+#: Methods to initialize weights that need only their name. Others (`loftq`, `corda`, `eva`) need more settings.
 _Initialization = Annotated[str, msgspec.Meta(pattern=r"^(gaussian|olora|orthogonal|pissa|pissa_niter_[0-9]+)$")]
 
-#: What a training needs besides ranks, alphas and targets: the type of each field, and what means "not used".
+#: Fields that a training needs besides ranks, alphas and targets: name -> (type, values that mean "not used").
 CARRIED: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "task_type": (str, ()),
     "lora_dropout": (float, (0,)),
@@ -54,8 +54,8 @@ CARRIED: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "init_lora_weights": (bool | _Initialization, (True,)),
 }
 
-#: Fields that are not carried and need no note: benchd answers them itself (ranks, alphas, targets), they say nothing
-#: about the training, or they belong to another field.
+#: Fields that are neither carried nor noted: benchd sets them itself (ranks, alphas, targets), they don't affect the
+#: training, or they belong to another field.
 _ANSWERED: Final = frozenset(
     {
         "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules",
@@ -64,14 +64,14 @@ _ANSWERED: Final = frozenset(
     }
 )  # fmt: skip
 
-#: Why a file was not even read, by the code that reading it gave.
+#: The reason why a file could not be read, by error code.
 _UNREAD: Final = {
     "symlink": "it is a symbolic link, and links are not followed",
     "not_a_regular_file": "it is not a regular file",
     "too_large": f"it has more than {MAX_ADAPTER_CONFIG} bytes",
 }
 
-#: `peft_type` -> the common name of this kind of adapter. Other kinds are shown as they are.
+#: `peft_type` -> the common name of this kind of adapter. Other kinds keep the name in `peft_type`.
 _KINDS: Final = {
     "ADALORA": "AdaLoRA",
     "IA3": "IA³",
@@ -91,15 +91,15 @@ _KINDS: Final = {
     "MISS": "MiSS",
 }
 
-#: Twice the modules of the largest real model. With more keys, matching takes place in a separate process.
+#: Maximum keys that are cheap to match: twice the number of modules in the largest real model.
 _MOST_KEYS: Final = 10_000
 
-#: Maximum bytes of a value, except for patterns and lists.
+#: Maximum bytes of the JSON text of a value, except for patterns and lists.
 _MAX_VALUE: Final = 4096
 
 
 class _File(Struct, gc=False):
-    """The fields of the file, as text: the file may come from anybody, and most fields are never needed."""
+    """The fields of the file, not yet decoded: the file is untrusted, and most fields are never needed."""
 
     peft_type: Raw = Raw()
     base_model_name_or_path: Raw = Raw()
@@ -119,24 +119,25 @@ _decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Applied(NamedTuple):
-    """The rank and the alpha that PEFT gave a module under this file; None where the file doesn't say."""
+    """The rank and the alpha that PEFT gave a module under this file. None means that the file doesn't say."""
 
     rank: int | None
     alpha: float | None
 
 
 class Weights(NamedTuple):
-    """A module of a saved adapter: its rank, and the number of parameters in its two matrices."""
+    """The rank of a module in a saved adapter, and the number of parameters in its two matrices."""
 
     rank: int
     parameters: int
 
 
 class AdapterConfig(Struct, frozen=True, kw_only=True, dict=True):
-    """The content of an adapter's own file.
+    """The content of an adapter's `adapter_config.json`.
 
-    `token` names its content: the SHA-256, or the reason it could not be read. `problem` says why nothing in it counts,
-    else it is None. `kind` is the kind of an adapter that is not LoRA, else None. `fields` parses `content`, the file.
+    `token` identifies the content: its SHA-256, or the reason why the file can't be read. `problem` says why benchd
+    ignores the file, or is None. `kind` is the kind of an adapter that is not LoRA, or None. `content` is the file
+    itself, and `fields` decodes all of it.
     """
 
     token: str
@@ -157,13 +158,13 @@ class AdapterConfig(Struct, frozen=True, kw_only=True, dict=True):
         return Matcher(self.rank_pattern), Matcher(self.alpha_pattern)
 
     def is_costly(self) -> bool:
-        """Return whether `applied` may take much more time or memory than for the file of a real model."""
+        """Return whether `applied` may need much more time or memory than it needs for a real model."""
         if len(self.rank_pattern) + len(self.alpha_pattern) > _MOST_KEYS:
             return True
         return any(matcher.is_costly for matcher in self._matchers)
 
     def applied(self, modules: Sequence[str]) -> dict[str, Applied]:
-        """Return what PEFT gave each of `modules`, matched as PEFT does. Raises `BadKey`."""
+        """Return the rank and alpha that PEFT gives each of `modules`. Raises `BadKey`."""
         ranks, alphas = (matcher.values(modules) for matcher in self._matchers)
         return {
             module: Applied(whole(ranks.get(module, self.rank)) or None, alphas.get(module, self.alpha))
@@ -177,7 +178,7 @@ class AdapterConfig(Struct, frozen=True, kw_only=True, dict=True):
         return finite(alpha / (math.sqrt(rank) if self.use_rslora else rank))
 
     def alpha_in_audit(self, name: str) -> float | None:
-        """Return the alpha that Gradience reports for `name`: that of the first key that is a substring of `name`."""
+        """Return the alpha that Gradience reports for `name`: the alpha of the first key that is a substring of it."""
         for key, alpha in self.alpha_pattern.items():
             if key in name:
                 return alpha
@@ -189,17 +190,17 @@ class AdapterConfig(Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def ranks(self) -> set[int]:
-        """Every rank that a module may have by this file."""
+        """Return every rank that a module can have under this file."""
         return {rank for value in (self.rank, *self.rank_pattern.values()) if (rank := whole(value))}
 
     def holding_parameters(self, modules: Iterable[str]) -> set[str]:
-        """Return those modules over whose own parameters PEFT puts adapters (`target_parameters`)."""
+        """Return those of `modules` that have adapters on their own parameters (`target_parameters`)."""
         holders = self._holders
         return {module for module in modules if not holders.isdisjoint(endings(module))} if holders else set()
 
     @cached_property
     def fields(self) -> dict[str, Any]:
-        """Return every field of the file; none if the file can't be used."""
+        """Return every field of the file. Empty if the file can't be used."""
         if self.problem is not None or not self.content:
             return {}
         try:
@@ -208,13 +209,13 @@ class AdapterConfig(Struct, frozen=True, kw_only=True, dict=True):
             return {}
 
     def carried(self) -> dict[str, Any]:
-        """Return the fields in use that a training of the same adapter needs and no answer changes."""
+        """Return the used fields that a training of the same adapter needs and that no answer changes."""
         fields = self.fields
         found = {key: fields[key] for key in CARRIED if _is_used(key, fields.get(key))}
         return {key: value for key, value in found.items() if _fits(key, value)}
 
     def left_behind(self) -> list[str]:
-        """Return the names of the fields in use that are neither answered nor carried."""
+        """Return the names of the used fields that benchd neither sets itself nor carries over."""
         carried = self.carried()
         return [
             words(key, 60)
@@ -237,7 +238,7 @@ def _fits(key: str, value: Any) -> bool:
 
 
 def read_adapter_config(content: bytes) -> AdapterConfig:
-    """Read an `adapter_config.json`. Never raises: an error is in `problem`."""
+    """Return the content of an `adapter_config.json`. Never raises: `problem` describes an error."""
     token = hashlib.sha256(content).hexdigest()
     try:
         file = _decode(content)
@@ -255,7 +256,7 @@ def read_adapter_config(content: bytes) -> AdapterConfig:
         base_model=_name(_value(file.base_model_name_or_path)),
         dropout=_share(_value(file.lora_dropout)),
         use_rslora=_value(file.use_rslora) is True,
-        # An unreadable pattern may apply to any module, so the default is unknown for each.
+        # An unreadable pattern may apply to any module, so no module's default is known.
         rank=None if ranks is None else whole(_value(file.r)) or None,
         alpha=None if alphas is None else finite(_value(file.lora_alpha)),
         rank_pattern=ranks or {},
@@ -266,12 +267,12 @@ def read_adapter_config(content: bytes) -> AdapterConfig:
 
 
 def unusable(code: str) -> AdapterConfig:
-    """Return the config for a file that can't be read; `code` is that of the `AuditError`."""
+    """Return the config for a file that can't be read. `code` is the code of the `AuditError`."""
     return AdapterConfig(token=code, problem=_UNREAD.get(code, "it can't be read"))
 
 
 def _value(raw: Raw) -> Any:
-    """Return the value of a short JSON text; None for a longer text than PEFT writes there."""
+    """Return the value of a short JSON text. None if the text is longer than any that PEFT writes for it."""
     if not 0 < len(raw) <= _MAX_VALUE:
         return None
     try:
@@ -281,7 +282,7 @@ def _value(raw: Raw) -> Any:
 
 
 def _pattern(raw: Raw) -> dict[str, float] | None:
-    """Return a pattern's numbers by key, empty if absent; None if it is not a pattern."""
+    """Return the numbers of a pattern by key. Empty if the pattern is absent, None if it is invalid."""
     try:
         return (_decode_pattern(raw) or {}) if raw else {}
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""One audit as the selection sees it, from every form that Gradience and Bench write (spec, section 2). Pure."""
+"""Provide the facts of one audit, in any form that Gradience or Bench writes (spec, section 2). Pure."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ _decode_suggestions: Final = msgspec.json.Decoder(Suggestions).decode
 
 
 class Audit:
-    """One audit, ready for `benchd.select`. Made by `read_audit`; treat it as immutable.
+    """One audit, ready for `benchd.select`. `read_audit` returns it; treat it as immutable.
 
-    `flagged` and `candidates` are `flagged_layers` and `all_layers_with_disagreement` without malformed and repeated
-    entries, in the file's order. `no_analysis` says why both are empty if Gradience made no analysis, else it is None.
-    `total_layers` is the number of layers that the analysis looked at. `is_of_nothing` is true if Gradience found no
-    layer to audit; its exit code is 0 even if the folder was mistyped. `gradience_version` is the version that computed
-    the analysis, if the audit has it. `name` is the file's name without surrogates. `notes` are what a reader should
-    know about the file. `beside` is the adapter's own file beside the audit, even if it does not count; see `modules`.
+    `flagged` and `candidates` are the layers in `flagged_layers` and `all_layers_with_disagreement`, in the file's
+    order, without malformed and repeated entries. `no_analysis` says why Gradience made no analysis, or is None; if it
+    is set, there are no layers. `total_layers` is the number of layers in the analysis. `is_of_nothing` is true if
+    Gradience found no layer to audit. Its exit code is 0 then, even if the folder's name was mistyped.
+    `gradience_version` is the version that computed the analysis, or None. `name` is the file's name without
+    surrogates. `notes` are remarks about the file for a person. `beside` is the adapter's own file, even if benchd
+    ignores it; `modules` has the reason.
 
-    A `frugal` audit raises `Costly` instead of decoding a part that may take much more memory or time than its size
-    explains. A `bounded` audit raises it instead of matching patterns that may take long.
+    With `frugal`, the properties raise `Costly` instead of decoding a part that may need much more memory or time than
+    its size suggests. With `bounded`, they raise `Costly` instead of matching patterns that may take long.
     """
 
     def __init__(
@@ -75,24 +76,24 @@ class Audit:
 
     @cached_property
     def candidates(self) -> tuple[Layer, ...]:
-        """The layers among which the fallback rungs choose."""
+        """Return the layers that the fallback rungs choose from."""
         return layers_of(self._layers.listed)
 
     @property
     def is_flat(self) -> bool:
-        """Whether Gradience found the energy distribution flat."""
+        """Return whether Gradience found the energy distribution flat."""
         distribution = self._analysis.distribution
         return distribution is not None and distribution.is_flat is True
 
     @property
     def max_uniform_mult(self) -> float | None:
-        """The largest share of energy, in multiples of a uniform share."""
+        """Return the largest share of energy, as a multiple of the uniform share."""
         distribution = self._analysis.distribution
         return distribution.max_uniform_mult if distribution else None
 
     @property
     def flat_threshold(self) -> float | None:
-        """Below this `max_uniform_mult` Gradience calls the distribution flat."""
+        """Return Gradience's threshold: a smaller `max_uniform_mult` means a flat distribution."""
         distribution, config = self._analysis.distribution, self._analysis.disagreement_config
         witness = distribution.flatness_witness if distribution else None
         for threshold in (
@@ -106,38 +107,38 @@ class Audit:
 
     @property
     def spread_constants(self) -> tuple[float, float]:
-        """The audit's `spread_base_threshold` and `spread_dynamic_factor`; Gradience's are 3 and 0.5."""
+        """Return `spread_base_threshold` and `spread_dynamic_factor`. Gradience's defaults are 3 and 0.5."""
         config = self._analysis.disagreement_config or DisagreementConfig()
         base, factor = config.spread_base_threshold, config.spread_dynamic_factor
         return 3.0 if base is None else base, 0.5 if factor is None else factor
 
     @property
     def focus_message(self) -> str | None:
-        """Gradience's own advice, one sentence."""
+        """Return Gradience's own advice, one sentence."""
         focus = self._analysis.disagreement_focus_set
         message = focus.message if focus else None
         return words(message, 1000) or None if message else None
 
     @property
     def focus_set(self) -> frozenset[str]:
-        """The layers that Gradience's own advice is about, by their names in the audit."""
+        """Return the names in the audit of the layers that Gradience's own advice is about."""
         focus = self._analysis.disagreement_focus_set
         names = value(focus.high_impact_layers, frugal=self._frugal) if focus else None
         return frozenset([name for name in names if isinstance(name, str)]) if isinstance(names, list) else frozenset()
 
     @property
     def suggested_median(self) -> int | None:
-        """`suggested_r_global_median`: Gradience's own uniform rank, or None if there is none above 0."""
+        """Return `suggested_r_global_median`, Gradience's own uniform rank. None if it is absent or 0."""
         return whole(value(self._document.suggested_r_global_median, frugal=self._frugal)) or None
 
     @property
     def suggested_p90(self) -> int | None:
-        """`suggested_r_global_90`: the same for the 90th percentile."""
+        """Return `suggested_r_global_90`, Gradience's rank for the 90th percentile. None if it is absent or 0."""
         return whole(value(self._document.suggested_r_global_90, frugal=self._frugal)) or None
 
     @property
     def means(self) -> dict[str, float]:
-        """`utilization_mean` and `stable_rank_mean` over all layers, if the audit has them."""
+        """Return `utilization_mean` and `stable_rank_mean` over all layers. Empty if the audit lacks them."""
         texts = {
             "utilization_mean": self._document.utilization_mean,
             "stable_rank_mean": self._document.stable_rank_mean,
@@ -149,11 +150,11 @@ class Audit:
 
     @cached_property
     def modules(self) -> Modules:
-        """Every adapted module, with what the audit and the adapter's file tell of it."""
+        """Return every adapted module, with the facts from the audit and the adapter's file."""
         return Modules(self._document, self._layers, beside=self.beside, frugal=self._frugal, bounded=self._bounded)
 
     def policy_ranks(self, name: str) -> list[int]:
-        """Return the module's `k` values in `policies.per_layer`: Gradience writes the energy policy's only."""
+        """Return the module's `k` values in `policies.per_layer`. Gradience writes only the energy policy's."""
         row = self._policy_rows.get(name)
         return ranks_of(row.suggestions) if row else []
 
@@ -200,10 +201,15 @@ def read_audit(
 ) -> Audit:
     """Read one audit file.
 
-    `name` is the audit's file name, `sha256` the hex digest of `data` if the caller has it already, `adapter` the
-    adapter's own `adapter_config.json`. Raises `NotAnAudit` for JSON that is something else, `AuditError` for what
-    can't be used (spec, section 2). Raises `Costly` if the work may take much more memory or time than the size
-    explains: in the file if `frugal`, in the patterns of `adapter` if `bounded`. The `Audit` may raise it later, too.
+    `data` is the content of the file and `name` its name. `sha256` is the hex digest of `data`; by default it is
+    computed. `adapter` is the adapter's own `adapter_config.json`, see `read_adapter_config`.
+
+    `frugal` and `bounded` are for files from untrusted sources. With `frugal`, reading raises `Costly` (of
+    `benchd.audit.unread`) if `data` may need much more memory or time than its size suggests. With `bounded`, it raises
+    `Costly` if the patterns in `adapter` may take long to match. Properties and methods of the `Audit` may raise
+    `Costly` later, too.
+
+    Raises `NotAnAudit` for JSON that is not an audit, and `AuditError` for a file that can't be used (spec, section 2).
     """
     document, notes = read_document(data, frugal=frugal)
     try:
@@ -218,5 +224,5 @@ def read_audit(
             adapter=adapter,
         )
     except RecursionError:
-        # Quoting a value takes a little more stack than reading it took.
+        # Quoting a value needs a little more stack than reading it.
         raise refusal("too_deep") from None

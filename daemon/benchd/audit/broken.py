@@ -1,4 +1,4 @@
-"""Say what is wrong with a text that is not JSON, by what Gradience leaves behind (field-notes, 1.2). Pure."""
+"""Explain why a text is not JSON, from what Gradience prints before it fails (field-notes, 1.2). Pure."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from benchd.audit.values import words
 
 __all__ = ["BLANK", "explain", "place_of", "shows_audit"]
 
-#: White space, and the NUL bytes that a file system can leave after a power loss.
+#: White space, and the NUL bytes that a file system may leave after a power failure.
 BLANK: Final = "\0 \t\r\n"
 
 _FAILURE: Final = r"(?m)^(?:Error: .*|Traceback \(most recent call last\):)"
 _PROGRESS: Final = r"\s*(computing SVD and metrics for layer: |Warning: )"
 _PROGRESS_LINE: Final = "computing SVD and metrics for layer: "
 
-#: Where the parser stops if a text ends within a number or an escape.
+#: Text at which the parser stops if the file ends within a number or an escape.
 _CUT_NUMBER_OR_ESCAPE: Final = r"\.|[eE][+-]?|\\?u[0-9a-fA-F]{0,4}"
 _LITERALS: Final = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 
 
-#: Maximum characters at the start and at the end of a text to search for signs of Gradience.
+#: Maximum characters to search for signs of Gradience, at the start and at the end of a text.
 _WINDOW: Final = 64 * 1024
 
 
 def explain(text: str, start: int, error: json.JSONDecodeError, before: int) -> AuditError:
-    """Return what is wrong with a text that is not JSON. `start` is where its JSON may begin, after `before` lines."""
+    """Return the error for a text that is not JSON. The JSON may begin at `start`, after `before` lines."""
     end = len(text.rstrip(BLANK))
     if not text.startswith("{", start):
         shown = text
@@ -50,7 +50,7 @@ def explain(text: str, start: int, error: json.JSONDecodeError, before: int) -> 
     return refusal("not_json", is_audit=shows, place=place_of(text, error.pos, before), problem=error.msg, near=near)
 
 
-#: Texts in audits of Gradience and Bench that hardly any other file has.
+#: Texts that audits of Gradience and Bench contain, and hardly any other file.
 _SIGNS: Final = (
     "policy_disagreement_analysis",
     "flagging_rationale",
@@ -72,14 +72,14 @@ def shows_audit(text: str) -> bool:
 
 
 def _is_progress(lines: list[str]) -> bool:
-    """Return whether this is what Gradience prints before the JSON. The last line may be cut off."""
+    """Return whether `lines` are what Gradience prints before the JSON. The last line may be cut off."""
     if not all(re.match(_PROGRESS, line) for line in lines[:-1]):
         return False
     return len(lines) > 1 or bool(re.match(_PROGRESS, lines[0])) or _PROGRESS_LINE.startswith(lines[0].strip(BLANK))
 
 
 def _is_cut_off(rest: str, length: int) -> bool:
-    """Return whether the parser stopped because the text ends. `rest` begins there, `length` from the end."""
+    """Return whether the parser stopped at the end of the text. `rest` begins there, `length` from the end."""
     if length <= 0:
         return True
     rest = rest[:length]
@@ -89,7 +89,7 @@ def _is_cut_off(rest: str, length: int) -> bool:
 
 
 def place_of(text: str, position: int, before: int) -> str:
-    """Return line and column of a position in `text`, which comes after `before` lines of the file."""
+    """Return the line and column of a position in `text`. The file has `before` lines before `text`."""
     line = before + text.count("\n", 0, position) + 1
     column = position - (text.rfind("\n", 0, position) + 1) + 1
     return f"line {line}, column {column}"

@@ -1,4 +1,4 @@
-"""Fit parsed JSON into the shapes of an audit: keep what has the right type, drop the rest. Pure."""
+"""Convert parsed JSON to the shapes of an audit: keep values of the right type and drop the rest. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["fit", "fitted"]
 def fit(shape: Any, value: dict[str, Any]) -> Any:
     """Return `value` as the struct `shape`.
 
-    What does not fit is None; as an entry of a list it is an empty entry, as a required text it is empty.
+    A value of the wrong type becomes None. In a list it becomes an empty entry, and a required text becomes "".
     """
     fields = {}
     for key, kind, needed in _fields(shape):
@@ -40,7 +40,7 @@ def _kind(shape: Any) -> Any:
 
 
 def fitted(shape: Any, value: Any) -> Any:
-    """Return `value` as the type `shape`; None if it does not fit."""
+    """Return `value` as the type `shape`, or None if it has another type."""
     if shape in _SCALARS:
         return _SCALARS[shape](value)
     if get_origin(shape) is list:

@@ -1,4 +1,4 @@
-"""Quote what Gradience says in an audit: its issues, and why there is no analysis. Pure."""
+"""Quote Gradience's messages in an audit: its issues, and why there is no analysis. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _decode_any: Final = msgspec.json.Decoder().decode
 
 
 def issue_notes(document: Document) -> list[str]:
-    """Return notes with Gradience's issues, each once."""
+    """Return notes that quote Gradience's issues, each once."""
     issues: object = document.issues
     if issues is UNSET:
         return []
@@ -37,9 +37,10 @@ def issue_notes(document: Document) -> list[str]:
 
 
 def why_no_analysis(document: Document, kind: str | None, *, frugal: bool) -> str | None:
-    """Return why there is nothing to select from, in Gradience's own words if it has some; None if there is something.
+    """Return why there is nothing to select from, or None if there is something.
 
-    `kind` is the kind of the adapter if it is known not to be LoRA. Raises `Costly` if `frugal`; see `part`.
+    It quotes the reason if Gradience gave one. `kind` is the kind of an adapter that is known not to be LoRA. With
+    `frugal` it may raise `Costly`, as `part` does.
     """
     analysis = document.policy_disagreement_analysis
     if isinstance(analysis, Analysis):
@@ -70,17 +71,17 @@ def _why_no_layers(document: Document, kind: str | None) -> str:
 
 
 def _issues(document: Document) -> list[str]:
-    """Return Gradience's issues, each once; none if they are larger than `_MAX_ISSUES_BYTES`."""
+    """Return Gradience's issues, each once. Empty if they are larger than `_MAX_ISSUES_BYTES`."""
     issues: object = document.issues
     if isinstance(issues, Raw):
-        # As text it takes no more than its size; decoded it could take a hundred times as much.
+        # Undecoded, they need no more memory than their size. Decoded, they may need a hundred times as much.
         issues = part(issues, _decode_any, object) if len(issues) <= _MAX_ISSUES_BYTES else None
     told = issues[:_MOST_GROUPED] if isinstance(issues, list) else []
     return _grouped([issue if isinstance(issue, str) else words(issue) for issue in told if issue])
 
 
 def _grouped(issues: list[str]) -> list[str]:
-    """Return each issue once, with a count. Issues that differ only in the module's name become one."""
+    """Return each issue once, with a count. Issues that differ only in the module's name are combined."""
     groups: dict[tuple[str, str], list[str]] = {}
     for issue in issues:
         what, _, rest = issue.partition(" for ")

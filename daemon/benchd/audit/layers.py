@@ -1,4 +1,4 @@
-"""The layers in an audit's analysis: usable, each once, with PEFT's name for the module. Pure."""
+"""Collect the usable layers of an audit's analysis, each once, with PEFT's name for the module. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Layer(Struct, gc=False, frozen=True, eq=False):
 
     @property
     def rationale(self) -> Rationale:
-        """Gradience's figures for the layer. Decoded at each access: of thousands of layers few are asked for."""
+        """Return Gradience's figures for the layer. They are decoded at each access, because few layers need them."""
         if not isinstance(self._unread, Raw):
             return self._tolerant_rationale()
         try:
@@ -47,16 +47,16 @@ class Layer(Struct, gc=False, frozen=True, eq=False):
 class Layers:
     """The entries of `flagged_layers` and `all_layers_with_disagreement` by module.
 
-    Malformed and repeated entries are left out, with a note. `names` has the listed name of each module, `known` the
-    module of each listed name. `wrappers` are the wrapper parts that were removed from the names, `merged` the modules
-    that have several names.
+    Malformed and repeated entries are skipped, with a note. `names` maps each module to its listed name, and `known`
+    maps each listed name to its module. `wrappers` are the wrapper parts that were removed from the names. `merged` are
+    the modules with several names.
     """
 
     def __init__(self, flagged: Sequence[Entry], listed: Sequence[Entry]) -> None:
         self.known: dict[str, str] = {}
         self.wrappers: set[str] = set()
         self.merged: set[str] = set()
-        # Nearly always the flagged layers are among the listed ones, so their names are checked only once.
+        # Usually the flagged layers are also listed, so that their names are checked only once.
         notes: list[str] = []
         self.listed = self._distinct(listed, "all_layers_with_disagreement", notes)
         self.names = {module: entry.layer_name for module, entry in self.listed.items()}
@@ -103,5 +103,5 @@ class Layers:
 
 
 def layers_of(entries: dict[str, Entry]) -> tuple[Layer, ...]:
-    """Return the layers of entries by module, in their order."""
+    """Return the layers of `entries`, in their order."""
     return tuple([Layer(entry.layer_name, module, entry.flagging_rationale) for module, entry in entries.items()])

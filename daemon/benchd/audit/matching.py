@@ -1,11 +1,11 @@
 r"""Match modules with the keys of a `rank_pattern` or an `alpha_pattern` as PEFT does. Pure.
 
-PEFT 0.15 and later take the first key, in the order of the file, with `re.match(rf"(.*\.)?({key})$", name)`; `name` is
-the module's name in the base model. Without a match the default (`r`, `lora_alpha`) applies.
+PEFT 0.15 and later take the first key, in the order of the file, with `re.match(rf"(.*\.)?({key})$", name)`. `name` is
+the module's name in the base model. If no key matches, the default (`r`, `lora_alpha`) applies.
 
-The file may come from anybody, and a regular expression can take years to match. So `Matcher` looks up keys that are
-names, and the keys that benchd writes, in dictionaries. It leaves other keys to `re`. `Matcher.is_costly` says whether
-matching may take long.
+The file is untrusted, and a regular expression can take years to match. So `Matcher` finds keys that are plain names,
+and the keys that benchd writes, in dictionaries. Only the other keys are matched with `re`. `Matcher.is_costly` says
+whether matching may take long.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Final, NamedTuple
 
 __all__ = ["BadKey", "Matcher", "endings", "plain_ending"]
 
-#: benchd puts this before a name that would match more than its own module; see `benchd.bench.patterns`.
+#: The prefix that benchd adds to a name that would match other modules, too; see `benchd.bench.patterns`.
 _EXACT: Final = "$|^"
 
-#: A key with one of these characters, without a backslash, is more than a name.
+#: A key that has one of these characters, without a backslash before it, is not a plain name.
 _SPECIAL: Final = frozenset("\\^$*+?{}[]|()")
 
-#: Maximum sets of dot positions among keys of one length, because each set is compared separately; more are costly.
+#: Maximum sets of dot positions among keys of one length. Each set is compared separately, so more sets are costly.
 _MOST_SHAPES: Final = 50
 
 
@@ -44,7 +44,7 @@ class _Name(NamedTuple):
 
 
 def endings(name: str) -> Iterator[str]:
-    """Return the name, and what is left of it behind each of its dots: what PEFT compares a key with."""
+    """Yield the name, and the rest of it after each of its dots. PEFT compares keys with these endings."""
     end: str | None = name
     while end is not None:
         yield end
@@ -53,7 +53,7 @@ def endings(name: str) -> Iterator[str]:
 
 
 def plain_ending(key: str, end: str) -> bool:
-    """Return whether the key is a name, as it stands or escaped, that may be of a module whose name ends in `end`."""
+    """Return whether the key is a plain or escaped name that can belong to a module whose name ends in `end`."""
     exact = key.removeprefix(_EXACT) if key.startswith(_EXACT) else key.removeprefix(".*").removeprefix("\\.")
     name = _as_name(exact)
     return name is not None and (end in endings(name.text) or name.text in endings(end))
@@ -65,7 +65,7 @@ class Matcher:
     def __init__(self, pattern: Mapping[str, float]) -> None:
         self._keys = list(pattern)
         self._values = list(pattern.values())
-        # Values of `_exact` and `_names` are the position of the first such key; `_others` has keys by position.
+        # `_exact` and `_names` map to the position of the first such key. `_others` has the other keys by position.
         self._exact: dict[str, int] = {}
         self._names: dict[int, dict[tuple[int, ...], dict[str, int]]] = {}  # by length, then by dot positions
         self._others: dict[int, str] = {}
@@ -85,7 +85,7 @@ class Matcher:
 
     @property
     def is_costly(self) -> bool:
-        """Return whether matching may take much more time or memory than the size of the pattern explains."""
+        """Return whether matching may need much more time or memory than the size of the pattern suggests."""
         return bool(self._others) or any(len(shapes) > _MOST_SHAPES for shapes in self._names.values())
 
     def values(self, names: Iterable[str]) -> dict[str, float]:
@@ -105,11 +105,11 @@ class Matcher:
         return found
 
     def keys_of(self, name: str) -> list[str]:
-        """Return the keys that match `name` without `re`: the first of each kind."""
+        """Return the first key of each kind that matches `name` without `re`."""
         return [self._keys[place] for place in self._places(name)]
 
     def _places(self, name: str) -> Iterator[int]:
-        """Yield the positions of keys that match `name` without `re`: the first of each kind."""
+        """Yield the position of the first key of each kind that matches `name` without `re`."""
         if name in self._exact:
             yield self._exact[name]
         for end in endings(name) if self._names else ():
@@ -120,7 +120,7 @@ class Matcher:
 
 
 def _as_name(key: str) -> _Name | None:
-    """Return the key as a name; None if it holds more than text, dots and escaped characters."""
+    """Return the key as a name. None if it has more than text, dots and escaped characters."""
     if not _SPECIAL.intersection(key):
         return _Name(key, tuple([index for index, character in enumerate(key) if character == "."]))
     text: list[str] = []

@@ -1,4 +1,4 @@
-"""The modules of the audited adapter: PEFT's names for them, their ranks and their scalings. Pure."""
+"""Provide the modules of the audited adapter: PEFT's names, ranks and scalings. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchd.audit.values import MAX_RANK, finite, whole, words
 
 __all__ = ["Module", "Modules", "ranks_of"]
 
-#: Number of modules to compare with the alphas of an `adapter_config.json`; as many show that it is another adapter's.
+#: Maximum modules to compare with the alphas of an `adapter_config.json`. They are enough to detect another adapter's.
 _COMPARED: Final = 16
 
 _decode_per_module: Final = msgspec.json.Decoder(PerModule).decode
@@ -28,15 +28,15 @@ _decode_rows: Final = msgspec.json.Decoder(list[Row]).decode
 
 
 class Module(Struct, gc=False, frozen=True):
-    """The rank and the scaling of a module's own adapter; None where unknown."""
+    """The rank and the scaling of a module's own adapter. None means unknown."""
 
     rank: int | None
     scaling: float | None
 
     def alpha_at(self, rank: int, *, use_rslora: bool = False) -> int | float | None:
-        """Return the alpha that keeps the scaling at another rank, or None where the scaling is unknown.
+        """Return the alpha that keeps the scaling at another rank. None if the scaling is unknown.
 
-        That is scaling x rank, or scaling x sqrt(rank) for a training with `use_rslora` (field-notes, section 3).
+        The alpha is scaling x rank, or scaling x sqrt(rank) for a training with `use_rslora` (field-notes, section 3).
         """
         if not self.scaling or self.scaling < 0:
             return None
@@ -49,22 +49,22 @@ class Module(Struct, gc=False, frozen=True):
 class Modules:
     """Every adapted module of an audit.
 
-    `adapted` are PEFT's names for all of them, in the audit's order. `out_of_reach` are those that no rank pattern can
-    match: fused experts (`target_parameters`) and layers below others. `names` are the rest. `adapter` is the adapter's
-    own file if it counts, and then every scaling is the one that PEFT applies. `adapter_problem` says why it does not
-    count; None if it counts or is absent.
+    `adapted` are PEFT's names for all modules, in the audit's order. `out_of_reach` are the modules that no rank
+    pattern can match: fused experts (`target_parameters`) and layers below other layers. `names` are the rest.
+    `adapter` is the adapter's own file, or None. With it, all scalings are those that PEFT applies. `adapter_problem`
+    says why benchd ignores the file; it is None if the file is used or absent.
 
-    `largest_rank` is the largest rank in the adapter, None if unknown. `wrappers` are the wrapper parts that
-    were removed from the names, `merged` the modules that have several names in the audit.
+    `largest_rank` is the largest rank in the adapter, or None. `wrappers` are the wrapper parts that were removed from
+    the names. `merged` are the modules that have several names in the audit.
 
-    It raises `Costly` if `frugal`, instead of decoding what may take many times its size, and if `bounded`, instead of
-    matching patterns that may take long.
+    With `frugal`, it raises `Costly` instead of decoding a part that may need many times its size. With `bounded`, it
+    raises `Costly` instead of matching patterns that may take long.
     """
 
     def __init__(
         self, document: Document, layers: Layers, *, beside: AdapterConfig | None, frugal: bool, bounded: bool
     ) -> None:
-        # By name. The first entry of a name counts, so the lists are reversed.
+        # Reversed, so that the first entry of a name is kept.
         self._gains = {gain.module: gain for gain in reversed(_gains(document, frugal=frugal))}
         self._rows = {row.name: row for row in reversed(_rows(document, frugal=frugal))}
         self.wrappers = set(layers.wrappers)
@@ -89,7 +89,7 @@ class Modules:
         self.largest_rank = self._largest_rank()
 
     def _named(self, layers: Layers) -> dict[str, str]:
-        """Return every adapted module by PEFT's name for it, with its first name in the audit."""
+        """Return PEFT's name for every adapted module, with the module's first name in the audit."""
         told = [*reversed(self._gains), *reversed(self._rows)]
         modules = [layers.known.get(name, "") for name in told]
         if "" in modules:  # rare: the analysis usually lists all modules, and their names are checked already
@@ -97,7 +97,7 @@ class Modules:
             modules, wrappers = modules_of(told)
             self.wrappers.update(wrappers)
         named = dict(zip(modules, told, strict=True))
-        if len(named) < len(told):  # if a module has several names, the first counts
+        if len(named) < len(told):  # keep the first of several names
             named |= dict(zip(reversed(modules), reversed(told), strict=True))
             self.merged.update(module for module, name in zip(modules, told, strict=True) if named[module] != name)
         for module, entry in layers.flagged.items():
@@ -111,13 +111,13 @@ class Modules:
 
     @cached_property
     def known(self) -> dict[str, Module]:
-        """Return the rank and scaling of each of `names` that the audit knows."""
+        """Return the rank and scaling of each of `names` for which the audit has one of them."""
         return {module: found for module in self.names if (found := self.of(self._first_names[module]))}
 
     def of(self, name: str) -> Module | None:
-        """Return the rank and scaling of the module that the audit calls `name`; None if the audit tells neither.
+        """Return the rank and scaling of the module that the audit calls `name`. None if the audit has neither.
 
-        They come from `per_module_gain`, else from the layer row. If the adapter's file counts, it gives the scaling.
+        They come from `per_module_gain`, else from the layer row. If the adapter's file is used, it sets the scaling.
         """
         found = self._smallest_of(name) if self.merged else self._told(name)
         adapter = self.adapter
@@ -131,7 +131,7 @@ class Modules:
         return found if scaling is None and not adapter.use_rslora else Module(found.rank, scaling)
 
     def _told(self, name: str) -> Module | None:
-        """Return what the audit tells of a module under this name."""
+        """Return the rank and scaling that the audit has for a module under this name."""
         gain, row = self._gains.get(name), None
         rank, scaling = (self._ranks[gain.r], gain.scaling) if gain else (None, None)
         if not rank or scaling is None:
@@ -142,14 +142,14 @@ class Modules:
         return None if gain is None and row is None else Module(rank or None, scaling)
 
     def _smallest_of(self, name: str) -> Module | None:
-        """Return what the audit tells of a module under that of its names with the smallest rank: no rank grows."""
+        """Return the values of the module under the name with the smallest rank, so that no rank grows."""
         [module] = modules_of([name]).names
         found = [told for same in self._names_of.get(module, [name]) if (told := self._told(same))]
         return min(found, key=lambda told: told.rank or MAX_RANK, default=None)
 
     @cached_property
     def _names_of(self) -> dict[str, list[str]]:
-        """Every name that the gains and rows have for a module, by PEFT's name."""
+        """Return every name that the gains and rows have for a module, by PEFT's name."""
         names: dict[str, list[str]] = {}
         told = usable([*reversed(self._gains), *reversed(self._rows)])
         for module, name in zip(modules_of(told).names, told, strict=True):
@@ -158,13 +158,13 @@ class Modules:
 
     @property
     def largest(self) -> Module | None:
-        """The first module of the largest rank, or None if no rank is known."""
+        """Return the first module with the largest rank. None if no rank is known."""
         return max(self.known.values(), key=lambda module: module.rank or 0, default=None)
 
     def _largest_rank(self) -> int | None:
         """Return the largest rank in the adapter.
 
-        Fused experts count with the rank in the adapter's file: the audit has one rank for all experts together.
+        Fused experts count with the rank in the adapter's file, because the audit's rank is experts x rank.
         """
         gains = self._gains
         if self.out_of_reach:
@@ -180,7 +180,7 @@ class Modules:
         return max([rank for rank in ranks if rank], default=None)
 
     def row_ranks(self, name: str) -> list[int]:
-        """Return the `k` of each policy in a module's layer row, by its name in the audit; empty without a row."""
+        """Return the `k` of each policy in a module's layer row, by its name in the audit. Empty without a row."""
         row = self._rows.get(name)
         return ranks_of(row.rank_suggestions) if row else []
 
@@ -193,7 +193,7 @@ class Modules:
     # --- the file of the adapter ---------------------------------------------------------------------------
 
     def _compare(self, beside: AdapterConfig, unnamed: frozenset[str], *, bounded: bool) -> str | None:
-        """Return why `beside` is not the audited adapter's file, if it is not; keep what PEFT applies by it."""
+        """Return why `beside` is not the audited adapter's file. Otherwise keep its values and return None."""
         if bounded and beside.is_costly():
             raise Costly
         try:
@@ -210,7 +210,7 @@ class Modules:
     def _belongs(self, beside: AdapterConfig) -> bool:
         """Return whether `beside` can be the file of the audited adapter: several audits may share one folder.
 
-        The audit must have the ranks that PEFT gives under this file, and the alphas that Gradience reads from it.
+        The audit must have the ranks that PEFT applies under this file, and the alphas that Gradience reads from it.
         """
         applied, fused = self._applied, beside.holding_parameters(self.adapted)
         every = max(1, len(applied) // _COMPARED)

@@ -1,7 +1,7 @@
-"""Turn the names in an audit into the names that PEFT has for the same modules. Pure.
+"""Convert the names in an audit to PEFT's names for the same modules. Pure.
 
-PEFT wraps a model twice, so an audit's names start with `base_model.model.`. Other libraries wrap the model, or
-modules in it, while it is trained, and each adds a part to the names. No key with such a part matches a module of the
+PEFT wraps a model twice, so names in an audit start with `base_model.model.`. Other libraries wrap the model or its
+modules during training, and each wrapper adds a part to the names. A key with such a part matches no module of the
 unwrapped model, so the parts are removed (field-notes, section 3).
 """
 
@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 
 __all__ = ["BASE_LAYER", "MAX_NAME", "PEFT_PREFIX", "WRAPPER_PARTS", "Modules", "modules_of", "unaddressable", "usable"]
 
-#: PEFT warns of a `rank_pattern` key with this prefix and ignores it; versions before 0.15 say nothing.
+#: The prefix of PEFT's wrapper. PEFT warns about a `rank_pattern` key with it and ignores the key.
 PEFT_PREFIX: Final = "base_model.model."
 
-#: Parts that wrappers put into a name, at any place. No model names a module so.
+#: Parts that wrappers add at any position of a name. No model has modules with these names.
 WRAPPER_PARTS: Final = frozenset(
     {
         "_orig_mod",  # torch.compile
@@ -26,7 +26,7 @@ WRAPPER_PARTS: Final = frozenset(
     }
 )
 
-#: Attributes that hold a whole PEFT model: they come before PEFT's prefix. After it they are ordinary names.
+#: Attributes that hold a whole PEFT model. They come before PEFT's prefix; after it they are ordinary names.
 _HOLDERS: Final = frozenset(
     {
         "module",  # DistributedDataParallel, DataParallel, DeepSpeed, averaged models
@@ -36,14 +36,14 @@ _HOLDERS: Final = frozenset(
     }
 )
 
-#: The part that PEFT puts between a wrapped module and the one below it.
+#: The part that PEFT adds between a wrapped module and the layer below it.
 BASE_LAYER: Final = "base_layer"
 
-#: What models call the module that holds the experts of a layer.
+#: The usual name of the module that holds the experts of a layer.
 EXPERTS: Final = "experts"
 
-#: Longer names are no module of any model, and as a key they would not be YAML any more (PyYAML gives
-#: up on a key beyond 1024 characters; escaping can make four of one, and a pattern adds a few).
+#: Maximum characters of a name. PyYAML refuses a key of more than 1024 characters, escaping can make four characters
+#: of one, and a pattern adds a few.
 MAX_NAME: Final = 254
 
 _PREFIX_PARTS: Final = PEFT_PREFIX.rstrip(".").split(".")
@@ -58,14 +58,14 @@ class Modules(NamedTuple):
 
 def usable(names: list[str]) -> list[str]:
     """Return the names that a module can have: printable, 1 to `MAX_NAME` characters."""
-    # Nearly always all names are usable, and one check of all together is fast.
+    # Usually all names are usable, and one check of all names together is fast.
     if "".join(names).isprintable() and "" not in names and len(max(names, key=len, default="")) <= MAX_NAME:
         return names
     return [name for name in names if 0 < len(name) <= MAX_NAME and name.isprintable()]
 
 
 def modules_of(names: Sequence[str]) -> Modules:
-    """Return the module names without PEFT's prefix and without wrapper parts, one for each of `names`."""
+    """Return each of `names` without PEFT's prefix and without wrapper parts."""
     text = "\n".join(names)
     if not _may_be_wrapped(text):
         return Modules([name.removeprefix(PEFT_PREFIX) or name for name in names])
@@ -75,11 +75,11 @@ def modules_of(names: Sequence[str]) -> Modules:
 
 
 def unaddressable(modules: Iterable[str]) -> frozenset[str]:
-    """Return the modules that no key of PEFT's patterns can match, as far as their names show.
+    """Return the modules that no key of PEFT's patterns can match, as far as the names show.
 
-    A name with a `base_layer` part is a layer below another adapter layer. If the name above it is there too, both are
-    layers over the parameters of one module (`target_parameters`), and PEFT takes no patterns for these. So is a module
-    that is called `experts` itself: what holds experts is no layer, unless their weights are its own parameters.
+    A name with a `base_layer` part belongs to a layer below another adapter layer. If the name above it exists, too,
+    both are layers over the parameters of one module (`target_parameters`), for which PEFT has no patterns. A module
+    with the name `experts` is such a layer, too: it is adapted itself only if its weights are fused.
     """
     text = "\n".join(modules)
     if f".{BASE_LAYER}" not in text and EXPERTS not in text:
@@ -92,8 +92,8 @@ def unaddressable(modules: Iterable[str]) -> frozenset[str]:
 
 
 def _may_be_wrapped(text: str) -> bool:
-    """Return whether any line of `text` may hold a wrapper part, a holder, or a second prefix."""
-    # Almost no model has any of these, and a few searches in one text are faster than a check of each name.
+    """Return whether any line of `text` may contain a wrapper part, a holder, or a second prefix."""
+    # Hardly any model has one, and a few searches in one text are faster than a check of each name.
     return (
         "_module" in text
         or "_orig_mod" in text

@@ -1,8 +1,8 @@
-"""Read a file into a `Document`: skip the text around the JSON, and accept what Gradience writes beyond JSON. Pure.
+"""Read a file into a `Document`: skip text around the JSON, and accept Gradience's deviations from JSON. Pure.
 
-Two ways lead to the same value. The fast way decodes, by type, only what the selection needs, straight from the bytes.
-Files that it refuses (malformed entries, wrong types) take the tolerant way, which keeps what has the right shape. A
-text that neither can use raises `AuditError`.
+There are two readers with the same result. The fast reader decodes only the fields that the selection needs, by type,
+straight from the bytes. Files that it refuses (malformed entries, wrong types) go to the tolerant reader, which keeps
+the values of the right type. A file that neither can read raises `AuditError`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchd.audit.values import times, words
 
 __all__ = ["read_document"]
 
-# Patterns that are given as text are compiled when they are first needed, which is nearly never.
+# Patterns that are text are compiled at their first use, and most files never need them.
 _OBJECT_FIRST: Final = rb"[ \t\r\n]*\{"
 _OTHER_FIRST: Final = rb"[ \t\r\n]*[\[\"0-9tfn-]"
 _BARE_OBJECT = re.compile(rb"[ \t\r\n]*\{[ \t]*(?:\r?\n|\})")
@@ -38,23 +38,23 @@ _MARKS: Final = (_UTF8_MARK, b"\xff\xfe", b"\xfe\xff")
 _decode = msgspec.json.Decoder(Document).decode
 _skip = msgspec.json.Decoder(Raw).decode
 
-#: Minimum bytes for each entry of a list that is decoded at once. Real audits have 350 or more.
+#: Minimum bytes per entry of a list that is decoded at once. Real audits have 350 or more.
 _BYTES_AN_ENTRY: Final = 96
 
 _MAX_WARNINGS: Final = 20
 
-#: The tolerant way takes ten times its size, and 15 ms for each MiB.
+#: Maximum bytes for the tolerant reader when `frugal`. It needs ten times the size in memory, and 15 ms per MiB.
 _TOLERABLE_BYTES: Final = 2**20
 
-#: Each one is searched for by itself.
+#: Maximum NaN and Infinity when `frugal`, because each one is a separate search.
 _MANY_NON_FINITE: Final = 20_000
 
 
 def read_document(data: bytes, *, frugal: bool = False) -> tuple[Document, list[str]]:
     """Return the audit in a file, and notes about the file.
 
-    Raises `NotAnAudit` for JSON that is something else, and `AuditError` for what can't be used. With `frugal` it
-    raises `Costly` rather than take much more memory or time than an audit by Gradience takes at that size.
+    Raises `NotAnAudit` for JSON that is not an audit, and `AuditError` for a file that can't be used. With `frugal` it
+    raises `Costly` if it may need much more memory or time than a Gradience audit of that size.
     """
     notes: list[str] = []
     text = _without_mark(data, notes) if data.startswith(_MARKS) else data
@@ -77,7 +77,7 @@ def read_document(data: bytes, *, frugal: bool = False) -> tuple[Document, list[
 
 
 def _is_json(text: bytes) -> bool:
-    """Return whether the whole text is JSON. Skips the values, which takes no memory."""
+    """Return whether the whole text is JSON. It skips the values, which needs no memory."""
     try:
         _skip(text)
     except UNREADABLE:
@@ -86,7 +86,7 @@ def _is_json(text: bytes) -> bool:
 
 
 def _is_crowded(document: Document, size: int) -> bool:
-    """Return whether there are many more entries than in audits of this size, or one larger than any real entry."""
+    """Return whether there are more entries than in real audits of this size, or one larger than any real entry."""
     analysis, gains = document.policy_disagreement_analysis, document.per_module_gain
     lists = (analysis.flagged_layers, analysis.all_layers_with_disagreement) if isinstance(analysis, Analysis) else ()
     number = sum(len(entries) for entries in (*lists, gains) if isinstance(entries, list))
@@ -111,15 +111,16 @@ def _without_mark(data: bytes, notes: list[str]) -> bytes:
 
 
 def _starts(text: bytes) -> list[int]:
-    """Return where the JSON may begin, the likeliest position first (spec, section 2).
+    """Return the positions where the JSON may begin, the likeliest first (spec, section 2).
 
-    That is the first line that is exactly `{`, else a line that begins with an object, else the start of the text.
+    The likeliest is the first line that is exactly `{`, else a line that begins with an object, else the start of the
+    text.
     """
     if _BARE_OBJECT.match(text):
         return [0]
     start = text.find(b"\n{\n") + 1
     if start == 0:
-        # Searching for text is many times faster than for the pattern, in megabytes of something else.
+        # A text search is many times faster than a pattern in megabytes of other content.
         first = 0 if text.startswith(b"{") else text.find(b"\n{")
         opening = re.compile(_OPENING_LINE).search(text, first) if first >= 0 else None
         start = opening.start() if opening else 0
@@ -127,7 +128,7 @@ def _starts(text: bytes) -> list[int]:
 
 
 def _end(text: bytes, start: int) -> int:
-    """Return where the JSON ends, as Gradience writes it: at the end of the text or of the last line that is `}`."""
+    """Return where Gradience's JSON ends: at the end of the text, or of the last line that is `}`."""
     if text.endswith((b"}\n", b"}", b"}\r\n")):
         return len(text)
     closing = max(text.rfind(b"\n}\n"), text.rfind(b"\n}\r\n"))
@@ -135,9 +136,9 @@ def _end(text: bytes, start: int) -> int:
 
 
 def _read_fast(text: bytes, starts: list[int], clean: Callable[[bytes], bytes] | None = None) -> Found | None:
-    """Decode the document by type, straight from the bytes; None for what does not fit.
+    """Decode the document by type, straight from the bytes. Return None if a value does not fit.
 
-    `clean` makes JSON of the text first.
+    `clean` first turns the text into JSON.
     """
     found: Found | None = None
     missed = False
@@ -154,11 +155,11 @@ def _read_fast(text: bytes, starts: list[int], clean: Callable[[bytes], bytes] |
         if document.is_audit:
             return document, start, end
         found = found or (document, start, end)
-    return None if missed else found  # what it missed may be the audit
+    return None if missed else found  # the part that it missed may be the audit
 
 
 def _read_non_finite(text: bytes, starts: list[int], notes: list[str], *, frugal: bool) -> Found | None:
-    """Decode a text with bare NaN or Infinity, which Gradience writes and JSON does not have, as null."""
+    """Decode a text with bare NaN or Infinity as null. Gradience writes them, but JSON does not have them."""
     candidates = text.count(b"NaN") + text.count(b"Infinity")
     if not candidates:
         return None

@@ -1,4 +1,4 @@
-"""Why a file can't be used: the codes, their messages, and what to do about each (spec, section 2)."""
+"""Define the refusals of files: a code, a message and a hint for each (spec, section 2). Pure."""
 
 from __future__ import annotations
 
@@ -6,49 +6,49 @@ from typing import Final
 
 __all__ = ["CODES", "MAYBE_UNFINISHED", "AuditError", "NotAnAudit", "refusal"]
 
-_AGAIN: Final = "run `gradience audit --json > FILE` again; benchd answers the file as soon as it is whole"
+_AGAIN: Final = "run `gradience audit --json > FILE` again; benchd answers the file as soon as it is complete"
 
-#: Hints for a file that shows no sign of an audit.
-_OTHER: Final = "nothing in it looks like an audit: name it in `ignore`, or keep it out of the folder"
+#: Hints for a file that doesn't look like an audit.
+_OTHER: Final = "it doesn't look like an audit: add its name to `ignore`, or move it out of the folder"
 _OTHERWISE: Final = {
-    "truncated": "the writer stopped or the disk was full, and " + _OTHER,
+    "truncated": "the writer stopped or the disk was full; " + _OTHER,
     "not_json": _OTHER,
     "bad_encoding": _OTHER + "; unpack it first if it is compressed",
 }
 
-#: code -> (message, hint); the braces are filled by `refusal`.
+#: code -> (message, hint). `refusal` fills the braces.
 _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "empty": (
         "the file has no content",
-        "gradience prints its reason to stderr and leaves the file empty when it fails: " + _AGAIN,
+        "gradience failed and printed the reason to stderr; fix the cause, then " + _AGAIN,
     ),
     "truncated": (
         "the JSON ends in the middle, at {place}",
-        "the writer stopped or the disk was full: " + _AGAIN,
+        "the writer stopped or the disk was full; " + _AGAIN,
     ),
     "not_json": (
         "not JSON at {place}: {problem}; near: {near}",
-        "keep stdout for `gradience audit --json` alone; name other files in `ignore`",
+        "write only the output of `gradience audit --json` to the file; add names of other files to `ignore`",
     ),
     "bad_encoding": (
         "not valid {encoding} at {place}",
-        "save the audit as UTF-8 (UTF-16 with a byte order mark is fine too); unpack it first if it is compressed",
+        "save the audit as UTF-8 (UTF-16 needs a byte order mark); unpack it first if it is compressed",
     ),
     "too_large": (
         "{size} bytes, more than watching.max_bytes = {limit}",
-        "raise watching.max_bytes if this really is an audit",
+        "if it is an audit, raise watching.max_bytes",
     ),
     "too_deep": (
         "the JSON is nested too deeply",
-        "Gradience never writes such a file; look at where it comes from",
+        "Gradience never writes such a file; check which program wrote it",
     ),
     "too_complex": (
         "{size} bytes that can't be read with {memory} MiB of memory in {seconds} s",
-        "Gradience never writes such a file; look at where it comes from",
+        "Gradience never writes such a file; check which program wrote it",
     ),
     "not_a_regular_file": (
         "{found}, not a regular file",
-        "only regular files are read; copy the audit itself into the folder",
+        "copy the audit itself into the folder; benchd reads only regular files",
     ),
     "symlink": (
         "a symbolic link; links are not followed",
@@ -56,10 +56,10 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "unreadable": (
         "can't be read: {error}",
-        "give the user that benchd runs as read permission: {who}",
+        "allow benchd's user to read it: {who}",
     ),
     "name_too_long": (
-        "the name is so long that {sidecar} beside it would have {size} bytes, more than file systems allow",
+        "the name is so long that {sidecar} beside it would have {size} bytes, more than a file system allows",
         "give the audit a shorter name",
     ),
     "bad_schema": (
@@ -67,8 +67,8 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "the file was edited or made by another tool; " + _AGAIN,
     ),
     "audit_failed": (
-        "gradience says: {quote}",
-        "fix the cause that gradience names, then " + _AGAIN,
+        "gradience failed: {quote}",
+        "fix the cause that gradience reports, then " + _AGAIN,
     ),
     "audit_interrupted": (
         "gradience was interrupted: {lines} of progress, no JSON",
@@ -78,7 +78,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
 
 CODES: Final = tuple(_TEXTS)
 
-#: Codes that a file may get while it is still being written. They count once the file has settled.
+#: Codes that an unfinished file may get. benchd rejects the file only when it has not changed for a while.
 MAYBE_UNFINISHED: Final = frozenset(
     {
         "empty", "truncated", "not_json", "bad_encoding", "too_deep", "unreadable", "bad_schema",
@@ -88,7 +88,10 @@ MAYBE_UNFINISHED: Final = frozenset(
 
 
 class AuditError(Exception):
-    """A file that can't be answered. `code` is one of `CODES`, `message` says what and where, `hint` what to do."""
+    """Raised for a file that can't be used.
+
+    `code` is one of `CODES`. `message` describes the problem and its place in the file. `hint` says what to do.
+    """
 
     def __init__(self, code: str, message: str, hint: str) -> None:
         super().__init__(message)
@@ -98,16 +101,16 @@ class AuditError(Exception):
 
 
 class NotAnAudit(AuditError):
-    """JSON that is something else, an `adapter_config.json` for example: ignored, not rejected."""
+    """Raised for JSON that is not an audit, such as an `adapter_config.json`. benchd ignores such files."""
 
     def __init__(self) -> None:
-        super().__init__("not_an_audit", "JSON, but not an audit", "nothing to do: it is left alone")
+        super().__init__("not_an_audit", "JSON, but not an audit", "nothing to do: benchd ignores this file")
 
 
 def refusal(code: str, *, is_audit: bool = True, **parts: object) -> AuditError:
-    """Return the `AuditError` of `code` with its texts filled in.
+    """Return the `AuditError` for `code`. `parts` fill the braces in its texts.
 
-    With `is_audit=False` the hint is for a file that shows no sign of an audit.
+    With `is_audit=False` the hint is for a file that doesn't look like an audit.
     """
     message, hint = _TEXTS[code]
     if not is_audit:

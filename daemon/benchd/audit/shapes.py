@@ -1,11 +1,10 @@
-"""The JSON of an audit: the fields that benchd reads, as types. Pure.
+"""Declare the fields of an audit that benchd reads, as types. Pure.
 
-Two rules keep reading cheap, whatever a file contains. First, parts that few audits are asked for, and parts that only
-the selected layers are asked for, stay text (`Raw`) until then; see `benchd.audit.unread`. Second, each value that is
-decoded at once needs some bytes of the text: an entry its name, a number its digits. So nothing takes many times its
-size.
+Two rules limit the memory for reading, whatever a file contains. First, parts that are rarely needed, or needed only
+for selected layers, stay undecoded text (`Raw`); see `benchd.audit.unread`. Second, each value that is decoded at once
+takes some bytes of the text: an entry its name, a number its digits. So no file needs many times its size.
 
-The types are strict. What does not fit them goes through `benchd.audit.fitting`.
+The types are strict. Values of other types go through `benchd.audit.fitting`.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ __all__ = [
     "Witness",
 ]
 
-#: Text of the file that is not decoded yet. `fit` puts the value itself in its place.
+#: Text of the file that is not decoded yet. `fit` stores the value itself instead.
 Unread = Raw | UnsetType
 
 
 class Rationale(Struct, gc=False):
-    """`flagging_rationale`. Its numbers are finite. A field that is missing, null or of a wrong type is None."""
+    """`flagging_rationale`. Its numbers are finite. A field that is missing, null or of the wrong type is None."""
 
     spread: float | None = None
     spread_threshold: float | None = None
@@ -124,13 +123,13 @@ class PerModule(Struct, gc=False):
 
 
 class Policy(Struct, gc=False):
-    """What one rank policy suggests."""
+    """The rank that one policy suggests."""
 
     k: float | None = None
 
 
 class Row(Struct, gc=False):
-    """One layer row, of `--layers` or of Bench's own audits."""
+    """One layer row, from `--layers` or from Bench's own audits."""
 
     name: str
     r: float | None = None
@@ -174,7 +173,7 @@ class Policies(Struct, gc=False):
 
 
 class Document(Struct, gc=False):
-    """A whole audit. Text in it is a `PerModule`, `Rows`, a list of `Row`, `Suggestions` or `Policies`."""
+    """A whole audit. An undecoded field is a `PerModule`, `Rows`, a list of `Row`, `Suggestions` or `Policies`."""
 
     policy_disagreement_analysis: Analysis | UnsetType | None = UNSET
     policy_disagreement_analysis_error: Unread = UNSET
@@ -198,7 +197,7 @@ class Document(Struct, gc=False):
 
     @property
     def is_audit(self) -> bool:
-        """Return whether the keys are those that only audits have (field-notes, section 2)."""
+        """Return whether the document has keys that only audits have (field-notes, section 2)."""
         return (
             self.policy_disagreement_analysis is not UNSET
             or self.policy_disagreement_analysis_error is not UNSET

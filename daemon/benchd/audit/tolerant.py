@@ -1,6 +1,6 @@
-"""Read an audit's JSON with the standard parser: for malformed entries, wrong types and broken text. Pure.
+"""Read an audit's JSON with the standard parser: malformed entries, wrong types and broken text. Pure.
 
-It takes about ten times the memory of the fast way. The result has what fits the shape of an audit.
+It needs about ten times the memory of the fast reader. The result keeps the values that fit the shape of an audit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OBJECT_FIRST: Final = rb"[ \t\r\n]*\{"
 
 
 def read_tolerantly(raw: bytes, starts: Sequence[int], notes: list[str]) -> Found:
-    """Return the document in a text that the fast way refused, and its place in `raw`.
+    """Return the document in a text that the fast reader refused, and its start and end in `raw`.
 
     `starts` are the positions at which it may begin, the likeliest first. Raises `AuditError` and `NotAnAudit`.
     """
@@ -43,7 +43,7 @@ def read_tolerantly(raw: bytes, starts: Sequence[int], notes: list[str]) -> Foun
         found = found or document
     if found is not None:
         return found
-    raise refused or refusal("empty")  # there is always a place to start from
+    raise refused or refusal("empty")  # `starts` is never empty
 
 
 def _read_from(raw: bytes, start: int, notes: list[str]) -> Found:
@@ -76,7 +76,7 @@ def _read_from(raw: bytes, start: int, notes: list[str]) -> Found:
 
 
 def _undecodable(raw: bytes, start: int, error: UnicodeDecodeError, text: str, before: int) -> AuditError:
-    """Return what is wrong if the JSON does not end before the bytes that are not UTF-8; `text` comes before them."""
+    """Return the error for bytes that are not UTF-8, if the JSON does not end before them. `text` comes before them."""
     if error.reason == "unexpected end of data" and re.compile(_OBJECT_FIRST).match(raw, start):
         # The text is cut off within a character. Its encoding is right.
         return refusal("truncated", is_audit=shows_audit(text), place=place_of(text, len(text), before))
@@ -92,7 +92,7 @@ class _Tokens:
     non_finite = 0
 
     def constant(self, _: str) -> None:
-        self.non_finite += 1  # and null, as on the fast way
+        self.non_finite += 1  # and use null, as the fast reader does
 
 
 def _parse(text: str, start: int, tokens: _Tokens) -> tuple[Any, int]:
@@ -101,7 +101,7 @@ def _parse(text: str, start: int, tokens: _Tokens) -> tuple[Any, int]:
     except json.JSONDecodeError:
         raise
     except ValueError:
-        # Python refuses to convert an integer of more than 4300 digits; as a float it is infinite.
+        # Python refuses to convert an integer of more than 4300 digits. As a float it is infinite.
         tokens.non_finite = 0
         return json.JSONDecoder(parse_constant=tokens.constant, parse_int=float).raw_decode(text, start)
 

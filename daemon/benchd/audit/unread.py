@@ -16,28 +16,28 @@ __all__ = ["SMALL_PART", "UNREADABLE", "Costly", "is_dense", "part", "value"]
 
 _Part = TypeVar("_Part")
 
-#: What msgspec raises for text that is not JSON of the wanted shape.
+#: Errors that msgspec raises for text that is not JSON of the expected shape.
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-#: The densest real audits, without any white space, have 93 bytes for each object or list and 25 for each comma. Text
-#: above these limits takes at most about five times its size when decoded; lists of nothing take forty times.
+#: Minimum bytes per object or list, and per comma. The densest real audits, without white space, have 93 and 25 bytes.
+#: Decoded, text within these limits needs at most about five times its size; a list of empty lists needs forty times.
 _BYTES_A_CONTAINER: Final = 48
 _BYTES_A_COMMA: Final = 16
 
-#: Text below this size can do no harm. The longest rationale of a real audit has 840 bytes.
+#: Maximum bytes of text that is cheap in any case. The longest rationale in a real audit has 840 bytes.
 SMALL_PART: Final = 64 * 1024
 
 _decode_any = msgspec.json.Decoder().decode
 
 
 class Costly(Exception):
-    """Reading may take much more memory or time than the size of the file explains."""
+    """Raised if reading may need much more memory or time than the size of the file suggests."""
 
 
 def part(unread: object, decode: Callable[[Raw], _Part], shape: Any, *, frugal: bool = False) -> _Part | None:
-    """Return a part of a document as `shape`, which `decode` decodes; None for what has nothing of that shape.
+    """Return a part of a document, decoded with `decode` as `shape`. None if it has another shape.
 
-    With `frugal` it raises `Costly` for text that may take many times its size.
+    With `frugal` it raises `Costly` for text that may need many times its size.
     """
     if isinstance(unread, Raw):
         if frugal and is_dense(unread):
@@ -51,12 +51,12 @@ def part(unread: object, decode: Callable[[Raw], _Part], shape: Any, *, frugal: 
 
 
 def value(unread: object, *, frugal: bool = False) -> object:
-    """Return a part of a document as it is; None if it is absent. Raises `Costly` as `part` does."""
+    """Return a part of a document as a plain value. None if it is absent. With `frugal` it may raise `Costly`."""
     return None if unread is UNSET else part(unread, _decode_any, object, frugal=frugal)
 
 
 def is_dense(text: Raw) -> bool:
-    """Return whether decoding this part of a file may take many times its size."""
+    """Return whether decoding this part of a file may need many times its size."""
     if len(text) <= SMALL_PART:
         return False
     content = bytes(text)
@@ -65,10 +65,10 @@ def is_dense(text: Raw) -> bool:
 
 
 def _parsed(text: Raw) -> Any:
-    # The decoder has checked that this is JSON, but not that its strings are UTF-8.
+    # The decoder has checked that the text is JSON, but not that its strings are UTF-8.
     readable = bytes(text).decode(errors="replace")
-    # Python refuses to convert an integer of more than 4300 digits; as a float it is infinite.
+    # Python refuses to convert an integer of more than 4300 digits. As a float it is infinite.
     for parse_int in (int, float):
-        with contextlib.suppress(ValueError, RecursionError):  # no shape is so deep that Python can't follow
+        with contextlib.suppress(ValueError, RecursionError):  # no shape is that deep
             return json.loads(readable, parse_int=parse_int)
     return None

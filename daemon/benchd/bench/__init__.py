@@ -1,1 +1,1 @@
-"""Write the config for a selection, and check whether it still holds. Pure."""
+"""Write the config for a selection, and check whether an existing config is still valid. Pure."""

@@ -1,4 +1,4 @@
-"""Turn the arguments of `peft.LoraConfig` into Axolotl's options. Pure."""
+"""Convert the arguments of `peft.LoraConfig` to Axolotl's options. Pure."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _AXOLOTL: Final = {
 
 
 def axolotl(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the arguments of `peft.LoraConfig` with Axolotl's keys, and notes about those that have no key there.
+    """Return the arguments of `peft.LoraConfig` with Axolotl's keys, and notes about those without a key in Axolotl.
 
-    Raises ValueError for an alpha that is not a whole number: Axolotl refuses it.
+    Raises ValueError for an alpha that is not a whole number, because Axolotl refuses it.
     """
     alphas = {"lora_alpha": arguments.get("lora_alpha"), **arguments["alpha_pattern"]}
     broken = [f"{name}: {alpha:g}" for name, alpha in alphas.items() if isinstance(alpha, float)]

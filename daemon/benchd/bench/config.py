@@ -1,6 +1,6 @@
-"""Write the bytes of a Bench config, and of an error report (spec, section 4).
+"""Write the bytes of a Bench config and of an error report (spec, section 4).
 
-Pure and deterministic: no time stamps, no host names, no paths. The same input gives the same bytes.
+Pure and deterministic: the same input gives the same bytes. They contain no time stamps, host names or paths.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SCHEMA_VERSION: Final = 1
 
 
 class Written(NamedTuple):
-    """A config's bytes, its `decision_id`, and all notes in it."""
+    """The bytes of a config, its `decision_id`, and all its notes."""
 
     config: bytes
     decision_id: str
@@ -33,12 +33,15 @@ class Written(NamedTuple):
 
 
 def bench_config(audit: Audit, selection: Selection, settings: BenchSettings | None = None) -> bytes:
-    """Return the content of `NAME.bench.json`: JSON in UTF-8 that is the same object when read as YAML 1.1."""
+    """Return the content of `NAME.bench.json`: JSON in UTF-8, which YAML 1.1 reads as the same object.
+
+    The same audit, selection and settings give the same bytes. By default `settings` is `BenchSettings()`.
+    """
     return write_config(audit, selection, settings or BenchSettings()).config
 
 
 def write_config(audit: Audit, selection: Selection, settings: BenchSettings) -> Written:
-    """Return the content of `NAME.bench.json` with its name and its notes.
+    """Return the content of `NAME.bench.json`, with its `decision_id` and its notes.
 
     The same audit, settings and selection version give the same `decision_id`.
     """
@@ -77,13 +80,13 @@ def write_config(audit: Audit, selection: Selection, settings: BenchSettings) ->
 
 
 def settings_used(selection: Selection, settings: BenchSettings) -> dict[str, Any]:
-    """Return every setting that shaped this answer, by dotted key. No other setting changes the answer."""
+    """Return every setting that affects this answer, by dotted key."""
     base = base_used(settings) if settings.base else {}
     return {"bench.uniform_rank": settings.uniform_rank, **base, **selection.settings}
 
 
 def error_report(name: str, error: AuditError, *, sha256: str | None, size: int | None) -> bytes:
-    """Return the content of `NAME.bench-error.json`. `sha256` and `size` are None if the file could not be read."""
+    """Return the content of `NAME.bench-error.json`. `sha256` and `size` are None if the file can't be read."""
     return seal(
         {
             "schema_version": _SCHEMA_VERSION,
@@ -102,7 +105,7 @@ def error_report(name: str, error: AuditError, *, sha256: str | None, size: int 
 
 
 def _rows(layers: tuple[SelectedLayer, ...]) -> list[dict[str, Any]]:
-    """Return the layers as they are in the config. The alphas are in its `alpha_pattern`."""
+    """Return the layers as rows of the config. The `alpha_pattern` has their alphas."""
     rows = []
     for layer in layers:
         row = msgspec.structs.asdict(layer)

@@ -1,4 +1,4 @@
-"""Decide the answer to an audit: read it, select, write the config. Pure."""
+"""Decide the answer to an audit: read it, select layers, and write the config. Pure."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["Decision", "decide"]
 
 
 class Decision(Struct, frozen=True, gc=False):
-    """The answer to one audit: the config's bytes, and what the trail records.
+    """The answer to one audit: the config's bytes, and the facts for the trail.
 
-    `is_of_nothing` is true if Gradience found no layer to audit. A person should check why.
+    If `is_of_nothing` is true, Gradience found no layer to audit, and a person should find out why.
     """
 
     selection: Selection
@@ -40,9 +40,10 @@ def decide(
     frugal: bool = False,
     bounded: bool = False,
 ) -> Decision:
-    """Decide the answer to the audit `content`, named `name`.
+    """Return the answer to the audit `content`, named `name`.
 
-    `adapter` is the `adapter_config.json` beside it, if any. Other parameters and errors are those of `read_audit`.
+    `adapter` is the `adapter_config.json` beside the audit, or None. The other parameters and the errors are those of
+    `read_audit`.
     """
     audit = read_audit(content, name=name, sha256=sha256, frugal=frugal, bounded=bounded, adapter=adapter)
     chosen = select(audit, selection)

@@ -1,8 +1,8 @@
-r"""Make pattern keys and `target_modules` that PEFT matches with the given modules alone. Pure.
+r"""Make pattern keys and `target_modules` that PEFT matches only with the given modules. Pure.
 
 PEFT 0.15 and later match a key against a module's full name with `(.*\.)?(KEY)$`. Older versions use `.*\.KEY$`, and
-look the name itself up if no key matches. So a full name as a key hits its module. It also hits each module whose name
-ends in a dot and this name, and each whose name differs from such a one only where the key has a dot.
+look up the name itself if no key matches. So a full name as a key matches its module, but it can match others, too:
+names that end in a dot and this name, and names that differ from such a name only where the key has a dot.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from benchd.audit.matching import Matcher, endings
 
 __all__ = ["pattern_keys", "target_modules"]
 
-#: A name without these characters is a regular expression for itself, except for its dots.
+#: A name of these characters matches itself as a regular expression. Its dots also match other characters.
 _PLAIN: Final = re.compile(r"[^\\^$*+?{}\[\]|()]*")
 
 #: Maximum different first parts to search for one by one. Real models have one or two.
 _MOST_FIRST_PARTS: Final = 16
 
-#: Maximum dots in the names to compare with the keys, about 5 in a name of a real model. With more, all keys are exact.
+#: Maximum dots in the names to compare with the keys, about 5 per name in a real model. Beyond it all keys are exact.
 _MOST_DOTS: Final = 100_000
 
 
 def pattern_keys(modules: Sequence[str], among: Iterable[str]) -> dict[str, str]:
-    """Return for each of `modules` the key that hits only this module `among` all adapted ones, in old and new PEFT.
+    """Return a key for each of `modules` that matches no other name in `among`, in old and new versions of PEFT.
 
-    The key is the module's name, or an exact pattern if the name would hit more.
+    The key is the module's name, or an exact pattern if the name would match other modules.
     """
     others = tuple(among)
     plain = modules if _PLAIN.fullmatch("".join(modules)) else list(filter(_PLAIN.fullmatch, modules))
@@ -40,9 +40,9 @@ def pattern_keys(modules: Sequence[str], among: Iterable[str]) -> dict[str, str]
 
 
 def target_modules(modules: Sequence[str], among: Iterable[str]) -> list[str] | str:
-    """Return what makes `LoraConfig(target_modules=…)` hit exactly `modules` `among` all adapted ones.
+    """Return the value of `LoraConfig(target_modules=…)` that matches exactly `modules` and no other name in `among`.
 
-    PEFT takes the names in a list for endings too. Where a list would hit other modules, the result is one pattern.
+    PEFT also takes the names in a list as endings. If a list would match other modules, the result is one pattern.
     """
     chosen = set(modules)
     others = [other for other in among if other not in chosen]
@@ -52,15 +52,15 @@ def target_modules(modules: Sequence[str], among: Iterable[str]) -> list[str] | 
 
 
 def _exact(module: str) -> str:
-    # Old PEFT makes `.*\.$|^name$` of it, which matches the name from its beginning, and names that end in a dot, which
-    # no module has. New PEFT makes `(.*\.)?($|^name)$` of it, with the same effect.
+    # Old PEFT makes `.*\.$|^name$` of it. That matches the name from its start, and names that end in a dot, which no
+    # module has. New PEFT makes `(.*\.)?($|^name)$` of it, with the same effect.
     return f"$|^{re.escape(module)}"
 
 
 def _may_end_in(modules: Iterable[str], others: Sequence[str]) -> bool:
-    """Return whether a name may end in one of `modules`, with any character for their dots. Fast, and nearly always no.
+    """Return whether a name may end in one of `modules`, if any character matches their dots. Fast, and rarely true.
 
-    Such a name has the first part of the module behind a dot.
+    Such a name has the first part of the module after a dot.
     """
     firsts = {name.partition(".")[0] for name in modules}
     text = "\n".join(others)
@@ -68,9 +68,9 @@ def _may_end_in(modules: Iterable[str], others: Sequence[str]) -> bool:
 
 
 def _variants(modules: Iterable[str], others: Sequence[str]) -> list[str]:
-    """Return the names that may be one of `modules` with another character for one of its dots. Nearly always none.
+    """Return the names that may differ from one of `modules` only at its dots. Usually empty.
 
-    Such a name is as long as the module's and has fewer dots.
+    Such a name is as long as the module's name and has fewer dots.
     """
     most: dict[int, int] = {}
     for module in modules:
@@ -79,7 +79,7 @@ def _variants(modules: Iterable[str], others: Sequence[str]) -> list[str]:
 
 
 def _shared(modules: Sequence[str], names: Sequence[str]) -> set[str]:
-    """Return those of `modules` that as keys match another one of `names`."""
+    """Return those of `modules` whose names, as keys, match another of `names`."""
     matcher = Matcher(dict.fromkeys(modules, 0.0))
     if matcher.is_costly or "".join(names).count(".") > _MOST_DOTS:
         return set(modules)

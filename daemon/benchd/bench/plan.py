@@ -1,4 +1,4 @@
-"""Plan a config: the strategies that Bench compares, its tables, and the notes about both. Pure."""
+"""Plan a config: the strategies that Bench compares, its tables, and notes about them. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEFAULT_RANK: Final = 8
 
 
 class Uniform(NamedTuple):
-    """The uniform baseline: one rank for all modules, where it comes from, and notes about it."""
+    """The uniform baseline: one rank for all modules, a description of its source, and notes."""
 
     rank: int
     description: str
@@ -27,7 +27,7 @@ class Uniform(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What the config asks of Bench. `tables` is empty without `[bench.base]`."""
+    """The strategies, tables and notes of a config. `tables` is empty without `[bench.base]`."""
 
     strategies: list[dict[str, Any]]
     tables: Base
@@ -35,7 +35,7 @@ class Plan(NamedTuple):
 
 
 def plan_config(audit: Audit, selection: Selection, settings: BenchSettings) -> Plan:
-    """Return what the config for this selection asks of Bench."""
+    """Return the plan of the config for this selection."""
     uniform = uniform_baseline(audit, settings)
     strategies: list[dict[str, Any]] = [
         {"variant": "uniform", "rank": uniform.rank, "description": uniform.description}
@@ -53,7 +53,7 @@ def plan_config(audit: Audit, selection: Selection, settings: BenchSettings) -> 
 
 
 def uniform_baseline(audit: Audit, settings: BenchSettings) -> Uniform:
-    """Return the uniform baseline; its rank is at most the largest rank in the adapter."""
+    """Return the uniform baseline. Its rank is at most the largest rank in the adapter."""
     asked, description = settings.uniform_rank, "Conservative uniform baseline"
     if isinstance(asked, str):
         suggested = audit.suggested_median if asked == "audit_median" else audit.suggested_p90
@@ -87,7 +87,7 @@ def _per_layer(audit: Audit, selection: Selection, ranked: list[SelectedLayer]) 
 
 
 def _justification(audit: Audit, selection: Selection, ranked: list[SelectedLayer]) -> str:
-    """Return Gradience's own message if it is about exactly this selection; else the reason of the rung that fired."""
+    """Return Gradience's own message if it is about exactly this selection, else the reason of the rung that fired."""
     message = audit.focus_message
     is_same = message is not None and audit.focus_set == {layer.layer_name for layer in selection.layers}
     out_of_reach = audit.modules.out_of_reach
@@ -99,14 +99,14 @@ def _justification(audit: Audit, selection: Selection, ranked: list[SelectedLaye
 
 
 def _adapter_notes(audit: Audit, *, has_alphas: bool) -> list[str]:
-    """Return notes about what the adapter's own file changes in the answer, or would change."""
+    """Return notes about how the adapter's own file changes the answer, or would change it."""
     if audit.beside is None:
         if not has_alphas:
             return []
         return [f"each alpha assumes a scaling of alpha / rank; for rsLoRA put {ADAPTER_CONFIG} beside the audit"]
     problem = audit.modules.adapter_problem
     if audit.beside.kind is not None and audit.is_of_nothing:
-        return []  # the reason of the answer says it
+        return []  # the answer's reason has it
     if problem is not None:
         return [f"{ADAPTER_CONFIG} is not used: {problem}"]
     if audit.beside.use_rslora:

@@ -1,4 +1,4 @@
-"""Make the probe audit from which `gradience-bench --resume` takes the ranks of an answer. Pure."""
+"""Make the probe audit from which `gradience-bench --resume` reads the ranks of an answer. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["bench_audit", "bench_audit_notes"]
 
 
 def bench_audit(audit: Audit, training: Training, settings: BenchSettings) -> dict[str, Any]:
-    """Return the probe audit from which `gradience-bench --resume` takes the ranks of its per-layer variant.
+    """Return the probe audit from which `gradience-bench --resume` reads the ranks of its per-layer variant.
 
-    It lists every module that Bench trains, as Bench gives the others the smallest rank of the pattern. It has none of
-    the audit's global suggestions: from these Bench makes uniform variants, for which it may drop the per-layer one
-    (field-notes, section 4). By the means Bench decides on further uniform variants. Raises ValueError without any
-    module: an empty pattern ends Bench.
+    It lists every module that Bench trains, because Bench gives the other modules the smallest rank of the pattern. It
+    has the means of the audit, which Bench needs to decide on more uniform variants. It omits the audit's global
+    suggestions: Bench would make uniform variants from them, and may then drop the per-layer variant (field-notes,
+    section 4). Raises ValueError if there is no module, because Bench fails with an empty pattern.
     """
     ranks = _trained_by_bench(audit, training, settings)
     if not ranks:
@@ -34,7 +34,7 @@ def bench_audit(audit: Audit, training: Training, settings: BenchSettings) -> di
 
 
 def _trained_by_bench(audit: Audit, training: Training, settings: BenchSettings) -> dict[str, int]:
-    """The modules whose ranks the config's `lora.target_modules` let Bench train."""
+    """Return the ranks of the modules that the config's `lora.target_modules` lets Bench train."""
     names = set(audit.modules.names)
     asked = (settings.base.get("lora") or {}).get("target_modules")
     if isinstance(asked, list) and not settings.focus:
@@ -44,7 +44,7 @@ def _trained_by_bench(audit: Audit, training: Training, settings: BenchSettings)
 
 
 def bench_audit_notes(audit: Audit, training: Training, settings: BenchSettings) -> list[str]:
-    """Return what Bench will not do as the audit says, under its rules for ranks (field-notes, section 4)."""
+    """Return notes about how Bench's rules for ranks deviate from the answer (field-notes, section 4)."""
     lora, compression = settings.base.get("lora") or {}, settings.base.get("compression") or {}
     probe = lora.get("probe_r") or audit.modules.largest_rank
     ranks = list(_trained_by_bench(audit, training, settings).values())

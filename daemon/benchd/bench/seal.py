@@ -1,7 +1,7 @@
-"""Seal what benchd writes beside an audit: JSON that YAML reads alike, with a digest that shows edits. Pure.
+"""Seal the files that benchd writes beside an audit, so that edits can be detected. Pure.
 
-A sealed document contains the SHA-256 of its own bytes, computed while the digest's place is empty. So a later run
-knows whether a person has edited a file or put it there.
+A sealed document is JSON that YAML reads as the same object. It contains the SHA-256 of its bytes, computed with an
+empty digest. So a later run can distinguish benchd's own file from one that a person has edited or created.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ __all__ = [
 
 
 class Provenance(msgspec.Struct, gc=False):
-    """What a sidecar says about the audit that it answers; `settings` has only those that shaped it."""
+    """The facts in a sidecar about its audit. `settings` has only the settings that affected the answer."""
 
     audit: str
     audit_sha256: str | None
     audit_bytes: int | None
     selection_version: int | None = None
     settings: dict[str, int | float | str | bool | None] | None = None
-    #: Token of the `adapter_config.json` beside the audit that shaped the config; see `benchd.audit.adapter`.
+    #: Token of the `adapter_config.json` beside the audit, if it affected the config; see `benchd.audit.adapter`.
     adapter_config: str | None = None
     code: str | None = None
-    #: Only in an error report, outside of its provenance.
+    #: Set only for an error report, whose JSON has it outside of the provenance.
     message: str | None = None
 
 
@@ -43,12 +43,12 @@ class _Sealed(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(_Sealed).decode
 _encode = msgspec.json.Encoder().encode
 
-#: Characters that JSON allows and YAML 1.1 does not, or folds away.
+#: Characters that JSON allows, but that YAML 1.1 forbids or folds.
 _NOT_YAML = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]|\xef\xbb\xbf|\xef\xbf[\xbe\xbf]")
 
-#: An exponent as msgspec writes it. It ends a line; a line that ends a string ends in a quotation mark.
+#: An exponent as msgspec writes it, at the end of a line. A line that ends a string ends in a quotation mark instead.
 _EXPONENT = re.compile(rb"e-?[0-9]+,?\n")
-#: Small numbers have an exponent in Python only. msgspec writes zeros.
+#: Python writes small numbers with an exponent, and msgspec with zeros.
 _ZEROS: Final = b"0.0000"
 _FLOAT: Final = rb"(?<= )-?(?:0\.0000[0-9]+|[0-9.]+e-?[0-9]+)(?=,?\n)"
 
@@ -61,7 +61,7 @@ _PLACE = re.compile(rb'"config_sha256": "([0-9a-f]{64})"(?=\s*\}\s*\}\s*\Z)')
 def seal(document: dict[str, Any]) -> bytes:
     """Return `document` as sealed file content. Its last key must be `provenance`.
 
-    The content is UTF-8 and ends with a newline. `yaml.safe_load` reads the same as `json.loads`.
+    The content is UTF-8 and ends with a newline. `yaml.safe_load` and `json.loads` read the same object from it.
     """
     sealed = {**document, "provenance": {**document["provenance"], "config_sha256": ""}}
     text = msgspec.json.format(_encode(sealed), indent=2)
@@ -76,7 +76,7 @@ def seal(document: dict[str, Any]) -> bytes:
 
 
 def _float(match: re.Match[bytes]) -> bytes:
-    """Return the number as both JSON and YAML 1.1 read it: `5.0e-05`. YAML takes `5e-05` for a string."""
+    """Return the number so that JSON and YAML 1.1 both read a float: `5.0e-05`. YAML reads `5e-05` as a string."""
     mantissa, _, exponent = repr(float(match[0])).partition("e")
     return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}".encode()
 
@@ -86,7 +86,7 @@ def _escape(match: re.Match[bytes]) -> bytes:
 
 
 def unbroken(content: bytes) -> bool:
-    """Return whether benchd wrote `content` and nobody has changed it since."""
+    """Return whether benchd wrote `content` and nothing has changed it since."""
     match = _PLACE.search(content, max(0, len(content) - 200))
     if match is None:
         return False
@@ -95,8 +95,8 @@ def unbroken(content: bytes) -> bool:
 
 
 def provenance_of(content: bytes) -> Provenance | None:
-    """Return what a sidecar says of itself; None for other files. Does not check the seal."""
-    if len(content) > _TAIL_BYTES:  # benchd's own sidecars have it at the end; other files can be of any size
+    """Return the provenance in a sidecar, or None for any other file. Does not check the seal."""
+    if len(content) > _TAIL_BYTES:  # benchd's sidecars end with it, and other files can have any size
         place = content.rfind(_PROVENANCE, -_TAIL_BYTES)
         if place < 0:
             return None

@@ -1,6 +1,6 @@
-"""Decide whether a sidecar still answers an audit under the present settings. Pure.
+"""Decide whether a sidecar is still the right answer to an audit under the present settings. Pure.
 
-The time stamps of the two files are not compared here: they belong to the folder.
+The folder compares the time stamps of the two files.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from benchd.settings.keys import BenchSettings, SelectionSettings
 
 __all__ = ["SidecarCheck"]
 
-#: Codes of error reports that never hold: the file may be readable now, though it is unchanged.
+#: Codes of error reports that are never valid: the file may be readable now, although it is unchanged.
 _TRY_AGAIN: Final = frozenset({"unreadable"})
 
 
 class SidecarCheck:
-    """Checks what sidecars say of themselves against one folder's settings.
+    """Checks the provenance of sidecars against the settings of one folder.
 
-    `max_bytes` is `watching.max_bytes`: a file is rejected as too large only if it is larger.
+    `max_bytes` is `watching.max_bytes`. A `too_large` report stays valid only while the file is larger.
     """
 
     def __init__(self, selection: SelectionSettings, bench: BenchSettings, *, max_bytes: int) -> None:
@@ -36,18 +36,18 @@ class SidecarCheck:
         }
 
     def config_holds(self, config: Provenance, *, name: str, size: int, adapter: str | None) -> bool:
-        """Return whether a config answers the audit `name` of `size` bytes.
+        """Return whether a config is still valid for the audit `name` of `size` bytes.
 
-        `adapter` is the token of the `adapter_config.json` beside the audit, None without such a file.
+        `adapter` is the token of the `adapter_config.json` beside the audit, or None without such a file.
         """
         return self._holds(config, name, size) and config.adapter_config == adapter and self._has_same_settings(config)
 
     def report_holds(self, report: Provenance, *, name: str, size: int) -> bool:
-        """Return whether an error report answers the audit `name` of `size` bytes."""
+        """Return whether an error report is still valid for the audit `name` of `size` bytes."""
         return self._holds(report, name, size)
 
     def _holds(self, sidecar: Provenance, name: str, size: int) -> bool:
-        # A copy of a sidecar, or that of `x` beside `x.json`, names another audit.
+        # A copied sidecar names another audit. So does the sidecar of `x` beside `x.json`.
         if sidecar.audit != name and sidecar.audit != utf8(name):
             return False
         if sidecar.selection_version != SELECTION_VERSION or sidecar.code in _TRY_AGAIN:
@@ -57,7 +57,7 @@ class SidecarCheck:
         return sidecar.audit_bytes is None or sidecar.audit_bytes == size
 
     def _has_same_settings(self, config: Provenance) -> bool:
-        """Return whether the settings that shaped a config have the same values now."""
+        """Return whether the settings that affected a config have the same values now."""
         used = config.settings
         if used is None or used.get("bench.base") != self._settings.get("bench.base"):
             return False

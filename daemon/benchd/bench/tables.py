@@ -1,7 +1,7 @@
-"""Fill the tables that Bench runs by: `[bench.base]`, and the audit for keys that it leaves out. Pure.
+"""Fill the tables that Bench needs for a run: from `[bench.base]`, and from the audit for missing keys. Pure.
 
-Keys of the base always win. A note says where they contradict the audit, and what Bench will lack (spec, section 4,
-"Runnable"; field-notes, section 4).
+Keys of the base always take precedence. Notes say where they contradict the audit, and which keys Bench will lack
+(spec, section 4, "Runnable"; field-notes, section 4).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchd.settings.keys import BenchSettings
 
 __all__ = ["Runnable", "base_used", "focused", "runnable"]
 
-#: Keys that Bench reads without a default, and that an audit normally has.
+#: Keys that have no default in Bench, and that an audit normally provides.
 _TOLD: Final = ("lora.probe_r", "lora.alpha", "lora.target_modules", "compression.allowed_ranks")
 
 
@@ -31,7 +31,7 @@ class Runnable(NamedTuple):
 
 
 def base_used(settings: BenchSettings) -> dict[str, Any]:
-    """Return the settings about Bench's tables that shape every answer, by dotted key; none without a base."""
+    """Return the settings for Bench's tables that affect every answer, by dotted key. Empty without a base."""
     if not settings.base:
         return {}
     used: dict[str, Any] = {"bench.base": base_digest(settings.base), "bench.focus": settings.focus}
@@ -50,7 +50,7 @@ def _targets(audit: Audit, selection: Selection, settings: BenchSettings) -> lis
 
 
 def focused(audit: Audit, selection: Selection, settings: BenchSettings) -> list[str]:
-    """Return the selected modules that can be a target, with `bench.focus`; none without it."""
+    """Return the selected modules that can be a target, if `bench.focus` is set. Otherwise return an empty list."""
     if not settings.focus or not selection.layers:
         return []
     return [layer.module for layer in selection.layers if layer.module not in audit.modules.out_of_reach]
@@ -62,7 +62,7 @@ def runnable(
     ranks: Collection[int],
     settings: BenchSettings,
 ) -> Runnable:
-    """Return Bench's tables for this answer, whose strategies have `ranks`. The base must not be empty."""
+    """Return Bench's tables for an answer whose strategies have `ranks`. The base must not be empty."""
     told = _told(audit, selection, ranks, settings)
     tables = merged(told, settings.base)
     is_focused = bool(focused(audit, selection, settings))
@@ -85,7 +85,7 @@ def _told(
     ranks: Collection[int],
     settings: BenchSettings,
 ) -> Base:
-    """Return what the audit and the adapter's own file have for Bench's keys."""
+    """Return the values that the audit and the adapter's own file have for Bench's keys."""
     own = audit.modules.largest
     probe = settings.base.get("lora", {}).get("probe_r") or (own.rank if own else None)
     adapter = audit.modules.adapter if settings.adapter_config else None
@@ -119,7 +119,7 @@ def _contradictions(base: Base, told: Base) -> Iterator[str]:
 
 
 def _left_out(selection: Selection, tables: Base) -> Iterator[str]:
-    """Yield a note about selected layers that Bench will not train; none for a pattern, which only PEFT can match."""
+    """Yield a note about selected layers that Bench will not train. Ignores patterns: only PEFT can match them."""
     wanted = tables.get("lora", {}).get("target_modules")
     if not isinstance(wanted, list):
         return

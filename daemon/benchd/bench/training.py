@@ -1,6 +1,6 @@
 """Plan a training at the ranks of an answer, as arguments of `peft.LoraConfig`. Pure.
 
-Each selected layer gets the rank of the selection. Every other module gets the uniform rank, or the rank that it has if
+Each selected layer gets the rank from the selection. Every other module gets the uniform rank, or keeps its own rank if
 that is smaller. Every module keeps its scaling.
 """
 
@@ -33,7 +33,10 @@ _UNKNOWN: Final = (
 
 
 class Change(NamedTuple):
-    """How the adapter's size changes: sums before and after, None where unknown; how many modules shrink and grow."""
+    """The change in the adapter's size.
+
+    `ranks` and `parameters` are sums before and after, or None if unknown. `shrink` and `grow` count modules.
+    """
 
     ranks: tuple[int, int]
     parameters: tuple[int, int] | None
@@ -41,7 +44,7 @@ class Change(NamedTuple):
     grow: int
 
     def __str__(self) -> str:
-        """Return one line for people."""
+        """Return the change as one line for a person."""
         text = f"ranks {self.ranks[0]:,} → {self.ranks[1]:,}"
         if self.parameters is not None:
             text += f", parameters {self.parameters[0]:,} → {self.parameters[1]:,}"
@@ -51,9 +54,9 @@ class Change(NamedTuple):
 class Training(NamedTuple):
     """A training at the answer's ranks.
 
-    `arguments` are those of `peft.LoraConfig`, `ranks` has the rank of each trained module by PEFT's name for it.
-    `change` is None where the audit tells no module's own rank. `notes` are for every form, `peft_notes` for those from
-    which PEFT makes an adapter.
+    `arguments` are those of `peft.LoraConfig`. `ranks` has the rank of each trained module, by PEFT's name for it.
+    `change` is None if no module's own rank is known. `notes` apply to every form of output. `peft_notes` apply only
+    if PEFT makes an adapter from it.
     """
 
     arguments: dict[str, Any]
@@ -64,10 +67,10 @@ class Training(NamedTuple):
 
 
 def lora_config(audit: Audit, selection: Selection, settings: BenchSettings | None = None) -> dict[str, Any]:
-    """Return what `peft.LoraConfig(**…)` takes to train the adapter anew at the ranks of this answer.
+    """Return the arguments of `peft.LoraConfig(**…)` for a new training of the adapter at the ranks of this answer.
 
-    `lora_alpha` is left out where the audit doesn't tell any scaling, `target_modules` where it names no module. With
-    the adapter's own file (`read_audit(…, adapter=…)`) the result also has the fields of `AdapterConfig.carried`.
+    Omits `lora_alpha` if no scaling is known, and `target_modules` if the audit names no module. If the audit was read
+    with the adapter's own file (`read_audit(…, adapter=…)`), the result includes the fields of `AdapterConfig.carried`.
     """
     return plan_training(audit, selection, settings or BenchSettings()).arguments
 
@@ -82,8 +85,8 @@ def plan_training(
 ) -> Training:
     """Return the training at the ranks of this answer.
 
-    `weights` are the modules of the saved adapter, where the caller knows them. Unless `may_use_rslora` every alpha is
-    for a training without `use_rslora`, at the same scaling.
+    `weights` are the modules of the saved adapter, if the caller knows them. Without `may_use_rslora`, every alpha is
+    for a training without `use_rslora` at the same scaling.
     """
     adapter = audit.modules.adapter
     carried = adapter.carried() if adapter else {}
@@ -116,7 +119,7 @@ def plan_training(
 
 
 class _Extra(NamedTuple):
-    """Modules of the adapter that the audit does not name; `known` from its weights, else from its targets."""
+    """Modules of the adapter that the audit does not name. `known` is from the adapter's weights, else its targets."""
 
     modules: Mapping[str, Module]
     known: bool
@@ -125,7 +128,7 @@ class _Extra(NamedTuple):
 def _ranks(
     own: Mapping[str, Module], selected: Mapping[str, int], names: Iterable[str], uniform: int
 ) -> dict[str, int]:
-    """Return the rank of each of `names`, the selected ones first; others get at most their own."""
+    """Return the rank of each of `names`, the selected ones first. Others get at most their own rank."""
     trained = set(names)
     ranks = {name: rank for name, rank in selected.items() if name in trained}
     for name in names:
@@ -139,7 +142,7 @@ def _rank_of(modules: Mapping[str, Module], name: str) -> int | None:
 
 
 def _own_weights(audit: Audit, weights: Mapping[str, Weights]) -> Mapping[str, Weights]:
-    """Return `weights` if they can be the audited adapter's: modules in both must have the same rank."""
+    """Return `weights` if they fit the audited adapter, else nothing. Modules in both must have the same rank."""
     ranks = [(module.rank, weights[name].rank) for name, module in audit.modules.known.items() if name in weights]
     return weights if ranks and all(told in {None, saved} for told, saved in ranks) else {}
 
@@ -147,7 +150,7 @@ def _own_weights(audit: Audit, weights: Mapping[str, Weights]) -> Mapping[str, W
 def _unaudited(audit: Audit, weights: Mapping[str, Weights]) -> _Extra:
     """Return adapted modules that Gradience does not audit, such as embeddings.
 
-    The weights name these modules. Without them the targets in the adapter's file do, by the ends of their names.
+    The weights name these modules. Without weights, the targets in the adapter's file give the ends of their names.
     """
     adapter, adapted = audit.modules.adapter, audit.modules.adapted
     if weights:
@@ -178,7 +181,7 @@ def _unaudited(audit: Audit, weights: Mapping[str, Weights]) -> _Extra:
 
 
 def _by_ending(adapter: AdapterConfig, name: str) -> Module:
-    """Return rank and scaling of a module of which only the end of the name is known; of several ranks the least."""
+    """Return the rank and scaling of a module from the end of its name. If several ranks match, use the smallest."""
     pattern = {key: rank for key, rank in adapter.rank_pattern.items() if plain_ending(key, name)}
     alphas = [alpha for key, alpha in adapter.alpha_pattern.items() if plain_ending(key, name)]
     rank = min([whole(rank) or 0 for rank in pattern.values()], default=adapter.rank) or None
@@ -186,7 +189,7 @@ def _by_ending(adapter: AdapterConfig, name: str) -> Module:
 
 
 def _default(audit: Audit, others: Mapping[str, int], uniform: int, carried: Mapping[str, Any]) -> int:
-    """Return `r`, the rank that most unselected modules have. Fused experts can have no other rank."""
+    """Return `r`, the rank of most unselected modules. Fused experts always train at `r`."""
     own = audit.modules.adapter.rank if audit.modules.adapter else None
     if carried.get("target_parameters") and own:
         return min(uniform, own)
@@ -223,10 +226,10 @@ def _arguments(
 def _usual_alpha(
     audit: Audit, ranks: Mapping[str, int], alphas: Mapping[str, float], default: int, *, use_rslora: bool
 ) -> float | None:
-    """Return the most frequent alpha of the modules with the default rank; if none has it, of all modules."""
+    """Return the most frequent alpha of the modules with the default rank. If none has one, use all modules."""
     adapter = audit.modules.adapter
     if adapter is not None and adapter.target_parameters and adapter.rank:
-        # Fused experts can't have another alpha.
+        # Fused experts always have the default alpha.
         expert = Module(adapter.rank, adapter.scaling(adapter.alpha, adapter.rank))
         return expert.alpha_at(default, use_rslora=use_rslora)
     usual = [alpha for name, alpha in alphas.items() if ranks[name] == default] or list(alphas.values())
@@ -283,7 +286,7 @@ def _argument_notes(audit: Audit, arguments: Mapping[str, Any], carried: Mapping
     return notes
 
 
-# --- what becomes of the size ---------------------------------------------------------------------------------
+# --- the change in size ----------------------------------------------------------------------------------------
 
 
 def _change(modules: Mapping[str, Module], ranks: Mapping[str, int], parameters: Mapping[str, int]) -> Change | None:

@@ -1,7 +1,7 @@
-"""Find the evidence for the ranks of layers: the first in the audit, in a fixed order (spec, section 3). Pure.
+"""Find the evidence for the rank of each layer: the first in the audit, in a fixed order (spec, section 3). Pure.
 
-Bench validates the rank that it gets, so a rank must not be too low. It is the largest rank that any policy asks for.
-That is at least the layer's spread (the largest rank minus the smallest).
+Bench validates the rank that it gets, so the rank must not be too low. It is the largest rank that any policy suggests.
+That is never less than the layer's spread, the largest rank minus the smallest.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["Evidence", "RankSource", "find_evidence"]
 
 RankSource = Literal["k_values", "layer_rows", "rationale", "suggestions", "policies"]
 
-#: Maximum relative error of Gradience's floats, and of numbers that a person has rounded.
+#: Maximum relative error of floats: those that Gradience computes, and those that a person has rounded.
 _COMPUTED: Final = 1e-9
 _ROUNDED: Final = 0.01
 
 
 class Evidence(NamedTuple):
-    """A rank (0 for a dead layer), its source, and whether the largest `k` may be lower than the rank."""
+    """A rank (0 for a dead layer), its source, and whether it is only an upper bound of the largest `k`."""
 
     rank: int
     source: RankSource
@@ -35,7 +35,7 @@ class Evidence(NamedTuple):
 def find_evidence(
     audit: Audit, rationales: Mapping[str, Rationale], modules: Mapping[str, Module | None]
 ) -> dict[str, Evidence]:
-    """Return the evidence for the rank of each layer, by its name in the audit; none for a layer without evidence.
+    """Return the evidence for the rank of each layer, by its name in the audit. Omits layers without evidence.
 
     A rank is at least the layer's spread and at most the rank of the module's own adapter.
     """
@@ -72,9 +72,9 @@ def _derived_or_suggested(audit: Audit, name: str, rationale: Rationale, most: i
 
 
 def _has_all_policies(row: list[int], rationale: Rationale) -> bool:
-    """Return whether a row has all policies that the analysis compared: then its ranks differ by the spread.
+    """Return whether a row has all policies that the analysis compared. Then its ranks differ by the spread.
 
-    The rows of Bench's own audits have the energy policy only.
+    The rows of Bench's own audits have only the energy policy.
     """
     if rationale.spread is None:
         return True
@@ -87,8 +87,8 @@ def _derived(audit: Audit, name: str, rationale: Rationale, most: int) -> Eviden
         spread_threshold = max(base, factor * largest k)
         priority_score   = spread / spread_threshold * uniform_mult
 
-    Where the threshold is the base, the largest k is at most base / factor. It is also the sum of the smallest `k` and
-    the spread, so at most the sum of any policy's `k` and the spread.
+    If the threshold is the base, the largest `k` is at most base / factor. It is also the smallest `k` plus the spread,
+    so it is at most any policy's `k` plus the spread.
     """
     base, factor = audit.spread_constants
     threshold = rationale.spread_threshold or _threshold(rationale)
@@ -110,7 +110,7 @@ def _derived(audit: Audit, name: str, rationale: Rationale, most: int) -> Eviden
 
 
 def _threshold(rationale: Rationale) -> float | None:
-    """Return the threshold that the priority score was computed with; None where the score doesn't reveal it."""
+    """Return the threshold that the priority score was computed with. None if the score does not determine it."""
     spread, mult, score = rationale.spread, rationale.uniform_mult, rationale.priority_score
     if not spread or not mult or not score or spread < 0 or mult < 0 or score < 0:
         return None

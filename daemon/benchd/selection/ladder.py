@@ -1,4 +1,4 @@
-"""Climb down the ladder: choose the layers of an audit, and say why (spec, section 3). Pure."""
+"""Choose the layers of an audit with a ladder of rules, and record the reasons (spec, section 3). Pure."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ _CONFIDENCE: Final[dict[Strategy, Confidence]] = {
 
 
 def select(audit: Audit, settings: SelectionSettings | None = None) -> Selection:
-    """Climb down the ladder and describe the layers of the rung that fires. Never raises for any `Audit`."""
+    """Return the layers of the first rung that fires, with ranks and reasons. Never raises for any `Audit`.
+
+    `settings` has the thresholds and limits of the rungs; by default it is `SelectionSettings()`.
+    """
     used = UsedSettings(settings or SelectionSettings())
     ladder = _Ladder(audit, used)
     strategy, layers = ladder.climb_down()
     selected = describe(audit, layers, used, flagged=strategy == "flagged")
-    # Nobody asks for modules where there is no analysis.
+    # Without an analysis the names are not needed.
     names = [] if audit.no_analysis is not None else name_notes(audit, [layer.module for layer in selected])
     return Selection(
         strategy=strategy,
@@ -42,7 +45,7 @@ def select(audit: Audit, settings: SelectionSettings | None = None) -> Selection
 
 
 class _Ladder:
-    """The rungs that were tried, the last of which fired."""
+    """The rungs that were tried. The last one fired."""
 
     def __init__(self, audit: Audit, used: UsedSettings) -> None:
         self.rungs: list[Rung] = []
@@ -50,7 +53,7 @@ class _Ladder:
         self._used = used
 
     def climb_down(self) -> tuple[Strategy, Sequence[Layer]]:
-        """Try one rung after another; return the strategy of the one that fires, and its layers."""
+        """Try one rung after another. Return the strategy of the rung that fires, and its layers."""
         audit = self._audit
         if audit.no_analysis is not None:
             return self._fire("none", f"uniform only: {audit.no_analysis}")
@@ -71,10 +74,10 @@ class _Ladder:
         self.rungs.append(Rung(strategy, False, reason))
 
     def _fall_back(self) -> tuple[Strategy, Sequence[Layer]]:
-        """Try the rungs below `flagged`, by priority score and by the audit's order."""
+        """Try the rungs below `flagged`: by priority score, then in the audit's order."""
         candidates, scored, whose = self._candidates()
         total = f"{_count(len(candidates), 'layer')}{whose}"
-        # Without candidates `top_n` does not shape the answer, so it is not recorded.
+        # Without candidates `top_n` has no effect, so it is not recorded.
         top_n = int(self._used.number("top_n")) if candidates else 0
         if scored and top_n:
             scored.sort(key=lambda pair: -pair[0])  # a stable sort: ties keep the audit's order
@@ -95,7 +98,7 @@ class _Ladder:
         return self._fire("none", f"uniform only: {reason}")
 
     def _candidates(self) -> tuple[list[Layer], list[tuple[float, Layer]], str]:
-        """Return the layers to choose from, those with a priority score above 0, and words for which layers they are.
+        """Return the layers to choose from, those with a priority score above 0, and words that describe the layers.
 
         Each rationale is decoded once and not kept, because there can be thousands.
         """

@@ -22,9 +22,9 @@ _VALIDATION: Final[dict[Priority, Validation]] = {
 
 
 def describe(audit: Audit, layers: Sequence[Layer], used: UsedSettings, *, flagged: bool) -> tuple[SelectedLayer, ...]:
-    """Return what the selection says of `layers`, each step for all of them. All `flagged` layers have priority HIGH.
+    """Return the `layers` with their priorities, ranks and alphas. All `flagged` layers have priority HIGH.
 
-    Only layers that are validated on their own, and that a rank pattern can match, get a rank.
+    A layer gets a rank only if Bench validates it per layer and a rank pattern can match it.
     """
     rationales = [layer.rationale for layer in layers]
     priorities: list[Priority] = ["HIGH"] * len(layers) if flagged else [_priority(each, used) for each in rationales]
@@ -88,8 +88,8 @@ def _priority(rationale: Rationale, used: UsedSettings) -> Priority:
 def disagrees(rationale: Rationale) -> bool:
     """Return whether the policies really disagree on the layer of this rationale.
 
-    Gradience lists agreeing layers too (field-notes, 1.4). Its full rationale says `meets_spread_threshold`. Its
-    condensed one has `insufficient_spread` among the failures. A hand-made entry may have only the numbers.
+    Gradience lists agreeing layers, too (field-notes, 1.4). A full rationale has `meets_spread_threshold`. A condensed
+    rationale has `insufficient_spread` among its failures. A hand-made entry may have only the numbers.
     """
     if rationale.meets_spread_threshold is not None:
         return rationale.meets_spread_threshold
@@ -100,7 +100,7 @@ def disagrees(rationale: Rationale) -> bool:
 
 
 def _shown(reasons: list[str | None]) -> tuple[str, ...]:
-    """Return those reasons that can be shown, at most 20."""
+    """Return the reasons that can be shown, at most 20."""
     return tuple(
         [reason for reason in reasons[:20] if reason is not None and reason.isprintable() and len(reason) <= 100]
     )

@@ -1,4 +1,4 @@
-"""Notes of a selection: modules that no rank pattern reaches, and layers without a rank. Pure."""
+"""Write the notes of a selection: modules that no rank pattern reaches, and layers without a rank. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def name_notes(audit: Audit, selected: Sequence[str] = ()) -> list[str]:
 
 
 def rank_notes(audit: Audit, layers: Sequence[SelectedLayer]) -> list[str]:
-    """Return notes about layers that should have a rank and have none."""
+    """Return notes about layers that should have a rank but have none."""
     without = [layer for layer in layers if layer.validation == "per_layer" and layer.rank is None]
     notes = []
     for zero, text in (

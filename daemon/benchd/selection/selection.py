@@ -1,4 +1,4 @@
-"""The result of a selection: its types, and the version of the rules. Pure."""
+"""Declare the result of a selection and the version of its rules. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
     "Validation",
 ]
 
-#: Counts the changes that make the same audit give another selection. A config of an older version is written again.
+#: Version of the rules. It increases when any audit would get another selection. benchd replaces older configs.
 SELECTION_VERSION: Final = 2
 
 Strategy = Literal["flagged", "priority_score", "disagreement", "none"]
@@ -32,7 +32,7 @@ Validation = Literal["per_layer", "focused_uniform", "uniform_only"]
 
 
 class Rung(Struct, frozen=True, gc=False):
-    """One rung that was tried: whether it fired, and why or why not, in words with numbers."""
+    """One rung of the ladder: its strategy, whether it fired, and the reason in words."""
 
     strategy: Strategy
     fired: bool
@@ -40,10 +40,11 @@ class Rung(Struct, frozen=True, gc=False):
 
 
 class SelectedLayer(Struct, frozen=True, gc=False):
-    """One selected layer; the config has the fields in this order, without `alpha`. Numbers are finite or None.
+    """One selected layer. The config has the fields in this order, without `alpha`. Numbers are finite or None.
 
-    `rank` is None for a layer that is not validated per layer, that no rank pattern can match, or that the audit has no
-    evidence for. With `rank_is_upper_bound` all policies may ask for less. `alpha` keeps the scaling at this rank.
+    `rank` is None if the layer is not validated per layer, if no rank pattern can match it, or if the audit has no
+    evidence for a rank. If `rank_is_upper_bound` is true, all policies may suggest less. `alpha` keeps the scaling of
+    the module at this rank, or is None.
     """
 
     layer_name: str
@@ -65,7 +66,7 @@ class SelectedLayer(Struct, frozen=True, gc=False):
 
 
 class Selection(Struct, frozen=True, gc=False):
-    """The selected layers, and the reasons. `settings` has only the settings that shaped it, by dotted key."""
+    """The selected layers and the reasons. `settings` has only the settings that affected it, by dotted key."""
 
     strategy: Strategy
     confidence: Confidence

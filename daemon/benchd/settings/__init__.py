@@ -1,1 +1,1 @@
-"""The settings: declared once each, and read from `config.toml`. Pure."""
+"""Declare each setting once, and read `config.toml`. Pure."""

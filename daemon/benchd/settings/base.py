@@ -1,8 +1,8 @@
-"""The tables that Bench needs to run a config: `bench.base_file` and `[bench.base]` (spec, section 4). Pure.
+"""Check the tables that Bench needs to run a config: `bench.base_file` and `[bench.base]` (spec, section 4). Pure.
 
 A base has the keys of Bench's own YAML, and benchd passes them on unchanged. `check` finds values of the wrong type
-among those that Bench 0.11.0 computes with. Bench itself fails on them late, often after it has trained its probe
-(field-notes, section 4). `missing` finds the keys that Bench needs.
+among the keys that Bench 0.11.0 uses in computations. Bench itself fails late on them, often after it has trained its
+probe (field-notes, section 4). `missing` finds the keys that Bench needs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
     "tells",
 ]
 
-#: Bench's YAML as an object. The values of `TABLES` are objects; other keys may have any value of JSON.
+#: Bench's YAML as an object. The values of `TABLES` are objects, and other keys may have any value of JSON.
 Base = dict[str, Any]
 
 #: The tables that Bench reads, in the order of the YAML files that it ships.
@@ -48,7 +48,7 @@ MAX_KEY: Final = 250
 #: Keys that Bench needs, that have no default, and that no audit contains.
 _NEEDED: Final = ("model.name", "task.dataset", "task.subset", "train.seed", "lora.dropout")
 
-#: Keys that a base may leave to the adapter's own file.
+#: Keys that a base may omit if the adapter's own file has them.
 LEFT_OPEN: Final = frozenset({"model.name", "lora.dropout"})
 
 _DEEPEST: Final = 16
@@ -58,7 +58,7 @@ _MISSPELT: Final = 0.75
 
 
 class Mistake(NamedTuple):
-    """One mistake: the dotted key in the base, what is wrong, and the value if the rule for its key refuses it."""
+    """One mistake: the dotted key in the base, the problem, and the value if the rule for its key refuses it."""
 
     where: str
     text: str
@@ -71,7 +71,7 @@ _AMOUNT: Final = number()
 _RANK: Final = integer(1, MAX_RANK)
 _SEED: Final = integer(0, 2**32 - 1)
 
-#: The keys whose values benchd checks, because Bench computes with them.
+#: The keys whose values benchd checks, because Bench uses them in computations.
 KEYS: Final = {
     "model.name": Key(_TEXT, "The base model"),
     "task.dataset": Key(_TEXT, "The data set"),
@@ -165,7 +165,7 @@ def _check_value(value: Any, where: str, depth: int) -> Iterator[Mistake]:
 
 
 def _not_in_json(value: Any) -> str | None:
-    """Return what is wrong with a value of TOML or YAML that JSON can't hold; None if it can."""
+    """Return the problem with a value of TOML or YAML that JSON can't hold, or None."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"expected a finite number, got {value}"
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -186,10 +186,10 @@ def _is_text(value: str) -> bool:
 
 
 def merged(base: Base, over: Base) -> Base:
-    """Return `base` with the keys of `over`. Objects are merged at every depth; a list is replaced as a whole.
+    """Return `base` with the keys of `over`. Objects are merged at every depth, and a list is replaced as a whole.
 
-    A null never replaces a value. A table of `TABLES` that is null is omitted. `TABLES` come first, in Bench's order;
-    the other keys keep their order.
+    A null never replaces a value. A table of `TABLES` that is null is omitted. `TABLES` come first, in Bench's order.
+    The other keys keep their order.
     """
     both = _merged(_merged({}, base), over)
     tables = {name: both.pop(name) for name in TABLES if name in both}
@@ -208,9 +208,9 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def missing(base: Base, *, adapter_config: bool = False) -> list[str]:
-    """Return the dotted keys that Bench needs, that no audit contains and that `base` lacks; none for an empty base.
+    """Return the dotted keys that Bench needs, that no audit has and that `base` lacks. Empty for an empty base.
 
-    With `adapter_config` the adapter's own file may supply the base model's name and the dropout.
+    With `adapter_config` the adapter's own file may have the base model's name and the dropout.
     """
     if not base:
         return []
@@ -227,7 +227,7 @@ def tells(base: Base, key: str) -> bool:
 
 
 def leaves(base: Base) -> Iterator[tuple[str, Any]]:
-    """Yield keys with their values: dotted keys for each object at the top level, plain ones for the other values."""
+    """Yield keys with their values: dotted keys for each object at the top level, plain keys for other values."""
     for name, value in base.items():
         if isinstance(value, dict):
             yield from ((f"{name}.{key}", item) for key, item in value.items())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BASE_FILE", "BaseFileError", "parse_base_file"]
 
-#: Maximum bytes of a file, and maximum characters of its content once each alias is replaced by its value.
+#: Maximum bytes of a file, and maximum characters of its content after each alias is replaced by its value.
 MAX_BASE_FILE: Final = 2**20
 
 #: Maximum levels of mappings and lists: the document, a table, and 16 below a key of the table, as in `check`.
@@ -49,7 +49,7 @@ _TAGS: Final = {
 
 
 class BaseFileError(Exception):
-    """The file can't be used. `problems` has one line for each mistake, with its place in the file."""
+    """Raised if the file can't be used. `problems` has one line for each mistake, with its place in the file."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -81,7 +81,7 @@ def parse_base_file(content: bytes) -> Base:
 
 
 def _hint(value: object) -> str:
-    """Return how to write a number that YAML reads as text; nothing for any other value."""
+    """Return how to write a number that YAML reads as text. Empty for any other value."""
     match = _TEXT.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         return ""
@@ -90,7 +90,7 @@ def _hint(value: object) -> str:
 
 
 def _place(line: int, column: int) -> str:
-    """Return the words for a place, from numbers that count from 0."""
+    """Return the place as words, from a line and a column that count from 0."""
     return f"line {line + 1}, column {column + 1}"
 
 
@@ -152,7 +152,7 @@ class _Constructor:
             self.problems.append(f"{place}: {text}")
 
     def _value(self, node: Node, where: str, depth: int) -> Any:
-        """Return the value of `node`; None for a mistake."""
+        """Return the value of `node`, or None for a mistake."""
         self._left -= 1 + (len(node.value) if node.id == "scalar" else 0)
         if self._left < 0:
             raise BaseFileError(

@@ -1,7 +1,7 @@
-"""Every setting, declared once: type, default, rule and description (spec, section 7). Pure.
+"""Declare every setting once: type, default, rule and description (spec, section 7). Pure.
 
-The annotations stay text until a settings file is parsed, so they cost a start without one nothing. `config.toml`, the
-JSON Schema and the tables in docs/configuration.md are generated from them (`make generate`).
+Annotations are evaluated only when a settings file is parsed, so a start without a file doesn't pay for them.
+`make generate` writes `config.toml`, the JSON Schema and the tables in docs/configuration.md from them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Read `config.toml` into `Settings` (spec, section 7). Pure: the caller passes the text, and a function to read files.
+"""Read `config.toml` into `Settings` (spec, section 7). Pure: the caller passes the text and a function to read files.
 
-The rules and defaults of all keys are in `keys`.
+`keys` declares all keys, with their rules and defaults.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SECTIONS: Final[dict[str, Shape]] = {
 
 
 class SettingsError(Exception):
-    """The settings can't be used. `problems` has one line for each mistake."""
+    """Raised if the settings can't be used. `problems` has one line for each mistake."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -64,8 +64,8 @@ def parse_settings(
     """Return the settings in `text`, a TOML document. Raises `SettingsError` with every mistake in it.
 
     `source` names the file in messages. Relative paths are relative to `base`, the file's own folder. `expand_user`
-    replaces the `~` at the start of a path by the home folder; by default it stays. `read_file` reads the files that
-    `base_file` names, each once; their mistakes are reported, too.
+    replaces the `~` at the start of a path with the home folder; by default `~` stays. `read_file` reads the files
+    that `base_file` names, each once. Their mistakes are reported, too.
     """
     import tomli  # noqa: PLC0415 - a start without a settings file doesn't need it
 
@@ -96,7 +96,7 @@ def lacking(bench: BenchSettings, where: str = "bench") -> list[str]:
 def folder_for(settings: Settings, path: str) -> FolderSettings:
     """Return the settings for the absolute `path`.
 
-    They are those of the deepest watched folder that contains it. If none does, they are the general ones.
+    They are the settings of the deepest watched folder that contains it, or the general ones if there is none.
     """
     best: FolderSettings | None = None
     for folder in settings.watch:
@@ -112,7 +112,7 @@ class _Bench(NamedTuple):
     """The `[bench]` settings, general or of one folder, and the two parts of their base.
 
     `file` has the keys of the base file, `tables` those of `[bench.base]`. Each is None if it has a mistake. Then the
-    base is not `usable`: its missing keys are unknown. Missing keys are reported at `where`.
+    base is not `usable`, because its missing keys are unknown. `where` is the place to report missing keys.
     """
 
     settings: BenchSettings
@@ -126,7 +126,7 @@ class _Bench(NamedTuple):
 
 
 class _Reader:
-    """Reads one parsed document and collects the mistakes. A key with a mistake keeps its default meanwhile."""
+    """Reads one parsed document and collects the mistakes. A key with a mistake keeps its default."""
 
     def __init__(self, source: str, absolute: Callable[[str], str], read_file: ReadFile) -> None:
         self.problems: list[str] = []
@@ -178,7 +178,7 @@ class _Reader:
     def _folder(
         self, table: dict[str, Any], where: str, selection: SelectionSettings, bench: _Bench
     ) -> FolderSettings | None:
-        """Return the settings in one `[[watch]]` table over the general ones; None if its path has a mistake."""
+        """Return the settings in one `[[watch]]` table over the general ones. None if its path has a mistake."""
         values = self._values(table, where, FolderSettings)
         overrides = self._section(table, f"{where}.selection", SelectionSettings)
         selection = msgspec.structs.replace(selection, **overrides)
@@ -196,7 +196,7 @@ class _Reader:
         self.problems.append(f"{self._source}: {where}: {text}")
 
     def _check_names(self, document: Mapping[str, Any]) -> None:
-        """Report unknown keys at the top level. One that a section knows is probably in the wrong place."""
+        """Report unknown keys at the top level. A key that a section has is probably in the wrong place."""
         known = list(sections(Settings))
         inside = {name: keys(shape) for name, shape in _SECTIONS.items()}
         for key in document:
@@ -272,7 +272,7 @@ class _Reader:
         return _Bench(settings, file, tables, where if own else general.where)
 
     def _tables(self, table: Mapping[str, Any], where: str, general: Base | None) -> Base | None:
-        """Return the tables of `[bench.base]` over the `general` ones; None if either has mistakes."""
+        """Return the tables of `[bench.base]` over the `general` ones. None if either has mistakes."""
         if "base" not in table:
             return general
         own = self._table(table["base"], where)
@@ -286,7 +286,7 @@ class _Reader:
         return merged(general, own)
 
     def _base_file(self, path: str, where: str) -> Base | None:
-        """Return the base in the YAML file `path`; None if it can't be used. Reports the mistakes of each file once."""
+        """Return the base in the YAML file `path`, or None if it can't be used. Report each file only once."""
         if not path:
             return {}
         from benchd.settings.base_file import BaseFileError, parse_base_file  # noqa: PLC0415 - most settings name no file

@@ -1,4 +1,4 @@
-"""Rules for values in settings files: each says in words, as a parser and as JSON Schema what it accepts. Pure."""
+"""Define rules for values in settings files. Each rule is a description, a parser and a JSON Schema. Pure."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def _toml(value: Any) -> str:
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key accepts.
+    """The rule for the value of a key.
 
-    `parse` returns the value that settings hold, or raises ValueError. `schema` is the same rule for editors. `write`
-    is the inverse of `parse`. The value of a `path` rule is relative to the settings file.
+    `parse` returns the value for the settings, or raises ValueError. `schema` is the same rule as JSON Schema, for
+    editors. `write` is the inverse of `parse`. With `path`, the value is relative to the settings file.
     """
 
     accepts: str
@@ -66,9 +66,9 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Key(msgspec.Struct, frozen=True):
-    """One setting: its rule, a line that describes it, and more Markdown for the manual.
+    """The declaration of a setting: its rule, a description of one line, and additional Markdown for the manual.
 
-    `example` is the value in `config.toml` of a key without a default.
+    `example` is the value in `config.toml` for a key without a default.
     """
 
     rule: Rule
@@ -78,7 +78,7 @@ class Key(msgspec.Struct, frozen=True):
 
 
 class Section(msgspec.Struct, frozen=True):
-    """A table of settings, with a line that describes it."""
+    """The declaration of a table of settings, with a description of one line."""
 
     says: str
     more: str = ""
@@ -117,7 +117,7 @@ def choice(choices: tuple[str, ...]) -> Rule:
 
 # --- numbers --------------------------------------------------------------------------------------------------
 
-#: Maximum of an integer whose rule names no maximum.
+#: Maximum of an integer whose rule has no maximum.
 _MOST: Final = 10**9
 
 
@@ -139,7 +139,7 @@ def integer(low: int, high: int = _MOST, choices: tuple[str, ...] = ()) -> Rule:
 
 
 def number(low: float = 0, high: float = math.inf, *, above: bool = False) -> Rule:
-    """Accept a finite number from `low` to `high`; with `above` not `low` itself."""
+    """Accept a finite number from `low` to `high`. With `above`, `low` itself is not accepted."""
 
     def parse(value: Any) -> float:
         found = finite(value)
@@ -166,7 +166,7 @@ FLAG: Final = Rule(accepts="true or false", parse=_flag, schema={"type": "boolea
 
 
 def list_of(item: Rule, accepts: str, *, least: int = 0, or_item: bool = False) -> Rule:
-    """Accept a list of at least `least` values that `item` accepts; with `or_item` also one such value."""
+    """Accept a list of at least `least` values that `item` accepts. With `or_item`, also accept one such value."""
 
     def parse(value: Any) -> Any:
         if or_item and not isinstance(value, list):
@@ -192,7 +192,7 @@ _BYTES: Final = {
 def _with_unit(units: Mapping[str, float], low: float, high: float) -> tuple[Callable[[Any], float], dict[str, Any]]:
     """Return a parser and a schema for a number from `low` to `high`, or a string with a unit of `units`.
 
-    A schema can't compare numbers in strings, so only the parser holds these to the limits.
+    Only the parser applies the limits to strings, because a schema can't compare numbers in them.
     """
     blanks = r"[ \t\n\r\f\v]*"
     names = "|".join("".join(f"[{letter.upper()}{letter}]" for letter in unit) for unit in units)
