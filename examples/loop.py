@@ -89,7 +89,7 @@ def loop(home: Path, inbox: Path) -> None:
         target_modules=targets,
     )
     loss = train(lora, home / "second")
-    print(f"second adapter: rank {rank}, and {len(per_layer['rank_pattern'])} modules at selected ranks, loss {loss:.3f}")
+    print(f"second adapter: rank {rank}, and {len(per_layer['rank_pattern'])} at selected ranks, loss {loss:.3f}")
 
     # 4. Its audit shows the selected ranks. benchd answers this audit too, so you could go around again.
     after = audit(home / "second", inbox / "second.json")
