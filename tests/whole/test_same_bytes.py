@@ -1,6 +1,6 @@
 """The bytes of every config in the corpus, held to a list. They change only with `SELECTION_VERSION`.
 
-After a change on purpose, `BENCHD_WRITE_DIGESTS=1 make test PYTEST_ARGS=tests/whole/test_same_bytes.py` writes it.
+After a change on purpose, `BENCHD_WRITE_DIGESTS=1 .venv/bin/python -m pytest tests/whole/test_same_bytes.py` writes it.
 """
 
 from __future__ import annotations
