@@ -26,6 +26,8 @@ def inotify(folder, mask):
     """An inotify descriptor that tells of `mask` in one folder."""
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.inotify_init1(os.O_CLOEXEC)
+    if descriptor < 0:
+        raise OSError(ctypes.get_errno(), "inotify_init1; see fs.inotify.max_user_instances")
     if libc.inotify_add_watch(descriptor, os.fsencode(folder), mask) < 0:
         raise OSError(ctypes.get_errno(), "inotify_add_watch")
     return descriptor

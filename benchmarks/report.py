@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import textwrap
 from pathlib import Path
 
 import findings
@@ -27,21 +28,26 @@ def _charts(results, folder):
     return lines
 
 
+def _wrapped(text):
+    """A paragraph in lines of 100 columns."""
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+
+
 def render(results, charts):
     """The generated part of the page."""
     rows = [row for found in results.values() for row in found.found if isinstance(row, findings.Row)]
     met = [row.met for row in rows if row.met is not None]
     facts = [list(found.facts.values()) for found in results.values()]
     common = [fact for fact in facts[0] if all(fact in others for others in facts)]
-    parts = [f"{met.count(True)} of {len(met)} targets are met. Measured on {'; '.join(common)}."]
+    parts = [_wrapped(f"{met.count(True)} of {len(met)} targets are met. Measured on {'; '.join(common)}.")]
     for name, found in results.items():
         heading, _, rest = found.about.partition(": ")
         command = f"`benchmarks/{name}.py`"
-        parts += [f"## {heading}", f"{rest[:1].upper()}{rest[1:]} {command}"]
+        parts += [f"## {heading}", _wrapped(f"{rest[:1].upper()}{rest[1:]} {command}")]
         if name in charts:
             parts.append(charts[name])
         own = [f"{name} {fact}" for name, fact in found.facts.items() if fact not in common]
-        parts += [findings.shown(found), "; ".join(own).capitalize() + "."]
+        parts += [findings.shown(found), _wrapped("; ".join(own).capitalize() + ".")]
     return "\n\n".join(parts)
 
 

@@ -1,10 +1,10 @@
-"""The loop, closed: train a LoRA adapter, audit it, let benchd select, train again at the selected ranks, audit that.
+"""The whole loop: train a LoRA adapter, audit it, let benchd select, train at the selected ranks, audit the result.
 
     pip install benchd torch transformers peft gradience
     python examples/loop.py [FOLDER]
 
-A model of 4 layers with random weights learns to count in steps, on the CPU, in seconds. Everything else is as
-in real life: real training, the real `gradience audit`, and a running `benchd watch` in between.
+A model of 4 layers with random weights learns to count in steps, on the CPU, in seconds. The rest is real: the
+training, `gradience audit`, and a running `benchd watch` in between.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WORDS = 64
 
 
 def train(lora: LoraConfig, adapter: Path) -> float:
-    """Train an adapter over always the same model, save it, and return the loss it came to."""
+    """Train an adapter over the same model each time, save it, and return the final loss."""
     torch.manual_seed(0)
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
     model = get_peft_model(LlamaForCausalLM(LlamaConfig(vocab_size=WORDS, **shape)), lora)
@@ -43,7 +43,7 @@ def train(lora: LoraConfig, adapter: Path) -> float:
 
 
 def audit(adapter: Path, file: Path) -> dict[str, int]:
-    """`gradience audit --json > FILE`, and the rank of each module in it."""
+    """Run `gradience audit --json > FILE`; return the rank of each module."""
     command = [COMMANDS / "gradience", "audit", "--peft-dir", adapter, "--json"]
     with file.open("wb") as output:
         done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, check=False)
@@ -54,31 +54,31 @@ def audit(adapter: Path, file: Path) -> dict[str, int]:
 
 
 def answer(file: Path) -> dict[str, Any]:
-    """Wait for the config that benchd writes beside an audit. It appears whole or not at all."""
+    """Wait for the config that benchd writes beside an audit, and return it. It appears whole or not at all."""
     config = file.with_suffix(".bench.json")
     deadline = time.monotonic() + 30
     while not config.exists():
         if time.monotonic() > deadline:
-            sys.exit(f"no {config.name} within 30 s; does benchd run?")
+            sys.exit(f"no {config.name} within 30 s; is benchd running?")
         time.sleep(0.01)
     return json.loads(config.read_text(encoding="utf-8"))
 
 
 def loop(home: Path, inbox: Path) -> None:
-    """Once around."""
+    """Go around the loop once."""
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
     # 1. A first adapter, with the same generous rank everywhere.
     loss = train(LoraConfig(r=16, lora_alpha=32, target_modules=targets), home / "first")
     print(f"first adapter:  rank 16 everywhere, loss {loss:.3f}")
 
-    # 2. Its audit goes straight into the watched folder; benchd answers as soon as it is whole.
+    # 2. Gradience writes the audit straight into the watched folder. benchd answers as soon as the file is whole.
     before = audit(home / "first", inbox / "audit.json")
     config = answer(inbox / "audit.json")
     print(f"benchd selects: {config['selection']['reason']}")
 
-    # 3. A second one: the uniform rank, and for the selected modules the ranks of their own. The alpha of each
-    #    goes with its rank, so that no module's scaling changes: 32 / 16 before, and alpha / rank now.
+    # 3. A second adapter has the uniform rank, and the selected ranks for the selected modules. Each alpha fits its
+    #    rank, so no module's scaling changes: it was 32 / 16, and alpha / rank is the same.
     uniform, per_layer = config["compression_strategies"]
     rank = uniform["rank"]
     lora = LoraConfig(
@@ -89,9 +89,9 @@ def loop(home: Path, inbox: Path) -> None:
         target_modules=targets,
     )
     loss = train(lora, home / "second")
-    print(f"second adapter: rank {rank}, and {len(per_layer['rank_pattern'])} modules at their own, loss {loss:.3f}")
+    print(f"second adapter: rank {rank}, and {len(per_layer['rank_pattern'])} at selected ranks, loss {loss:.3f}")
 
-    # 4. And its audit: the ranks are the selected ones. It has its answer, too: round again, if you like.
+    # 4. Its audit shows the selected ranks. benchd answers this audit too, so you could go around again.
     after = audit(home / "second", inbox / "second.json")
     answer(inbox / "second.json")
     for module in before:
@@ -99,11 +99,11 @@ def loop(home: Path, inbox: Path) -> None:
         assert after[module] == wanted, f"{module} has rank {after[module]}, not {wanted}"
     for module in per_layer["rank_pattern"]:
         print(f"  {module}: {before[module]} -> {after[module]}")
-    print(f"{sum(before.values())} ranks in all before, {sum(after.values())} after")
+    print(f"sum of all ranks: {sum(before.values())} before, {sum(after.values())} after")
 
 
 def main() -> None:
-    """Under a daemon of our own, in FOLDER or in a new one."""
+    """Run the loop with its own daemon, in FOLDER or in a new folder."""
     home = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="loop-"))
     inbox = home / "inbox"
     inbox.mkdir(parents=True)
@@ -114,7 +114,7 @@ def main() -> None:
     finally:
         daemon.terminate()
         daemon.wait()
-    print(f"all of it is in {home}")
+    print(f"all files are in {home}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 #!/bin/sh
-# `make uninstall`: removes what `make install` made. Audits, configs, settings and the account stay.
+# `make uninstall`: remove what `make install` made. Audits, configs, settings and the user stay.
 set -eu
 if [ -e "$DESTDIR$PREFIX" ] && [ ! -e "$DESTDIR$PREFIX/share/benchd/installed" ]; then
-    echo "make uninstall: $DESTDIR$PREFIX was not made by make install" >&2
+    echo "make uninstall: make install did not create $DESTDIR$PREFIX" >&2
     exit 1
 fi
 if [ -n "${FOR_USER:-}" ]; then
     systemctl --user disable --now benchd.service 2>/dev/null || :
     rm -rf "$DESTDIR$PREFIX" "$DESTDIR$USERUNITDIR/benchd.service"
-    echo "removed; left as they are: $CONFDIR and your audits"
+    echo "removed; these stay: $CONFDIR and your audits"
     exit
 fi
 if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
@@ -21,4 +21,4 @@ rm -rf "$DESTDIR$PREFIX"
 if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
     systemctl daemon-reload
 fi
-echo "removed; left as they are: $CONFDIR, /var/lib/benchd, /var/log/benchd and the user benchd"
+echo "removed; these stay: $CONFDIR, /var/lib/benchd, /var/log/benchd and the user benchd"

@@ -1,31 +1,31 @@
 #!/bin/sh
-# `make run`: benchd on a sample folder into which real audits are dropped, one by one.
+# `make run`: run benchd on a sample folder, and drop real audits into it one by one.
 # usage: BENCHD=path/to/benchd sample.sh FOLDER
 set -eu
 audits=$(dirname "$0")/audits
 inbox=$1/inbox
 mkdir -p "$inbox"
-# What an earlier run has left would be answered already.
+# Remove the audits of an earlier run: they have their answers.
 for name in llama4_many__default mistral4_flat__default llama4_many__pol_unknown trained_llama8__default llama32x7__default; do
     rm -f "$inbox/$name.json" "$inbox/$name.bench.json"
 done
 
 cat <<EOF
-benchd watches $inbox; real audits are being dropped into it. While it runs, try in another terminal:
+benchd watches $inbox, and this script drops five real audits into it. Try this in another terminal:
 
-  # a drop of your own: $inbox/mine.bench.json appears
+  # drop an audit yourself: $inbox/mine.bench.json appears
   cp $audits/llama4_one__default.json $inbox/mine.json
 
-  # the same decision, explained
+  # explain a decision
   $BENCHD explain $inbox/llama4_many__default.json
 
-  # a broken audit: a report appears beside it, the rest goes on
+  # drop a broken audit: an error report appears beside it after two seconds
   echo '{"oops": ' > $inbox/broken.json
 
-  # take the folder away, and make it again
+  # delete the folder, and create it again
   rm -r $inbox; mkdir $inbox
 
-Ctrl-C stops it (make then says "Interrupt", and means no harm).
+Ctrl-C stops benchd. make then reports "Interrupt", which is no error.
 
 EOF
 
@@ -40,6 +40,6 @@ drop() {
 drop &
 dropper=$!
 trap 'kill "$dropper" 2>/dev/null || :' EXIT
-# In the foreground, so that Ctrl-C reaches benchd itself; the shell waits for it and exits with its code.
+# benchd runs in the foreground, so that Ctrl-C reaches it. The shell waits for it and exits with its code.
 trap : INT
 "$BENCHD" watch "$inbox"

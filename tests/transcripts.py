@@ -91,7 +91,7 @@ class Session:
 
     def run(self, command: str, shown: str) -> str:
         """Return what the command prints; if it fits `shown`, return that."""
-        if command.startswith("benchd watch "):
+        if command.startswith("benchd watch ") and not command.endswith(" --help"):
             return self._start(command, shown)
         deadline = time.monotonic() + DEADLINE
         printed = self._run(command)

@@ -240,6 +240,14 @@ def test_links_lead_somewhere(page):
     assert broken == []
 
 
+@pytest.mark.parametrize("page", [*map(named, PAGES), *map(named, sorted(HERE.glob("*/INDEX.md")))])
+def test_lines_wrap(page):
+    """A line of prose has at most 100 columns; tables, fenced examples and lines without a space may be longer."""
+    text = re.sub(r"^```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    long = [line for line in text.splitlines() if len(line) > 100 and " " in line.strip("-* ")]
+    assert [line for line in long if not line.lstrip().startswith("|")] == []
+
+
 def test_glossary_is_sorted():
     """The glossary has its terms in alphabetical order, each once."""
     terms = re.findall(r"^## (.*)$", (DOCS / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)

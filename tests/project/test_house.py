@@ -39,6 +39,7 @@ def test_pure_modules_call_nothing_impure(path: Path) -> None:
         ("watching/sources.py", "import benchd.audit.audit", "Watching knows nothing of audits"),
         ("folder/names.py", "import benchd.answering.case", "Layers"),
         ("inbox.py", "import watchdog.events", "Only watching imports watchdog"),
+        ("audit/values.py", "import benchd.audit.audit", "No package imports itself in a circle"),
     ],
 )
 def test_broken_contracts_are_found(tmp_path: Path, module: str, line: str, contract: str) -> None:

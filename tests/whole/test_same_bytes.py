@@ -1,6 +1,6 @@
-"""The bytes of every config in the corpus, compared with a list. They change only with `SELECTION_VERSION`.
+"""The bytes of every config in the corpus, held to a list. They change only with `SELECTION_VERSION`.
 
-After an intended change, `BENCHD_WRITE_DIGESTS=1 make test PYTEST_ARGS=tests/whole/test_same_bytes.py` writes the list.
+After a change on purpose, `BENCHD_WRITE_DIGESTS=1 .venv/bin/python -m pytest tests/whole/test_same_bytes.py` writes it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def digest(sample: Sample, settings: str) -> str:
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_same_bytes(settings: str) -> None:
-    """The config for every real audit has the listed bytes."""
+    """Gives the bytes of the list for every real audit."""
     found = {sample.file: digest(sample, settings) for sample in INDEX}
     stored = json.loads(LIST.read_text(encoding="utf-8")) if LIST.exists() else {}
     if os.environ.get("BENCHD_WRITE_DIGESTS"):

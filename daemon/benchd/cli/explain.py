@@ -215,7 +215,7 @@ def _strategies(plan: Plan) -> str:
     uniform, *others = plan.strategies
     text = f"the uniform baseline at rank {uniform['rank']}"
     for strategy in others:
-        text += f", and {_count(strategy['layers_tested'])} at ranks of their own"
+        text += f", and custom ranks for {_count(strategy['layers_tested'])}"
     return text
 
 

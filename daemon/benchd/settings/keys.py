@@ -204,9 +204,9 @@ class WatchingSettings(msgspec.Struct, frozen=True, kw_only=True):
         int | Auto,
         Key(
             integer(1, 256, get_args(Auto)),
-            "Processes of `benchd run`, threads of `benchd watch`",
-            '`"auto"` is one for each CPU core, at most 4. In `benchd watch` the thread that reads the events answers'
-            " audits, too. With the GIL and without a polled folder it answers alone, unless the disk is slow.",
+            "Processes of `benchd run`; in `benchd watch`, waits for a slow disk that may overlap",
+            '`"auto"` is one for each CPU core, at most 4. On a Python without the GIL it is also the number of threads'
+            " that the folders of `benchd watch` share. One thread answers all drops of a folder.",
         ),
     ] = "auto"
 
