@@ -223,7 +223,7 @@ class TestTrouble:
             result = desk.answer(ticket, disk=disk)
             assert (result.outcome, result.error) == (
                 Outcome.FAILED,
-                f"can't write: No space left on device: {desk.path}; free some",
+                f"can't write: No space left on device: {desk.path}; free some space",
             )
             waits.append(result.retry_in)
         assert waits == [1, 2, 4, 8, 16, 32, 60, 60]

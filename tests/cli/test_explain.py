@@ -46,7 +46,7 @@ class TestExplain:
         """Of hundreds of layers the first are shown, and how many there are besides."""
         path = tmp_path / "large.json"
         path.write_bytes(gzip.decompress((AUDITS / "qwen2moe__default.json.gz").read_bytes()))
-        assert "… and 633 more; --json has them all" in explain(path)
+        assert "… and 633 more; --json lists all layers" in explain(path)
         assert len(json.loads(explain(path, "--json"))["layers"]) == 683
 
     def test_narrow_terminal(self):

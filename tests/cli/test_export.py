@@ -145,7 +145,7 @@ def test_no_such_adapter(file: Path, tmp_path: Path, make: Any, line: str) -> No
 
 @pytest.mark.parametrize(
     ("option", "line"),
-    [("--adapter", "--adapter: an empty name is no folder"), ("--adapter-config", '--adapter-config: "" is no folder')],
+    [("--adapter", "--adapter: the name is empty"), ("--adapter-config", '--adapter-config: "" is not a folder')],
 )
 def test_empty_folder_names(file: Path, option: str, line: str) -> None:
     """An empty name is not the present folder."""
@@ -190,7 +190,7 @@ def test_notes(tmp_path: Path) -> None:
         "note: no module has a rank of its own here: the first 1 of 1 layer, in the audit's order; top_n = 3",
         UNKNOWN,
         "note: the audit doesn't tell the adapter's scaling; set lora_alpha yourself",
-        "the audit doesn't tell the modules' own ranks: no change to show",
+        "the audit lacks the modules' present ranks: no change to show",
     ]
 
 
@@ -215,7 +215,7 @@ def test_audit_without_names(tmp_path: Path) -> None:
     file.write_bytes(encoded({"total_lora_params": 10, "stable_rank_mean": 1.0, "n_layers": 4}))
     result = export(file, "--peft")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == f"benchd export: {file}: the audit names no module: nothing to export\n"
+    assert result.stderr == f"benchd export: {file}: nothing to export: the audit names no modules\n"
 
 
 # --- as a file ------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_adapter_config_is_never_replaced(file: Path, tmp_path: Path) -> None:
     before = own.read_bytes()
     result = export(file, "--adapter-config", own.parent)
     assert result.exit_code == 2
-    assert result.stderr == f"benchd export: {own} is there already; name a new folder, or move that file away\n"
+    assert result.stderr == f"benchd export: {own} exists already; name a new folder, or move that file away\n"
     assert own.read_bytes() == before
 
 
@@ -255,7 +255,7 @@ def test_adapter_config_that_cannot_be_written(file: Path, tmp_path: Path) -> No
     (tmp_path / "taken").write_text("x")
     result = export(file, "--adapter-config", tmp_path / "taken")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert result.stderr.endswith(" is no folder\n")
+    assert result.stderr.endswith(" is not a folder\n")
     result = export(file, "--adapter-config", tmp_path / "taken" / "run")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith(f"benchd export: {tmp_path / 'taken' / 'run'}")
@@ -433,7 +433,7 @@ def test_no_form(file: Path) -> None:
     """Without a form there is nothing to print."""
     result = export(file)
     assert result.exit_code == 2
-    assert "Give --peft, --adapter-config DIR, --axolotl, --bench-audit or --bench-yaml." in result.stderr
+    assert "no form: give --peft, --adapter-config DIR, --axolotl, --bench-audit or --bench-yaml." in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -444,7 +444,7 @@ def test_two_forms(file: Path, forms: list[str]) -> None:
     result = export(file, *forms)
     assert (result.exit_code, result.stdout) == (2, "")
     given = [form for form in forms if form.startswith("--")]
-    assert f"{' and '.join(given)}: one form at a time." in result.stderr
+    assert f"{' and '.join(given)}: choose one form." in result.stderr
 
 
 @pytest.mark.parametrize("form", ["--peft", "--bench-yaml"])

@@ -51,7 +51,7 @@ def test_answers_all(home: Path):
     assert answers(home / "inbox" / "sub" / "b.json")
     assert "2 answered" in result.stderr
     assert "flagged" in result.stderr
-    assert "1 left alone: JSON, but no audit" in result.stderr
+    assert "1 ignored: JSON, but not an audit" in result.stderr
     assert [record["trigger"] for record in json_lines(result.stdout)] == ["command", "command"]
 
 
@@ -190,7 +190,7 @@ def test_many_problems(home: Path):
     for number in range(25):
         (home / "inbox" / f"bad{number}.json").write_bytes(b"{]")
     result = run("inbox", cwd=home)
-    assert "… and 5 more; the trail has them all" in result.stderr
+    assert "… and 5 more; the trail has all of them" in result.stderr
 
 
 def test_dry_run(home: Path):

@@ -373,7 +373,7 @@ class TestExplained:
         assert text == f"{os.strerror(number)}: {who} needs to write into /inbox; chown, chgrp or chmod it"
 
     @pytest.mark.parametrize(
-        ("number", "expected"), [(errno.EROFS, "ReadWritePaths=/inbox"), (errno.ENOSPC, "/inbox; free some")]
+        ("number", "expected"), [(errno.EROFS, "ReadWritePaths=/inbox"), (errno.ENOSPC, "/inbox; free some space")]
     )
     def test_remedies(self, number: int, expected: str):
         """A read-only or full file system has a remedy."""

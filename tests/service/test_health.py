@@ -104,7 +104,7 @@ def test_no_progress(workers: Workers, folder: Hanging, counts: Counts):
     [ticket], _ = loop.inbox.take(1)  # by a thread that does nothing with it
     workers.start()
     assert health.trouble(workers, [], limit=0.1) is None
-    until(lambda: health.trouble(workers, [], limit=0.1) == "1 audits wait and none is answered")
+    until(lambda: health.trouble(workers, [], limit=0.1) == "1 audits wait, but none is being answered")
     assert health.trouble(workers, [], limit=60) is None
     counts.add([Result(ticket, Outcome.KEPT)])
     assert health.trouble(workers, [], limit=0.0) is None

@@ -165,7 +165,7 @@ def test_another_watchdog(make: Callable[..., Workers], tmp_path: Path, lack: Ex
     workers.start()
     assert workers.loop_for(settings(tmp_path, "c"))[1] is None
     [record] = map(json.loads, trail.read_bytes().splitlines())
-    assert (record["event"], record["root"], record["instead"]) == ("watch.degraded", "", "watchdog's own observer")
+    assert (record["event"], record["root"], record["instead"]) == ("watch.degraded", "", "watchdog's observer")
     assert str(lack) in record["reason"]
 
 

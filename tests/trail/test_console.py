@@ -32,10 +32,10 @@ LINES = """\
 03:04:05 · /in/a.json: deferred: maybe unfinished: x
 03:04:05 · /in/a.json: ignored: no audit
 03:04:05 · /in/a.json: unchanged: same
-03:04:05 ✗ /in/caf�.json: benchd failed: x; again in 1 s
-03:04:05 ! /in/a.bench.json stays as it is
+03:04:05 ✗ /in/caf�.json: benchd failed: x; retrying in 1 s
+03:04:05 ! benchd keeps /in/a.bench.json
            edited
-03:04:05 ✗ /in/a.json: can't write the answer: full; again in 4 s
+03:04:05 ✗ /in/a.json: can't write the answer: full; retrying in 4 s
 03:04:05 · watching /in (inotify)
 03:04:05 ! /in: full
 03:04:05 ! /in: why
@@ -48,12 +48,12 @@ LINES = """\
 03:04:05 · benchd 1.2.3 (pid 7)
 03:04:05 · ready in 1 ms; Ctrl-C stops
 03:04:05 · new settings: watching /in
-03:04:05 ✗ the settings can't be used; the old ones stay
+03:04:05 ✗ can't use the new settings; the old ones stay active
            a
            b
 03:04:05 ✗ t failed: x; y
 03:04:05 · stopping: SIGTERM
-03:04:05 · stopped: 1 answered, 2 rejected, 3 left for next time
+03:04:05 · stopped: 1 answered, 2 rejected, 3 left for the next start
 03:04:05 · 10 answered
 03:04:05 ✗ can't write the trail /var/log/trail.jsonl: No space left on device
 """
@@ -111,7 +111,7 @@ def test_local_time(monkeypatch: pytest.MonkeyPatch):
     ("ranks", "total", "expected"),
     [
         ([], 0, ""),
-        ([None], 1, "for Bench: the uniform baseline alone"),
+        ([None], 1, "for Bench: only the uniform baseline"),
         ([1, None, 2], 3, "for Bench: custom ranks for 2 layers"),
         ([1], 30, "for Bench: custom ranks for 1 or more layers"),
     ],
