@@ -1,4 +1,4 @@
-"""A real `benchd watch` over its own folder, for tests."""
+"""Run a real `benchd watch` over a separate folder, for tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def audit(number: int = 0, *, flagged: bool = True) -> bytes:
 
 
 def until(condition: Callable[[], Found], deadline: float = 10.0, what: str = "") -> Found:
-    """Return the first true value of `condition`; fail after `deadline` seconds."""
+    """Return the first true value of `condition`. Fail after `deadline` seconds."""
     end = time.monotonic() + deadline
     while not (found := condition()):
         assert time.monotonic() < end, f"not within {deadline:g} s: {what or condition}"
@@ -199,6 +199,6 @@ level = "{level}"
         return path
 
     def mark(self) -> None:
-        """Drop one more audit and wait for its answer; by then all earlier events are handled."""
+        """Drop one more audit and wait for its answer, so that all earlier events are handled."""
         path = self.drop(f"mark-{time.monotonic_ns()}.json", audit(time.monotonic_ns() % 10**6))
         until(lambda: answers(path), what="the mark is answered")

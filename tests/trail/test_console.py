@@ -1,4 +1,4 @@
-"""The records of the trail, for people."""
+"""The console format: the records of the trail for people."""
 
 from __future__ import annotations
 
@@ -83,25 +83,25 @@ def test_every_event_has_a_text():
 
 
 def test_lines():
-    """Each record is shown in words."""
+    """Each record has its text."""
     short = [record for record in EVERY if not (isinstance(record, records.ReloadFailed) and len(record.problems) > 2)]
     assert "".join(map(shown, short)).splitlines() == LINES.splitlines()
 
 
 def test_one_audit():
-    """One audit is not called `1 audits`."""
+    """The text has the singular for one audit."""
     scan = records.ScanFinished(root="/in", cause="start", found=1, answered=0, queued=1, duration_ms=1.6)
     assert shown(scan) == "03:04:05 · /in: 1 audit, 0 answered before, 1 to do (2 ms)\n"
 
 
 def test_reloaded_settings():
-    """New settings are shown one a line."""
+    """Each new setting is on a separate line."""
     record = records.Reloaded(settings={"watch": ["/in", "/out"], "selection.top_n": 1})
     assert shown(record) == "03:04:05 · new settings: watching /in, /out\n           selection.top_n = 1\n"
 
 
 def test_local_time(monkeypatch: pytest.MonkeyPatch):
-    """People see local time, though the record has UTC."""
+    """The text has the local time, although the record has UTC."""
     monkeypatch.setenv("TZ", "XXX-02:00")
     time.tzset()
     assert shown(SELECTED).startswith("05:04:05 ")
@@ -117,7 +117,7 @@ def test_local_time(monkeypatch: pytest.MonkeyPatch):
     ],
 )
 def test_what_bench_gets(ranks: list[int | None], total: int, expected: str):
-    """The text about a selection ends with what the config asks of Bench."""
+    """The text about a selection ends with the variants for Bench."""
     layers = tuple(Layer("q", "HIGH", 1.0, rank, None) for rank in ranks)
     lines = shown(selected(layers=layers, layers_total=total, notes=())).splitlines()
     assert [line.strip() for line in lines[2:]] == ([expected] if expected else [])
@@ -143,7 +143,7 @@ def test_working_directory_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("record", EVERY, ids=lambda record: type(record).__name__)
 def test_terminal_is_safe(record: Record):
-    """No record can send control characters to the terminal, and no surrogate breaks the encoding."""
+    """No record sends control characters to the terminal, and no surrogate breaks the encoding."""
     bad = "/in/\x1b[2J\r" + os.fsdecode(b"caf\xe9") + ".json"
     fields = {name: getattr(record, name) for name in record.__struct_fields__}
     changed = {name: bad if isinstance(value, str) else value for name, value in fields.items()}
@@ -156,7 +156,7 @@ def test_terminal_is_safe(record: Record):
 
 
 def test_colours(monkeypatch: pytest.MonkeyPatch):
-    """Colours are for terminals, unless `NO_COLOR` is set."""
+    """The text has colours on terminals only, unless `NO_COLOR` is set."""
     assert "\x1b[" not in shown(SELECTED)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.delenv("NO_COLOR", raising=False)
