@@ -153,7 +153,7 @@ class TestTake:
         assert await_ticket(inbox).relative == "later"
         assert inbox.take(9) == ([], None)
 
-    def test_stale_due_times_are_no_reason_to_wake(self, inbox: Inbox, folder: Folder):
+    def test_stale_due_times_do_not_wake(self, inbox: Inbox, folder: Folder):
         """A file that was closed in time does not wake the loop when its delay ends."""
         put(inbox, folder, "created", "a")
         put(inbox, folder, "closed", "a")
@@ -171,7 +171,7 @@ class TestTake:
 
 
 class TestTurns:
-    def test_flood_keeps_nobody_waiting(self, inbox: Inbox, folder: Folder, other: Folder):
+    def test_flood_delays_no_other_folder(self, inbox: Inbox, folder: Folder, other: Folder):
         """During a flood in one folder, the drop of another folder is in the next batch."""
         put(inbox, folder, "closed", *map(str, range(1000)))
         assert len(take(inbox, 32)) == 32
@@ -202,7 +202,7 @@ class TestTurns:
         assert [ticket.relative for ticket in taken] == ["c", "a", "b"]
         assert taken[0].trigger == "closed"
 
-    def test_a_stream_starves_nobody(self, inbox: Inbox, folder: Folder):
+    def test_backlog_is_not_starved(self, inbox: Inbox, folder: Folder):
         """Every eighth ticket comes from the backlog while fresh drops keep arriving."""
         for number in range(10):
             inbox.put_scanned(folder, f"old {number}")
@@ -278,7 +278,7 @@ class TestGiveBack:
         inbox.give_back([(again, 1000)])
         assert take(inbox)[0].closed is False
 
-    def test_scans_hurry_nobody(self, inbox: Inbox, folder: Folder):
+    def test_scans_shorten_no_wait(self, inbox: Inbox, folder: Folder):
         """A scan that finds an audit during a failing attempt does not shorten the growing wait."""
         put(inbox, folder, "closed", "a")
         [ticket] = take(inbox)
@@ -306,7 +306,7 @@ class TestGiveBack:
         assert woken == [1]
         assert 4 < (inbox.take(9)[1] or 0) <= 5
 
-    def test_stale_due_times_are_nothing(self, inbox: Inbox, folder: Folder):
+    def test_stale_due_times_have_no_effect(self, inbox: Inbox, folder: Folder):
         """A wait that an event has ended does not make the ticket due again."""
         put(inbox, folder, "closed", "early", "a")
         early, ticket = take(inbox)
@@ -481,7 +481,7 @@ class TestDrop:
         assert len(inbox) == 0
         assert inbox.take(9) == ([], None)
 
-    def test_forgets_what_waits(self, inbox: Inbox, folder: Folder, other: Folder):
+    def test_forgets_waiting_tickets(self, inbox: Inbox, folder: Folder, other: Folder):
         """`drop` forgets the waiting tickets of its folder only, and taken tickets can still be given back."""
         put(inbox, folder, "closed", "flight")
         [flight] = take(inbox)

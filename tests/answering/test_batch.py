@@ -46,7 +46,7 @@ def padded(size: int) -> Callable[..., Decision]:
 
 
 class TestOutcomes:
-    def test_each_its_own(self, desk: Desk) -> None:
+    def test_files_are_independent(self, desk: Desk) -> None:
         """A bad file, a missing file and other JSON do not affect the rest of their batch."""
         contents = {"a.json": audit(1), "b.json": b"{", "c.json": b"{}", "sub/d.json": audit(2)}
         for name, content in contents.items():

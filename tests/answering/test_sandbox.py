@@ -105,7 +105,7 @@ def test_its_time_is_limited(path: Path) -> None:
     assert raised.value.code == "too_complex"
 
 
-def test_a_busy_machine_is_no_verdict(path: Path) -> None:
+def test_timeout_gives_no_verdict(path: Path) -> None:
     """A process that takes too long is ended, with an error that leads to a retry."""
     before = children(os.getpid())
     with pytest.raises(TimeoutError, match=r"more than 0\.1 s"):
@@ -113,7 +113,7 @@ def test_a_busy_machine_is_no_verdict(path: Path) -> None:
     assert children(os.getpid()) == before
 
 
-def test_a_process_that_fails_is_no_verdict(path: Path) -> None:
+def test_failed_process_gives_no_verdict(path: Path) -> None:
     """A process that fails without a signal gives an error, not a verdict."""
     with pytest.raises(ChildProcessError, match="code 3"):
         verdict(path, command=("sh", "-c", "exit 3"))
@@ -144,7 +144,7 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     assert not (tmp_path / "large.bench.json").exists()
 
 
-def test_signals_are_its_own(tmp_path: Path) -> None:
+def test_signals_are_not_blocked(tmp_path: Path) -> None:
     """A signal that the parent's thread blocks is not blocked in the process, because limits send signals."""
     path = tmp_path / "a.json"
     path.write_bytes(audit())

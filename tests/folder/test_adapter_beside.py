@@ -118,7 +118,7 @@ class TestBase:
         shelf.set(**bench)
         assert shelf.scan() == []
 
-    def test_asking_in_vain(self, shelf: Shelf):
+    def test_asking_without_effect(self, shelf: Shelf):
         """`adapter_config = true` causes no new answer if the base is complete."""
         shelf.adapter.write_text(PLAIN)
         shelf.set(base=BASE)
@@ -128,7 +128,7 @@ class TestBase:
 
 
 class TestAdapter:
-    def test_comes_changes_goes(self, shelf: Shelf):
+    def test_added_changed_removed(self, shelf: Shelf):
         """The next scan answers an audit again after `adapter_config.json` is added, changed or removed."""
         assert shelf.scan() == ["audit.json"]
         assert shelf.alpha() == 2.0

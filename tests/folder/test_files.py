@@ -207,7 +207,7 @@ class TestStatNow:
         assert files.stat_now(directory, "link") == (tmp_path / "link").lstat()
         assert files.stat_now(directory, "gone") is None
 
-    def test_cannot_be_told(self, directory: int):
+    def test_other_errors(self, directory: int):
         """`stat_now` raises every other error."""
         with pytest.raises(OSError, match="too long"):
             files.stat_now(directory, "x" * 300)
@@ -272,7 +272,7 @@ class TestExists:
         assert not files.exists(directory, "gone")
         assert not files.exists(directory, "x" * 300)
 
-    def test_cannot_be_told(self, tmp_path: Path):
+    def test_other_errors(self, tmp_path: Path):
         """`exists` raises errors other than "not found", so that a hidden config does not count as missing."""
         (tmp_path / "file").write_bytes(b"")
         descriptor = os.open(tmp_path / "file", os.O_RDONLY)

@@ -198,7 +198,7 @@ class TestSync:
         ("mebibytes", "waits", "expected"),
         [(3, 2, True), (4.25, 2, True), (4.26, 2, False), (6, 32, True), (100, 32, False), (float("inf"), 32, False)],
     )
-    def test_not_for_what_others_wrote(self, mebibytes: float, waits: int, expected: bool) -> None:
+    def test_not_for_much_data_of_others(self, mebibytes: float, waits: int, expected: bool) -> None:
         """`syncfs` is used only if little data is waiting, and more saved waits allow more data."""
         disks = Disks(lasting=(1,), waiting=mebibytes * MIB)
         assert disks.sync(10, 1, waits) is expected

@@ -117,7 +117,7 @@ def test_leaks_nothing(make: Make, tmp_path: Path) -> None:
 
 
 class TestFind:
-    def test_alone(self, opened: Callable[[str], Place], tmp_path: Path) -> None:
+    def test_without_sidecars(self, opened: Callable[[str], Place], tmp_path: Path) -> None:
         """An audit without sidecars is found with its names and its `stat`."""
         path = tmp_path / "a.json"
         path.write_bytes(audit())

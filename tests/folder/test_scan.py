@@ -49,7 +49,7 @@ class Unreadable(Folder):
 
 
 class TestFinds:
-    def test_what_is_open(self, make: Make, tmp_path: Path) -> None:
+    def test_yields_open_audits(self, make: Make, tmp_path: Path) -> None:
         """A scan yields every audit without an answer, except in hidden folders and behind links."""
         for place in ("", "a", "a/b", ".hidden"):
             drop(tmp_path / place / "audit.json")
@@ -59,7 +59,7 @@ class TestFinds:
         assert sorted(whole) == ["a/audit.json", "a/b/audit.json", "audit.json"]
         assert (whole.tally.found, whole.tally.answered, whole.tally.in_doubt) == (3, 0, 0)
 
-    def test_not_what_is_answered(self, make: Make, tmp_path: Path) -> None:
+    def test_counts_answered_audits(self, make: Make, tmp_path: Path) -> None:
         """A scan counts answered audits and describes rejected ones, and `force` yields both."""
         bad = drop(tmp_path / "bad.json", b"x")
         report(bad, size=1)
@@ -73,7 +73,7 @@ class TestFinds:
         assert sorted(forced) == ["bad.json", "good.json"]
         assert (forced.tally.found, forced.tally.answered) == (2, 0)
 
-    def test_what_is_in_doubt(self, make: Make, tmp_path: Path) -> None:
+    def test_yields_doubtful_audits(self, make: Make, tmp_path: Path) -> None:
         """An audit that needs its hash is yielded and counted separately."""
         os.utime(config_of(drop(tmp_path / "a.json", answered=True)), (1, 1))
         whole = Scan(make(), failed=fail)
@@ -206,7 +206,7 @@ class TestNextScan:
         assert scan(folder) == ["audit.json"]
 
     def test_cheap_again_without_an_adapter(self, make: Make, path: Path, tmp_path: Path) -> None:
-        """After one scan that misses an `adapter_config.json` the next is cheap again."""
+        """After a scan without an `adapter_config.json` the next scan is cheap again."""
         adapter, folder = tmp_path / "adapter_config.json", make(ignore=("adapter_config.json",))
         adapter.write_text('{"peft_type": "LORA", "r": 8}')
         assert scan(folder) == ["audit.json"]  # its config was made without the file
@@ -216,7 +216,7 @@ class TestNextScan:
         config_of(path).write_bytes(b"{}")
         assert scan(folder) == []
 
-    def test_skips_what_is_remembered(self, make: Make, tmp_path: Path) -> None:
+    def test_skips_remembered_content(self, make: Make, tmp_path: Path) -> None:
         """Content that needs no sidecar is skipped until it changes."""
         path = drop(tmp_path / "eval.json", b"{}")
         folder = make()

@@ -43,7 +43,7 @@ def standing(folder: Folder, name: str = "audit.json") -> Standing:
         os.close(directory)
 
 
-def test_alone(make: Make, path: Path) -> None:
+def test_without_sidecar(make: Make, path: Path) -> None:
     """An audit without a sidecar is open."""
     assert standing(make()) is Standing.OPEN
 

@@ -441,7 +441,7 @@ class TestInstances:
         first.stop()
 
     def test_reader_fails(self, make_folder: Callable[..., Folder], reading: Reading):
-        """If an instance can't be read any more, its listeners are told of lost events, and no source is alive."""
+        """If an instance can't be read any more, its listeners get lost events, and no source is alive."""
         instances = Instances(reading, most=1)
         heard = [Listening(), Listening()]
         sources = [InotifySource(instances, each) for each in heard]

@@ -156,7 +156,7 @@ def test_a_folder_that_was_moved_away(tmp_path: Path, living: dict[str, Any], fo
     ],
     ids=str,
 )
-def test_worthless(tmp_path: Path, living: dict[str, Any], changes: dict[str, object]) -> None:
+def test_file_without_effect(tmp_path: Path, living: dict[str, Any], changes: dict[str, object]) -> None:
     """A lock file of another boot, of a container, or of a process that can't have written it has no effect."""
     write(tmp_path, {**living, **changes})
     assert FolderLock(str(tmp_path)).acquire() is None

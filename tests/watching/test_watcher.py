@@ -96,7 +96,7 @@ def watch(tmp_path: Path, folder: Folder, instances: Instances) -> Iterator[Call
 
 
 class TestScans:
-    def test_finds_what_is_there_and_what_comes(self, watch: Callable[..., Watching], folder: Folder):
+    def test_finds_present_and_later_audits(self, watch: Callable[..., Watching], folder: Folder):
         """The first scan queues the present audits, events queue the later ones, and other names are skipped."""
         (Path(folder.path) / "old.json").touch()
         watching = watch()

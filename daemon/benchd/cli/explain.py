@@ -51,7 +51,7 @@ _RUNGS: Final = ("flagged", "priority_score", "disagreement", "none")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the same as one JSON object.")
 def command(audit: str, config: str | None, *, as_json: bool) -> None:
-    """Show which layers benchd selects from AUDIT and why: the ladder, each layer's thresholds, advice.
+    """Show which layers benchd selects from AUDIT and why: the ladder, each layer's thresholds, and advice.
 
     Writes no files. Exit code 1 if AUDIT can't be used.
     """
