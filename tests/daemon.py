@@ -25,7 +25,7 @@ _FLAT = json.loads((DESIGN / "fallback.json").read_text(encoding="utf-8"))
 
 
 def audit(number: int = 0, *, flagged: bool = True) -> bytes:
-    """Return a small audit; each `number` gives different content of the same size."""
+    """Return a small audit. Each `number` gives different content of the same size."""
     document = copy.copy(_FLAGGED if flagged else _FLAT)
     return json.dumps({**document, "number": f"{number:06d}"}).encode()
 
@@ -156,7 +156,7 @@ level = "{level}"
         return self._process.wait(seconds)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 20.0) -> None:
-        """Stop the process with a signal; it must end with exit code 0 and no error output."""
+        """Stop the process with a signal. It must end with exit code 0 and no error output."""
         os.kill(self.pid, number)
         assert self.wait(within) == 0
         assert self.stderr == ""

@@ -94,7 +94,7 @@ class _Queue:
 class Inbox:
     """Store tickets by folder and path. Each audit waits once, and one thread takes it at a time. Thread-safe.
 
-    The inbox calls `wake` when a hint arrives while `is_awaited`; `wake` must not block. `capacity` is the maximum
+    The inbox calls `wake`, which must not block, when a hint arrives while `is_awaited`. `capacity` is the maximum
     number of tickets of each folder. Beyond it the inbox refuses hints and calls `on_refused` with the folder, and
     scans wait.
     """
@@ -143,7 +143,7 @@ class Inbox:
         return accepted
 
     def put_scanned(self, folder: Folder, relative: str) -> bool:
-        """Queue a file that a scan found; wait while the folder's queue is half full. Return whether it is new."""
+        """Queue a file that a scan found. Wait while the folder's queue is half full. Return whether it is new."""
         with self._lock:
             while self._is_half_full(folder):
                 self._room.wait()
@@ -224,7 +224,7 @@ class Inbox:
             return batch, 0.0 if self._active else wait
 
     def _wake_due(self) -> float | None:
-        """Make the due tickets ready; return the seconds until the next one is due, or None."""
+        """Make the due tickets ready. Return the seconds until the next one is due, or None."""
         while self._delayed:
             due, _, ticket = self._delayed[0]
             if ticket.state == _DELAYED and ticket.due == due:  # else an event has made it ready earlier

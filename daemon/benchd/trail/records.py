@@ -303,8 +303,8 @@ class ScanFinished(Record, frozen=True, kw_only=True, gc=False, tag="scan.finish
     queued: Annotated[
         _Count,
         Meta(
-            description="Audits that were queued to be answered. It counts neither audits that waited already nor "
-            "those whose hash alone is compared."
+            description="Audits that were queued for an answer. Audits that waited already, or that only need a "
+            "comparison of the hash, do not count."
         ),
     ]
     duration_ms: _Duration

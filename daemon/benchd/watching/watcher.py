@@ -115,7 +115,7 @@ class Watcher:
         self.thread.start()
 
     def stop(self) -> None:
-        """Ask the thread to end; return at once. Join `thread` to wait."""
+        """Ask the thread to end. Return at once. Join `thread` to wait."""
         with self._wake:
             self._is_stopping = True
             self._wake.notify()
