@@ -124,7 +124,7 @@ class TestRounds:
         assert desk.outcomes("a.json", "a", decide=padded(1_100_000)) == {"a.json": Outcome.SELECTED, "a": Outcome.KEPT}
 
     def test_same_config_after_a_failure(self, desk: Desk) -> None:
-        """If a config could not be published, the next round may publish another audit's with the same name."""
+        """If a config can't be published, the next round may publish another audit's config of the same name."""
         desk.add("a.json", b" " * 1_100_000 + audit(1))
         desk.add("a", b" " * 1_100_000 + audit(2))
         desk.folder.max_bytes = 2**21

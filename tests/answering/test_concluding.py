@@ -216,7 +216,7 @@ class TestRejected:
         assert unbroken(report_of(path).read_bytes())
 
     def test_force(self, desk: Desk, path: Path) -> None:
-        """With `force` a bad file is rejected again, and its report written again."""
+        """With `force` a bad file is rejected again, and its report is written again."""
         path.write_bytes(b"{]")
         desk.answer(path.name)
         before = report_of(path).stat().st_ino, report_of(path).read_bytes()

@@ -273,7 +273,7 @@ def test_adapter_config_on_a_full_disk(file: Path, tmp_path: Path) -> None:
 
 
 def test_axolotl(file: Path) -> None:
-    """The YAML has Axolotl's keys. A note names the fields that Axolotl has no key for."""
+    """The YAML has Axolotl's keys, and a note names the fields without such a key."""
     adapter(file.parent, bias="all", use_rslora=True)
     result = export(file, "--axolotl")
     assert result.exit_code == 0

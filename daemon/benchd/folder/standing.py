@@ -40,7 +40,7 @@ class Beside(NamedTuple):
 def standing(
     check: SidecarCheck, name: str, info: os.stat_result, beside: Beside, *, now_ns: int
 ) -> tuple[Standing, Provenance | None]:
-    """Return the standing of the audit `name`, and the provenance of the sidecar that proves it. Read no audit.
+    """Return the standing of the audit `name`, and the provenance of its sidecar. Do not read the audit.
 
     `info` is the audit's `stat`. `now_ns` is the present time by the folder's clock: a sidecar with a future date
     proves nothing.

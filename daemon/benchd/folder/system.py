@@ -10,7 +10,7 @@ __all__ = ["System", "this_system"]
 
 
 class System(NamedTuple):
-    """If two processes have the same number on the same system, they are the same process, or one is dead.
+    """The identity of a system. Two processes with the same number on it are the same one, or one of them is dead.
 
     A part is empty if the system can't say.
     """

@@ -202,9 +202,9 @@ class Output:
         self._flushes = 0
 
     def share(self, path: str) -> None:
-        """Lock `path` for each write, as all processes do that share this file. Call it before other threads start.
+        """Lock the file `path` for each write, so that the processes that share it take turns.
 
-        Raises OSError.
+        Call it before other threads start. Raises OSError.
         """
         self._lock = _SharedLock(path)
 
@@ -222,7 +222,7 @@ class Output:
                     self._unflushed.extend(lines)
 
     def unflushed(self) -> Written | None:
-        """Return the file to flush, so that all lines written until now are on the disk. Report to `flushed`.
+        """Return the file to flush for all lines so far. Report the result to `flushed`.
 
         None means that there is nothing to flush and nothing to report.
         """

@@ -56,7 +56,7 @@ class Trail:
         self._log = _logger(settings.level, render)
 
     def share(self, path: str) -> None:
-        """Lock `path` for each write, as all processes do that share this file. A pipe would mix their long lines."""
+        """Lock the file `path` for each write. Without it a pipe mixes the long lines of several processes."""
         self._output.share(path)
 
     def write(self, *records: Record) -> None:
@@ -66,7 +66,7 @@ class Trail:
             self._output.write(lines)
 
     def unflushed(self) -> Written | None:
-        """Return the file to flush, so that all records written until now are on the disk. Report to `flushed`.
+        """Return the file to flush for all records so far. Report the result to `flushed`.
 
         None means that there is nothing to flush and nothing to report.
         """
