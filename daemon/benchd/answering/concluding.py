@@ -61,7 +61,7 @@ class Concluder:
     # --- an existing answer --------------------------------------------------------------------------------
 
     def _confirm(self, case: Case, answer: Provenance) -> Result:
-        """Return that the sidecar holds the answer. If only the hash proved that, date it after the audit."""
+        """Return the result for a sidecar that holds. If only the hash proved that, date it after the audit."""
         reason = "answered before"
         if case.digest is not None:
             reason = "same content, same answer"
