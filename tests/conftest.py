@@ -1,4 +1,4 @@
-"""Fixtures that tests of several rooms share."""
+"""Provide the fixtures that tests of several packages share."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, settings
 
 from daemon import Daemon
 
-# On a busy machine the time of an example means nothing.
+# On a busy machine the duration of an example has no meaning.
 settings.register_profile("benchd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("benchd")
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Starts daemons over `tmp_path / "inbox"`; what still runs at the end must stop cleanly."""
+    """Return a function that starts daemons over `tmp_path / "inbox"`. At the end they must stop cleanly."""
     running: list[Daemon] = []
 
     def start_one(**options: Any) -> Daemon:

@@ -1,4 +1,4 @@
-"""A real `benchd watch` over its own folder, for tests."""
+"""Run a real `benchd watch` over a separate folder, for tests."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _FLAT = json.loads((DESIGN / "fallback.json").read_text(encoding="utf-8"))
 
 
 def audit(number: int = 0, *, flagged: bool = True) -> bytes:
-    """Return a small audit; each `number` gives different content of the same size."""
+    """Return a small audit. Each `number` gives different content of the same size."""
     document = copy.copy(_FLAGGED if flagged else _FLAT)
     return json.dumps({**document, "number": f"{number:06d}"}).encode()
 
 
 def until(condition: Callable[[], Found], deadline: float = 10.0, what: str = "") -> Found:
-    """Return the first true value of `condition`; fail after `deadline` seconds."""
+    """Return the first true value of `condition`. Fail after `deadline` seconds."""
     end = time.monotonic() + deadline
     while not (found := condition()):
         assert time.monotonic() < end, f"not within {deadline:g} s: {what or condition}"
@@ -156,7 +156,7 @@ level = "{level}"
         return self._process.wait(seconds)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 20.0) -> None:
-        """Stop the process with a signal; it must end with exit code 0 and no error output."""
+        """Stop the process with a signal. It must end with exit code 0 and no error output."""
         os.kill(self.pid, number)
         assert self.wait(within) == 0
         assert self.stderr == ""
@@ -199,6 +199,6 @@ level = "{level}"
         return path
 
     def mark(self) -> None:
-        """Drop one more audit and wait for its answer; by then all earlier events are handled."""
+        """Drop one more audit and wait for its answer, so that all earlier events are handled."""
         path = self.drop(f"mark-{time.monotonic_ns()}.json", audit(time.monotonic_ns() % 10**6))
         until(lambda: answers(path), what="the mark is answered")

@@ -1,4 +1,4 @@
-"""Real limits that make system calls fail: no descriptor left, no room in a file, no rights."""
+"""Apply real limits that make system calls fail: no descriptors, no room in a file, no permissions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _limited(limit: int, soft: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_descriptors() -> Iterator[None]:
-    """Let every `open` fail with EMFILE."""
+    """Make every `open` fail with EMFILE."""
     free = os.open("/", os.O_RDONLY)
     os.close(free)
     with _limited(resource.RLIMIT_NOFILE, free):
@@ -33,14 +33,14 @@ def no_descriptors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def short_files(size: int) -> Iterator[None]:
-    """Let every write beyond `size` bytes of a file fail with EFBIG."""
+    """Make every write beyond `size` bytes of a file fail with EFBIG."""
     with _limited(resource.RLIMIT_FSIZE, size):
         yield
 
 
 @contextlib.contextmanager
 def no_rights() -> Iterator[None]:
-    """Let file permissions bind this process, also if root runs it."""
+    """Apply file permissions to this process, even if root runs it."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(NOBODY)

@@ -1,4 +1,4 @@
-"""What waits to be answered."""
+"""The inbox: which audits wait for an answer, and in which order they are taken."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def put(inbox: Inbox, folder: Folder, hint: Hint, *relatives: str) -> bool:
 
 
 def take(inbox: Inbox, most: int = 100) -> list[Ticket]:
-    """Take what is due now."""
+    """Return the tickets that are due now."""
     return inbox.take(most)[0]
 
 
 def names(inbox: Inbox, most: int = 100) -> list[str]:
-    """Take what is due now; return its paths."""
+    """Return the paths of the tickets that are due now."""
     return [ticket.relative for ticket in take(inbox, most)]
 
 
 def await_ticket(inbox: Inbox) -> Ticket:
-    """Take one ticket, and wait until it is due."""
+    """Wait until one ticket is due, and return it."""
     return until(lambda: take(inbox, 1))[0]
 
 
@@ -66,7 +66,7 @@ class TestPut:
         assert names(inbox) == []
 
     def test_many_in_one_call(self, inbox: Inbox, folder: Folder):
-        """One call takes the hints of one read, in their order; a later hint about the same file counts too."""
+        """One call accepts all hints of one read in order, also a later hint about the same file."""
         hints: Iterable[tuple[str, Hint]] = iter([("b", "moved"), ("a", "created"), ("c", "closed"), ("a", "closed")])
         assert inbox.put(folder, hints)
         assert [(ticket.relative, ticket.trigger) for ticket in take(inbox)] == [
@@ -76,14 +76,14 @@ class TestPut:
         ]
 
     def test_folders_are_apart(self, inbox: Inbox, folder: Folder):
-        """The same name in two folders, even of the same path, is two audits."""
+        """The same name in two folders gives two tickets, even if the folders have the same path."""
         other = Folder(folder.settings, max_bytes=1)
         put(inbox, folder, "closed", "a")
         put(inbox, other, "closed", "a")
         assert [ticket.folder for ticket in take(inbox)] == [folder, other]
 
     def test_fresh_first(self, inbox: Inbox, folder: Folder):
-        """A drop goes before the backlog of a scan, each in its own order."""
+        """A drop is taken before the backlog of a scan, and each group keeps its order."""
         for name in ("1", "2"):
             assert inbox.put_scanned(folder, name)
         put(inbox, folder, "closed", "3", "4")
@@ -91,7 +91,7 @@ class TestPut:
         assert names(inbox) == ["2"]
 
     def test_created_waits_for_its_writer(self, inbox: Inbox, folder: Folder):
-        """A file that was only created is due after a moment, as if it was moved in, but not as closed."""
+        """A file that was only created is due after a delay, with the trigger `moved`, but does not count as closed."""
         began = time.monotonic()
         put(inbox, folder, "created", "a")
         assert names(inbox) == []
@@ -100,7 +100,7 @@ class TestPut:
         assert (ticket.trigger, ticket.closed) == ("moved", False)
 
     def test_closed_ends_the_wait(self, inbox: Inbox, folder: Folder):
-        """When the writer closes the file, it is due at once, known to be closed, and only once."""
+        """When the writer closes a file, its ticket is due at once, counts as closed, and is taken once."""
         put(inbox, folder, "created", "a")
         put(inbox, folder, "closed", "a")
         [ticket], wait = inbox.take(9)
@@ -111,21 +111,21 @@ class TestPut:
         until(lambda: inbox.take(9) == ([], None), what="nothing is due later")
 
     def test_polled_change_ends_the_wait(self, inbox: Inbox, folder: Folder):
-        """A change that polling sees makes the audit due, but does not say that it is closed."""
+        """A change found by polling makes the audit due, but does not make it closed."""
         put(inbox, folder, "created", "a")
         put(inbox, folder, "poll", "a")
         [ticket] = take(inbox)
         assert (ticket.trigger, ticket.closed) == ("poll", False)
 
     def test_scan_does_not_end_the_wait(self, inbox: Inbox, folder: Folder):
-        """A scan knows nothing new about an audit that waits."""
+        """A scan does not shorten the wait of an audit."""
         put(inbox, folder, "created", "a")
         assert not inbox.put_scanned(folder, "a")
         assert names(inbox) == []
         assert inbox.counts() == (0, 1)
 
     def test_wakes(self, folder: Folder):
-        """Each put wakes the loop, after its tickets can be taken. A scan's find and the end wake it too."""
+        """Each put wakes the loop after its tickets can be taken, and so do a scan and `close`."""
         woken: list[list[str]] = []
         inbox = Inbox(lambda: woken.append(names(inbox)))
         put(inbox, folder, "closed", "a", "b")
@@ -137,7 +137,7 @@ class TestPut:
 
 class TestTake:
     def test_says_when_to_come_back(self, inbox: Inbox, folder: Folder):
-        """The wait is 0 while more is ready, the time until something is due, or None until a hint comes."""
+        """The timeout is 0 while more tickets are ready, else the time until one is due, or None without any."""
         assert inbox.take(9) == ([], None)
         put(inbox, folder, "created", "later")
         _, wait = inbox.take(9)
@@ -153,15 +153,15 @@ class TestTake:
         assert await_ticket(inbox).relative == "later"
         assert inbox.take(9) == ([], None)
 
-    def test_stale_due_times_are_no_reason_to_wake(self, inbox: Inbox, folder: Folder):
-        """A file that was closed in time needs no second visit when its delay would have ended."""
+    def test_stale_due_times_do_not_wake(self, inbox: Inbox, folder: Folder):
+        """A file that was closed in time does not wake the loop when its delay ends."""
         put(inbox, folder, "created", "a")
         put(inbox, folder, "closed", "a")
         assert names(inbox) == ["a"]
         assert inbox.take(9) == ([], None)
 
     def test_closed(self, folder: Folder):
-        """A closed inbox gives nothing, whatever was due."""
+        """A closed inbox returns no tickets, even if some are due."""
         inbox = Inbox()
         put(inbox, folder, "closed", "a")
         put(inbox, folder, "created", "b")
@@ -171,8 +171,8 @@ class TestTake:
 
 
 class TestTurns:
-    def test_flood_keeps_nobody_waiting(self, inbox: Inbox, folder: Folder, other: Folder):
-        """With a flood in one folder, the other's drop is in the next batch."""
+    def test_flood_delays_no_other_folder(self, inbox: Inbox, folder: Folder, other: Folder):
+        """During a flood in one folder, the drop of another folder is in the next batch."""
         put(inbox, folder, "closed", *map(str, range(1000)))
         assert len(take(inbox, 32)) == 32
         put(inbox, other, "closed", "a")
@@ -181,20 +181,20 @@ class TestTurns:
         assert [ticket.relative for ticket in batch if ticket.folder is other] == ["a"]
 
     def test_batch_is_shared(self, inbox: Inbox, folder: Folder, other: Folder):
-        """Two floods share a batch equally; more folders than places take turns."""
+        """Two floods share a batch equally, and folders take turns if there are more of them than places."""
         for each in (folder, other):
             put(inbox, each, "closed", *map(str, range(100)))
         assert Counter(ticket.folder for ticket in take(inbox, 32)) == {folder: 16, other: 16}
         assert {take(inbox, 1)[0].folder for _ in range(2)} == {folder, other}
 
     def test_unused_share_is_used(self, inbox: Inbox, folder: Folder, other: Folder):
-        """What one folder does not need of a batch the other gets."""
+        """A folder gets the places in a batch that another folder does not use."""
         put(inbox, folder, "closed", *map(str, range(100)))
         put(inbox, other, "closed", "a")
         assert Counter(ticket.folder for ticket in take(inbox, 32)) == {folder: 31, other: 1}
 
     def test_an_event_moves_it_up(self, inbox: Inbox, folder: Folder):
-        """An audit in the backlog that is dropped anew is as fresh as others, and is taken once."""
+        """An audit in the backlog that gets an event moves to the fresh drops, and is taken once."""
         for name in ("a", "b", "c"):
             inbox.put_scanned(folder, name)
         put(inbox, folder, "closed", "c")
@@ -202,8 +202,8 @@ class TestTurns:
         assert [ticket.relative for ticket in taken] == ["c", "a", "b"]
         assert taken[0].trigger == "closed"
 
-    def test_a_stream_starves_nobody(self, inbox: Inbox, folder: Folder):
-        """Among fresh drops, one ticket in eight is from the backlog."""
+    def test_backlog_is_not_starved(self, inbox: Inbox, folder: Folder):
+        """Every eighth ticket comes from the backlog while fresh drops keep arriving."""
         for number in range(10):
             inbox.put_scanned(folder, f"old {number}")
         put(inbox, folder, "closed", *map(str, range(100)))
@@ -213,7 +213,7 @@ class TestTurns:
 
 class TestGiveBack:
     def test_done(self, inbox: Inbox, folder: Folder):
-        """A finished audit is forgotten, and may come again."""
+        """A finished audit is forgotten and can be queued again."""
         put(inbox, folder, "closed", "a")
         [ticket] = take(inbox)
         assert inbox.counts() == (1, 0)
@@ -224,7 +224,7 @@ class TestGiveBack:
 
     @pytest.mark.parametrize("hint", ["closed", "moved", "poll", "scan"])
     def test_changed_in_flight(self, inbox: Inbox, folder: Folder, hint: Hint):
-        """An audit that changes while it is being answered is due again as soon as that is done, as new."""
+        """An audit that changes while it is being answered is due at once afterwards, with the new trigger."""
         put(inbox, folder, "closed", "a")
         [ticket] = take(inbox)
         ticket.history = "seven attempts"
@@ -235,7 +235,7 @@ class TestGiveBack:
         assert (again.trigger, again.history) == (hint, None)
 
     def test_created_in_flight(self, inbox: Inbox, folder: Folder):
-        """A file that is created anew while the old one is being answered waits for its writer."""
+        """A file that is created again while the old one is being answered waits for its writer."""
         put(inbox, folder, "closed", "a")
         [ticket] = take(inbox)
         put(inbox, folder, "created", "a")
@@ -244,7 +244,7 @@ class TestGiveBack:
         assert await_ticket(inbox).trigger == "moved"
 
     def test_the_better_hint_wins(self, inbox: Inbox, folder: Folder):
-        """A scan or a creation does not replace a close that came in flight."""
+        """A scan or a creation does not replace the hint of a close that arrived during the answer."""
         put(inbox, folder, "scan", "a")
         [ticket] = take(inbox)
         for hint in ("scan", "closed", "scan", "created"):
@@ -253,7 +253,7 @@ class TestGiveBack:
         assert take(inbox)[0].trigger == "closed"
 
     def test_retry(self, inbox: Inbox, folder: Folder):
-        """A retry is due after its wait, with its history."""
+        """A retry is due after its wait, and keeps its history."""
         put(inbox, folder, "closed", "a")
         [ticket] = take(inbox)
         ticket.history = "three failures"
@@ -267,7 +267,7 @@ class TestGiveBack:
         assert time.monotonic() - began >= 0.049
 
     def test_retry_after_a_change(self, inbox: Inbox, folder: Folder):
-        """If it changed meanwhile it is due at once; the last hint says whether it is closed."""
+        """A retry is due at once if the file changed meanwhile, and the last hint decides whether it is closed."""
         put(inbox, folder, "created", "a")
         ticket = await_ticket(inbox)
         put(inbox, folder, "closed", "a")
@@ -278,8 +278,8 @@ class TestGiveBack:
         inbox.give_back([(again, 1000)])
         assert take(inbox)[0].closed is False
 
-    def test_scans_hurry_nobody(self, inbox: Inbox, folder: Folder):
-        """A scan that met an audit while it failed does not undo the growing delay."""
+    def test_scans_shorten_no_wait(self, inbox: Inbox, folder: Folder):
+        """A scan that finds an audit during a failing attempt does not shorten the growing wait."""
         put(inbox, folder, "closed", "a")
         [ticket] = take(inbox)
         put(inbox, folder, "scan", "a")
@@ -288,13 +288,13 @@ class TestGiveBack:
         assert inbox.counts() == (0, 1)
 
     def test_due_in_order(self, inbox: Inbox, folder: Folder):
-        """Of several waiting audits the one that is due first comes first."""
+        """The ticket with the earliest due time is taken first."""
         put(inbox, folder, "closed", "a", "b", "c")
         inbox.give_back(zip(take(inbox), (0.09, 0.03, 0.06), strict=True))
         assert [await_ticket(inbox).relative for _ in range(3)] == ["b", "c", "a"]
 
     def test_earlier_due_time_shortens_the_wait(self, folder: Folder):
-        """A retry that is due sooner than the present wait wakes the loop."""
+        """A retry that is due before the present timeout wakes the loop."""
         woken: list[int] = []
         inbox = Inbox(lambda: woken.append(1))
         put(inbox, folder, "closed", "late", "soon")
@@ -306,8 +306,8 @@ class TestGiveBack:
         assert woken == [1]
         assert 4 < (inbox.take(9)[1] or 0) <= 5
 
-    def test_stale_due_times_are_nothing(self, inbox: Inbox, folder: Folder):
-        """A wait that an event has ended does not come due a second time."""
+    def test_stale_due_times_have_no_effect(self, inbox: Inbox, folder: Folder):
+        """A wait that an event has ended does not make the ticket due again."""
         put(inbox, folder, "closed", "early", "a")
         early, ticket = take(inbox)
         inbox.give_back([(early, 0.02), (ticket, 0.03)])
@@ -319,7 +319,7 @@ class TestGiveBack:
         assert inbox.counts() == (1, 1)
 
     def test_several(self, inbox: Inbox, folder: Folder, other: Folder):
-        """One call takes the results of a batch, of any folders."""
+        """One call accepts the results of a batch with several folders."""
         put(inbox, folder, "closed", "done", "later")
         put(inbox, other, "closed", "done")
         batch = take(inbox)
@@ -329,7 +329,7 @@ class TestGiveBack:
 
 class TestSetAside:
     def test_is_not_waited_for(self, inbox: Inbox, folder: Folder):
-        """A reload waits for what is in flight, but not for a large file, which nobody else takes."""
+        """A reload waits for tickets that are being answered, but not for large files."""
         put(inbox, folder, "closed", "large")
         [ticket] = take(inbox)
         assert not inbox.await_idle(folder, 0.0)
@@ -340,7 +340,7 @@ class TestSetAside:
         assert inbox.counts() == (1, 0)
 
     def test_ends_the_wait(self, inbox: Inbox, folder: Folder):
-        """A wait that has begun ends when the last ticket is set aside or given back."""
+        """`await_idle` returns when the last ticket is set aside or given back."""
         put(inbox, folder, "closed", "large", "small")
         large, small = take(inbox)
         idle: list[bool] = []
@@ -352,7 +352,7 @@ class TestSetAside:
         assert idle == [True]
 
     def test_changed_meanwhile(self, inbox: Inbox, folder: Folder):
-        """An event that comes while the lane answers makes it due again, in the ordinary queue."""
+        """An event during the answer to a large file makes the file due again in the ordinary queue."""
         put(inbox, folder, "closed", "large")
         [ticket] = take(inbox)
         inbox.set_aside(ticket)
@@ -361,7 +361,7 @@ class TestSetAside:
         assert names(inbox) == ["large"]
 
     def test_retry(self, inbox: Inbox, folder: Folder):
-        """The lane can ask for another attempt, which anybody may take."""
+        """The large lane can ask for a retry, which any thread may take."""
         put(inbox, folder, "closed", "large")
         [ticket] = take(inbox)
         inbox.set_aside(ticket)
@@ -371,7 +371,7 @@ class TestSetAside:
 
 class TestCapacity:
     def test_events_are_refused(self, folder: Folder):
-        """A full queue refuses new audits and names the folder; it still takes hints about those it knows."""
+        """A full queue refuses new audits and reports its folder, but accepts hints about known audits."""
         refused: list[Folder] = []
         inbox = Inbox(capacity=2, on_refused=refused.append)
         assert put(inbox, folder, "closed", "a", "b")
@@ -381,7 +381,7 @@ class TestCapacity:
         assert refused == [folder]
 
     def test_is_that_of_one_folder(self, folder: Folder, other: Folder):
-        """A full queue refuses nothing of another folder, and does not hold up its scan."""
+        """A full queue refuses no hints of other folders and does not delay their scans."""
         refused: list[Folder] = []
         inbox = Inbox(capacity=4, on_refused=refused.append)
         assert put(inbox, folder, "closed", *"abcd")
@@ -390,7 +390,7 @@ class TestCapacity:
         assert refused == []
 
     def test_retries_make_room(self, folder: Folder):
-        """A full queue keeps no audit for later: the next scan finds it."""
+        """A full queue drops retries, because the next scan finds them."""
         refused: list[Folder] = []
         inbox = Inbox(capacity=2, on_refused=refused.append)
         put(inbox, folder, "closed", "a")
@@ -401,7 +401,7 @@ class TestCapacity:
         assert inbox.counts() == (1, 0)
 
     def test_scans_wait_for_room(self, folder: Folder):
-        """A scan fills half of the queue, and goes on when something is done."""
+        """A scan fills half of the queue, and continues when a ticket is done."""
         inbox = Inbox(capacity=4)
         found = [str(number) for number in range(10)]
         scan = threading.Thread(target=lambda: [inbox.put_scanned(folder, name) for name in found])
@@ -419,7 +419,7 @@ class TestCapacity:
         assert sorted(taken) == sorted([*found, "event"])
 
     def test_refusal_is_reported_outside_the_lock(self, folder: Folder):
-        """The callback for refusals may use the inbox, after a put and after a retry."""
+        """The callback for refusals may use the inbox, both after a put and after a retry."""
         seen: list[int] = []
         inbox = Inbox(capacity=1, on_refused=lambda _: seen.append(sum(inbox.counts())))
         put(inbox, folder, "closed", "a")
@@ -431,7 +431,7 @@ class TestCapacity:
 
 class TestClose:
     def test_frees_scans(self, folder: Folder):
-        """A scan that waits for room returns, nothing is put any more, and what is given back is forgotten."""
+        """`close` ends the waits of scans, refuses puts, and makes the inbox forget tickets that are given back."""
         inbox = Inbox(capacity=4)
         put(inbox, folder, "closed", "a", "b")
         first, second = take(inbox)
@@ -446,7 +446,7 @@ class TestClose:
         assert len(inbox) == 0
 
     def test_closing_is_no_refusal(self, folder: Folder):
-        """No scan is asked for after the end."""
+        """A closed inbox reports no refusals, so that no scan is requested."""
         refused: list[Folder] = []
         inbox = Inbox(on_refused=refused.append)
         inbox.close()
@@ -465,7 +465,7 @@ class TestClose:
 
 class TestDrop:
     def test_in_flight(self, inbox: Inbox, folder: Folder):
-        """What was in flight when its folder was dropped comes back neither for a retry nor for a change."""
+        """A ticket that was taken before its folder was dropped is not queued again, for a retry or for a change."""
         put(inbox, folder, "closed", "a", "b", "c", "d")
         first, second, third, large = take(inbox)
         inbox.set_aside(large)
@@ -481,8 +481,8 @@ class TestDrop:
         assert len(inbox) == 0
         assert inbox.take(9) == ([], None)
 
-    def test_forgets_what_waits(self, inbox: Inbox, folder: Folder, other: Folder):
-        """All that waits for the folder is forgotten, that of others stays, and taken tickets may be given back."""
+    def test_forgets_waiting_tickets(self, inbox: Inbox, folder: Folder, other: Folder):
+        """`drop` forgets the waiting tickets of its folder only, and taken tickets can still be given back."""
         put(inbox, folder, "closed", "flight")
         [flight] = take(inbox)
         put(inbox, folder, "closed", "fresh")
@@ -497,7 +497,7 @@ class TestDrop:
         assert len(inbox) == 1
 
     def test_is_forgotten_itself(self, inbox: Inbox):
-        """Once its last ticket is given back, nothing keeps a dropped folder in memory."""
+        """A dropped folder is not kept in memory after its last ticket is given back."""
         folder = Folder(FolderSettings(path="/dropped"), max_bytes=1)
         put(inbox, folder, "closed", "a", "b")
         first, second = take(inbox)
@@ -556,11 +556,11 @@ class Bell:
 def test_nothing_is_lost(
     hints: list[tuple[str, str, Hint]], meanwhile: list[tuple[str, str]], takers: int, retries: int
 ):
-    """After the last hint about an audit it is taken, never by two at once; takers sleep as long as `take` says."""
+    """After its last hint every audit is taken, by one thread at a time, even if takers sleep as long as allowed."""
     bell = Bell()
     inbox = Inbox(bell.ring)
     folders = {name: Folder(FolderSettings(path=name), max_bytes=1) for name in "ab"}
-    version: Counter[tuple[str, str]] = Counter()  # stands for the content of each audit
+    version: Counter[tuple[str, str]] = Counter()  # instead of the content of each audit
     answered: dict[tuple[str, str], int] = {}
     in_flight: set[tuple[str, str]] = set()
     trouble: list[str] = []
@@ -574,7 +574,7 @@ def test_nothing_is_lost(
         seen = version[key]
         with changing:
             changes = key in meanwhile
-            if changes:  # while it is being answered
+            if changes:  # during the answer
                 meanwhile.remove(key)
                 version[key] += 1
         if changes:
@@ -609,5 +609,5 @@ def test_nothing_is_lost(
         for thread in threads:
             thread.join(5)
     assert not trouble
-    # A hint about a ticket that still waits is one with it, so the last version must have been seen.
+    # A hint about a waiting ticket is merged into it, so the last version must have been seen.
     assert answered == dict(version)

@@ -1,11 +1,11 @@
-"""The `console` examples of the documentation: run their commands and compare, or replace, what the page shows.
+"""Run the `console` examples of the documentation, and compare or replace the output that the page shows.
 
-The examples of a page are one session: one shell runs their commands in order, in one folder. In what a command
-prints, a line with `…` alone means that the page leaves lines out. An example with a title is a file in that
-folder. `benchd watch` runs on a terminal until the end of the page, and a `text` example that begins with a time
-shows more of its output.
+The examples of a page are one session: one shell runs their commands in order, in one folder. In the output of a
+command, a line with `…` alone means that the page omits lines. An example with a title is a file in that folder.
+`benchd watch` runs on a terminal until the end of the page, and a `text` example that begins with a time shows more of
+its output.
 
-    python tests/transcripts.py PAGE...    put today's output into the pages
+    python tests/transcripts.py PAGE...    put the present output into the pages
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ PROMPT = "$ "
 LEFT_OUT = "…"
 DEADLINE = 30.0
 
-#: Commands that only read. While `benchd watch` runs they are repeated until they print what the page shows.
+#: Commands that only read. While `benchd watch` runs they are repeated until they print the output on the page.
 READS = {"cat", "head", "ls"}
 
-#: What a source tree needs for `pip install .`, and the audits that the examples copy.
+#: The files of a source tree that `pip install .` needs, and the audits that the examples copy.
 SOURCES = ["daemon", "tests/audits", "pyproject.toml", "README.md", "LICENSE"]
 
 _END = "end-of-output"
@@ -41,7 +41,7 @@ _TIME = re.compile(r"\d\d:\d\d:\d\d ")
 
 
 def fits(shown: str, printed: str) -> bool:
-    """Return whether a page may show `shown` for `printed`: lines may be left out, and spaces at ends do not count."""
+    """Return whether a page may show `shown` for `printed`. It may omit lines, and trailing spaces do not count."""
     lines = [".*?" if line == LEFT_OUT else re.escape(line) + "\n" for line in shown.splitlines()]
     return re.fullmatch("".join(lines), _trimmed(printed), re.DOTALL) is not None
 
@@ -51,15 +51,15 @@ def _trimmed(text: str) -> str:
 
 
 def _lines(text: str) -> set[str]:
-    """Return the lines of `benchd watch` without what differs from run to run: times, durations, the version.
+    """Return the lines of `benchd watch` without the parts that vary: times, durations, the version.
 
-    Their order differs, too, because several threads write them.
+    Their order also varies, because several threads write them.
     """
     return set(re.sub(r"\d+", "0", re.sub(r"benchd \S+ \(pid", "benchd 0 (pid", text)).splitlines())
 
 
 class Session:
-    """A shell in `folder`, and `benchd watch` on a terminal if a page starts it. Close it in the end."""
+    """A shell in `folder`, and `benchd watch` on a terminal if a page starts it. The caller must close it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -68,7 +68,7 @@ class Session:
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "NO_COLOR": "1",
             "LC_ALL": "C.UTF-8",
-            # `pip install .` builds and runs with the packages that are installed here, without a network.
+            # `pip install .` builds and runs with the installed packages, without a network.
             "PYTHONPATH": next(path for path in sys.path if path.endswith("site-packages")),
             "PIP_NO_INDEX": "1",
             "PIP_NO_DEPS": "1",
@@ -90,7 +90,7 @@ class Session:
         self._compared = 0
 
     def run(self, command: str, shown: str) -> str:
-        """Return what the command prints; if it fits `shown`, return that."""
+        """Return the output of the command, or `shown` if the output fits it."""
         if command.startswith("benchd watch ") and not command.endswith(" --help"):
             return self._start(command, shown)
         deadline = time.monotonic() + DEADLINE
@@ -125,7 +125,7 @@ class Session:
     def watched(self, shown: str) -> str:
         """Wait until `benchd watch` has printed the lines of `shown`, apart from numbers.
 
-        Return `shown`. If a line does not come, return what was printed since the last call.
+        Return `shown`. If a line does not come, return the output since the last call.
         """
         deadline = time.monotonic() + DEADLINE
         while not _lines(shown) <= _lines(self._watched):
@@ -151,7 +151,7 @@ class Session:
 
 
 def followed(page: str, folder: Path) -> str:
-    """Return the text of a page, with today's output after each command that now prints something else."""
+    """Return the text of a page, with the present output after each command whose output has changed."""
     for name in SOURCES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if (TOP / name).is_dir():
@@ -185,7 +185,7 @@ def _commands(session: Session, code: str) -> list[str]:
 
 
 def main() -> None:
-    """Put today's output into the pages that the command line names."""
+    """Put the present output into the pages that the command line names."""
     for name in sys.argv[1:]:
         page = Path(name)
         with tempfile.TemporaryDirectory() as folder:

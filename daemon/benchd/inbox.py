@@ -1,7 +1,7 @@
-"""What waits to be answered: one inbox for each loop; in it a queue, a capacity and turns for each folder.
+"""Hold the tickets of audits that wait for an answer, with a queue and turns for each folder.
 
-The inbox is the only owner of that state. It can lose everything without losing an answer: the folder is the truth.
-What it has to refuse it reports, so that the folder is scanned again.
+Each loop has one inbox. Only the inbox changes this state. Losing the state loses no answer, because the folder is
+the truth. The inbox reports the hints that it refuses, so that the folder is scanned again.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 __all__ = ["CREATED_DELAY", "Hint", "Inbox", "Ticket"]
 
-#: What happened to a file. "created" says nothing about its content: `cp` creates a file before it writes, `ln` creates
-#: it whole. If nothing else happens, the file counts as moved in.
+#: What happened to a file. "created" says nothing about its content: `cp` creates a file and then writes it, `ln`
+#: creates a complete file. If no other event follows, the file counts as moved in.
 Hint = Trigger | Literal["created"]
 
-#: Seconds that the writer of a file that was only created gets to close it.
+#: Seconds that a writer has to close a file that was only created.
 CREATED_DELAY: Final = 0.05
 
-#: These hints say that the content is whole.
+#: Hints after which the content is complete.
 _WHOLE: Final = frozenset({"closed", "moved"})
 
-#: Of so many tickets of a folder that are taken, one comes from its backlog first.
+#: Every eighth ticket of a folder comes from its backlog first.
 _BACKLOG_TURN: Final = 8
 
 _READY: Final = 0
@@ -42,7 +42,7 @@ _SET_ASIDE: Final = 3
 
 
 class Ticket:
-    """One audit to answer. Written by its inbox, and by the thread that has taken it."""
+    """One audit to answer. Its inbox writes it, and the thread that has taken it."""
 
     __slots__ = ("closed", "due", "folder", "history", "queue", "relative", "state", "trigger", "wanted_again")
 
@@ -50,24 +50,24 @@ class Ticket:
         self.folder = folder
         self.relative = relative
         self.trigger: Trigger = "moved" if hint == "created" else hint
-        #: True if its writer closed it or moved it in whole.
+        #: True if the writer closed the file or moved it in.
         self.closed = hint in _WHOLE
-        #: What earlier attempts saw; owned by the answering side.
+        #: The observations of earlier attempts. Only the answering side writes it.
         self.history: Any = None
-        #: The best hint that came while it was taken.
+        #: The best hint that arrived while the ticket was taken.
         self.wanted_again: Hint | None = None
         self.queue = queue
         self.state = _READY
         self.due = 0.0
 
     def renew(self, hint: Hint) -> None:
-        """Note that `hint` is the reason for the next attempt."""
+        """Record that `hint` is the reason for the next attempt."""
         self.trigger = "moved" if hint == "created" else hint
         self.closed = hint in _WHOLE
 
 
 class _Queue:
-    """The tickets of one folder. Guarded by the inbox's lock."""
+    """The tickets of one folder. The inbox's lock guards them."""
 
     __slots__ = ("backlog", "folder", "fresh", "is_active", "tickets", "turns")
 
@@ -80,22 +80,23 @@ class _Queue:
         self.turns = 0
 
     def pop(self, most: int, batch: list[Ticket]) -> None:
-        """Move up to `most` tickets into `batch`: fresh drops first, but in every eighth turn the backlog."""
+        """Move up to `most` tickets into `batch`: fresh drops first, and the backlog in every eighth turn."""
         end = len(batch) + most
         while len(batch) < end and (self.fresh or self.backlog):
             self.turns += 1
             of_backlog = self.backlog and (not self.fresh or self.turns % _BACKLOG_TURN == 0)
             ticket = (self.backlog if of_backlog else self.fresh).popleft()
-            if ticket.state == _READY:  # else an event has moved it from the backlog to the fresh ones
+            if ticket.state == _READY:  # else an event has moved it from the backlog to the fresh tickets
                 ticket.state = _TAKEN
                 batch.append(ticket)
 
 
 class Inbox:
-    """Tickets by folder and path: each audit waits once, and is taken by one thread at a time. Thread-safe.
+    """Store tickets by folder and path. Each audit waits once, and one thread takes it at a time. Thread-safe.
 
-    `wake` is called when something is put while `is_awaited`; it must not block. `capacity` bounds the tickets of each
-    folder. Beyond it hints are refused (`on_refused` gets the folder) and scans wait.
+    The inbox calls `wake`, which must not block, when a hint arrives while `is_awaited`. `capacity` is the maximum
+    number of tickets of each folder. Beyond it the inbox refuses hints and calls `on_refused` with the folder, and
+    scans wait.
     """
 
     def __init__(
@@ -106,20 +107,20 @@ class Inbox:
         on_refused: Callable[[Folder], None] = lambda _: None,
     ) -> None:
         self._wake = wake
-        #: True while the thread that takes may sleep. It sets this before it calls `take`, so that no ticket is put
-        #: unnoticed between `take` and the sleep.
+        #: True while the taking thread may sleep. The thread sets it before it calls `take`, so that it notices
+        #: every ticket that arrives between `take` and the sleep.
         self.is_awaited = True
         self._capacity = capacity
         self._on_refused = on_refused
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._queues: dict[int, _Queue] = {}
-        #: The queues with ready tickets, in the order of their turns.
+        #: The queues with ready tickets, in the order in which they are served.
         self._active: deque[_Queue] = deque()
         self._delayed: list[tuple[float, int, Ticket]] = []
         self._numbers = itertools.count()
         self._closed = False
-        #: Folders that are no longer watched: their tickets don't come back.
+        #: Folders that are no longer watched. Their tickets are not queued again.
         self._dropped: WeakSet[Folder] = WeakSet()
 
     def __len__(self) -> int:
@@ -127,7 +128,7 @@ class Inbox:
             return sum(len(queue.tickets) for queue in self._queues.values())
 
     def put(self, folder: Folder, hints: Iterable[tuple[str, Hint]]) -> bool:
-        """Note hints about files of `folder`, by relative path. Never block; return False if some were refused."""
+        """Record hints about files of `folder`, by relative path. Never block. Return False if some were refused."""
         with self._lock:
             if self._closed or folder in self._dropped:
                 return False
@@ -142,7 +143,7 @@ class Inbox:
         return accepted
 
     def put_scanned(self, folder: Folder, relative: str) -> bool:
-        """Note what a scan found; wait while the folder's queue is half full. Return whether it is new here."""
+        """Queue a file that a scan found. Wait while the folder's queue is half full. Return whether it is new."""
         with self._lock:
             while self._is_half_full(folder):
                 self._room.wait()
@@ -178,11 +179,11 @@ class Inbox:
             else:
                 self._make_ready(ticket, queue)
         elif ticket.state in {_TAKEN, _SET_ASIDE}:
-            # A scan counts too: it may have seen a change whose event was lost. But any event counts for more.
+            # A scan counts too: it may have seen a change whose event was lost. An event has priority over it.
             if ticket.wanted_again is None or hint not in {"created", "scan"}:
                 ticket.wanted_again = hint
         elif hint in _WHOLE:
-            if ticket.state == _DELAYED or ticket.trigger == "scan":  # out of the backlog it moves up
+            if ticket.state == _DELAYED or ticket.trigger == "scan":  # move it out of the backlog
                 ticket.renew(hint)
                 self._make_ready(ticket, queue)
             ticket.closed = True
@@ -204,9 +205,9 @@ class Inbox:
         heapq.heappush(self._delayed, (ticket.due, next(self._numbers), ticket))
 
     def take(self, most: int) -> tuple[list[Ticket], float | None]:
-        """Return up to `most` tickets that are due, and the seconds until more may be; None means until a hint comes.
+        """Return up to `most` due tickets, and the poll timeout in seconds. A timeout of None means wait for a hint.
 
-        The folders take turns. Whatever is taken must come back through `give_back`.
+        The folders take turns. The caller must give back every ticket through `give_back`.
         """
         with self._lock:
             batch: list[Ticket] = []
@@ -223,10 +224,10 @@ class Inbox:
             return batch, 0.0 if self._active else wait
 
     def _wake_due(self) -> float | None:
-        """Make ready what is due; return the seconds until the next one."""
+        """Make the due tickets ready. Return the seconds until the next one is due, or None."""
         while self._delayed:
             due, _, ticket = self._delayed[0]
-            if ticket.state == _DELAYED and ticket.due == due:  # else an event was quicker
+            if ticket.state == _DELAYED and ticket.due == due:  # else an event has made it ready earlier
                 wait = due - time.monotonic()
                 if wait > 0:
                     return wait
@@ -238,7 +239,7 @@ class Inbox:
     def give_back(self, results: Iterable[tuple[Ticket, float | None]]) -> None:
         """Return taken tickets, each with the seconds until the next attempt, or None if it is done.
 
-        A ticket that got a hint meanwhile is ready at once. A full queue keeps no retries: it reports a refusal.
+        A ticket that got a hint meanwhile is ready at once. A full queue drops retries and reports a refusal.
         """
         refused: set[Folder] = set()
         needs_wake = False
@@ -254,7 +255,7 @@ class Inbox:
                     del queue.tickets[ticket.relative]
                     if hint is not None:
                         needs_wake = self._note(queue, ticket.relative, hint)
-                elif hint not in {None, "scan"}:  # a scan must not hurry what waits for its next attempt
+                elif hint not in {None, "scan"}:  # a scan must not shorten the wait of a retry
                     ticket.renew(hint)
                     self._make_ready(ticket, queue)
                     needs_wake = True
@@ -277,7 +278,7 @@ class Inbox:
             self._queues.pop(id(queue.folder), None)
 
     def set_aside(self, ticket: Ticket) -> None:
-        """Note that another lane answers a taken ticket, which may take long: `await_idle` does not wait for it."""
+        """Mark a taken ticket that the lane for large files answers. `await_idle` does not wait for it."""
         with self._lock:
             ticket.state = _SET_ASIDE
             self._room.notify_all()
@@ -287,7 +288,7 @@ class Inbox:
         return not self._closed and folder not in self._dropped
 
     def drop(self, folder: Folder) -> None:
-        """Forget what waits for `folder`, which is no longer watched. Taken tickets may still be given back."""
+        """Drop the waiting tickets of `folder`, which is no longer watched. Taken tickets may still be given back."""
         with self._lock:
             self._dropped.add(folder)
             queue = self._queues.pop(id(folder), None)
@@ -296,17 +297,17 @@ class Inbox:
                 queue.backlog.clear()
                 for ticket in list(queue.tickets.values()):
                     if ticket.state in {_READY, _DELAYED}:
-                        ticket.state = _TAKEN  # its entry among the delayed ones is stale now
+                        ticket.state = _TAKEN  # makes its entry in `_delayed` stale
                         del queue.tickets[ticket.relative]
                 if queue.tickets:
                     self._queues[id(folder)] = queue  # `await_idle` waits until the last one is given back
             self._room.notify_all()
 
     def await_idle(self, folder: Folder, seconds: float) -> bool:
-        """Wait up to `seconds` until no ticket of `folder` waits or is taken; return whether that is so.
+        """Wait up to `seconds` until no ticket of `folder` waits or is taken. Return False after a timeout.
 
-        Tickets set aside don't count: publishing checks that the config's place is as it was, so a late answer to
-        content that has been answered meanwhile is thrown away.
+        Tickets that were set aside don't count. Their answers may come late, but publishing checks that the sidecar is
+        unchanged, so it discards an answer to content that another thread has answered meanwhile.
         """
 
         def is_idle() -> bool:
@@ -317,14 +318,14 @@ class Inbox:
             return self._room.wait_for(is_idle, timeout=seconds)
 
     def counts(self) -> tuple[int, int]:
-        """Return how many audits are ready or taken, and how many wait for a later moment."""
+        """Return the number of audits that are ready or taken, and the number of those that are delayed."""
         with self._lock:
             tickets = [ticket for queue in self._queues.values() for ticket in queue.tickets.values()]
         delayed = sum(ticket.state == _DELAYED for ticket in tickets)
         return len(tickets) - delayed, delayed
 
     def close(self) -> None:
-        """Take no more tickets, and give none: waiting scans return at once."""
+        """Accept no more tickets and hand out none. Waiting scans return at once."""
         with self._lock:
             self._closed = True
             self._room.notify_all()
@@ -332,5 +333,5 @@ class Inbox:
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """Return whether `close` was called."""
         return self._closed

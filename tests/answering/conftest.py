@@ -1,4 +1,4 @@
-"""A folder with one audit."""
+"""Provide a folder with one audit."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def desk(tmp_path: Path) -> Desk:
 
 @pytest.fixture
 def path(desk: Desk) -> Path:
-    """The only audit in the folder."""
+    """Return the only audit in the folder."""
     return desk.add("audit.json", audit(1))

@@ -1,4 +1,4 @@
-"""A batch of audits, end to end, on real files with a real trail."""
+"""Batches of audits from tickets to results, on real files with a real trail."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def padded(size: int) -> Callable[..., Decision]:
 
 
 class TestOutcomes:
-    def test_each_its_own(self, desk: Desk) -> None:
+    def test_files_are_independent(self, desk: Desk) -> None:
         """A bad file, a missing file and other JSON do not affect the rest of their batch."""
         contents = {"a.json": audit(1), "b.json": b"{", "c.json": b"{}", "sub/d.json": audit(2)}
         for name, content in contents.items():
@@ -65,7 +65,7 @@ class TestOutcomes:
         assert desk.answering().answer([]) == []
 
     def test_several_folders(self, tmp_path: Path, desk: Desk, path: Path) -> None:
-        """Files with the same path in two folders are answered apart, by each folder's settings."""
+        """Files with the same path in two folders are answered separately, with each folder's settings."""
         (tmp_path / "other").mkdir()
         other = Desk(tmp_path / "other", durable=False)
         second = other.add("audit.json", audit(2))
@@ -76,12 +76,12 @@ class TestOutcomes:
 
     @pytest.mark.parametrize(("hint", "trigger"), [("created", "moved"), ("scan", "scan"), ("poll", "poll")])
     def test_trigger(self, desk: Desk, path: Path, hint: Hint, trigger: str) -> None:
-        """The record has the trigger; a link, which appears whole, counts as moved in."""
+        """The record has the trigger, and a link, which appears complete, counts as moved in."""
         desk.answer(path.name, hint)
         assert desk.records()[0]["trigger"] == trigger
 
     def test_defaults(self, desk: Desk, path: Path) -> None:
-        """An `Answering` needs nothing but a trail: a bad file waits for two seconds by default."""
+        """An `Answering` needs only a trail, and waits two seconds for a bad file by default."""
         path.write_bytes(b"{")
         [result] = Answering(desk.trail).answer([desk.ticket(path.name)])
         assert result.outcome is Outcome.DEFERRED
@@ -104,7 +104,7 @@ class TestRounds:
         assert writes == [0, 0, 2, 2, 4]
 
     def test_large_configs(self, desk: Desk) -> None:
-        """Configs of more than 1 MiB together are published before the next are decided."""
+        """Configs of more than 1 MiB together are published before the next audits are decided."""
         log: list[str] = []
         names = [f"{number}.json" for number in range(4)]
         for number, name in enumerate(names):
@@ -116,7 +116,7 @@ class TestRounds:
         assert [step for step in steps if step != "close"] == ["write", "write", "publish", "publish"] * 2
 
     def test_same_config_in_the_next_round(self, desk: Desk) -> None:
-        """A config that was published in an earlier round can be seen, so that no other audit waits for it."""
+        """A config from an earlier round is visible, so that no other audit waits for it."""
         desk.add("a.json", b" " * 1_100_000 + audit(1))
         desk.add("a", b" " * 1_100_000 + audit(2))
         desk.folder.max_bytes = 2**21
@@ -124,7 +124,7 @@ class TestRounds:
         assert desk.outcomes("a.json", "a", decide=padded(1_100_000)) == {"a.json": Outcome.SELECTED, "a": Outcome.KEPT}
 
     def test_same_config_after_a_failure(self, desk: Desk) -> None:
-        """If a config could not be published, the next round may publish another audit's with the same name."""
+        """If a config can't be published, the next round may publish another audit's config of the same name."""
         desk.add("a.json", b" " * 1_100_000 + audit(1))
         desk.add("a", b" " * 1_100_000 + audit(2))
         desk.folder.max_bytes = 2**21
@@ -160,7 +160,7 @@ class TestTrouble:
         ],
     )
     def test_own(self, desk: Desk, path: Path, error: Exception, reason: str) -> None:
-        """A bug or a lack of descriptors costs one record and a retry, not the batch."""
+        """A bug or a lack of descriptors costs one record and a retry, but does not affect the batch."""
         desk.add("good.json", audit(2))
         ticket, failing = desk.ticket(path.name), Failing(error)
         results = desk.answering(decide=failing).answer([ticket, desk.ticket("good.json")])
@@ -172,7 +172,7 @@ class TestTrouble:
         assert desk.answer(ticket, decide=failing).retry_in == 2.0
 
     def test_folder_that_may_not_be_opened(self, tmp_path: Path, desk: Desk, path: Path) -> None:
-        """A lack of rights on the folder is tried again; it says nothing about the audit."""
+        """If the folder can't be opened for lack of permissions, the audit is tried again."""
 
         class Locked(Folder):
             def open(self, relative: str = "") -> int:
@@ -184,7 +184,7 @@ class TestTrouble:
         assert not config_of(path).exists()
 
     def test_leaks_nothing(self, desk: Desk, path: Path) -> None:
-        """All descriptors are closed again."""
+        """Answering leaves no descriptor open."""
         desk.add("sub/b.json", audit(2))
         desk.outcomes(path.name, "sub/b.json")
         before = len(os.listdir("/proc/self/fd"))

@@ -1,4 +1,4 @@
-"""An answer -> what becomes of it: a sidecar, nothing, or another attempt."""
+"""Conclusions from an answer: a sidecar, no change, or another attempt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from desk import Desk, Meddled, raises
 
 
 def edit(path: Path) -> bytes:
-    """Change a number in a config, as a person does; return the new content."""
+    """Change a number in a config, as a person does, and return the new content."""
     edited = path.read_bytes().replace(b'"rank": 8', b'"rank": 9')
     assert edited != path.read_bytes()
     path.write_bytes(edited)
@@ -42,7 +42,7 @@ class TestSelected:
 
     @pytest.mark.parametrize("file", ["llama2_allnan__default.json", "llama4_many__pol_empty.json"])
     def test_audit_of_nothing(self, desk: Desk, file: str) -> None:
-        """The record of an audit in which Gradience found no layer is a warning that says so; no other is."""
+        """The record is a warning with the reason if Gradience found no layer, and only then."""
         desk.add(file, (AUDITS / file).read_bytes())
         assert desk.answer(file).outcome is Outcome.SELECTED
         [record] = desk.records()
@@ -60,7 +60,7 @@ class TestSelected:
         assert config_of(path).read_bytes() == config_of(other.path / path.name).read_bytes()
 
     def test_two_with_one_config(self, desk: Desk, path: Path) -> None:
-        """Of `x` and `x.json` in one batch the first is answered; the other waits, and then keeps that config."""
+        """If a batch has `x` and `x.json`, the first is answered, and the other waits and then keeps that config."""
         twin = path.with_suffix("")
         shutil.copy(path, twin)
         assert desk.outcomes(path.name, twin.name) == {path.name: Outcome.SELECTED, twin.name: Outcome.DEFERRED}
@@ -71,7 +71,7 @@ class TestSelected:
 
 class TestUnchanged:
     def test_answered_before(self, desk: Desk, path: Path) -> None:
-        """A second event for the same content changes nothing, whatever the dates say."""
+        """A second event for the same content changes nothing, even if the dates are in doubt."""
         desk.answer(path.name)
         before = config_of(path).stat().st_ino
         for _ in range(3):
@@ -80,7 +80,7 @@ class TestUnchanged:
         assert desk.events() == ["audit.selected"] + ["audit.unchanged"] * 3
 
     def test_by_dates(self, desk: Desk, path: Path) -> None:
-        """A config that is clearly later than its audit is not dated again."""
+        """A config that is clearly later than its audit does not get a new date."""
         desk.answer(path.name)
         later = path.stat().st_ctime_ns + 60_000_000
         while os.stat(config_of(path)).st_mtime_ns <= later:
@@ -91,7 +91,7 @@ class TestUnchanged:
         assert os.stat(config_of(path)).st_mtime_ns == before
 
     def test_by_hash(self, desk: Desk, path: Path) -> None:
-        """If only the hash shows that a config holds, it is dated after its audit."""
+        """If only the hash proves that a config holds, the config gets a date after its audit."""
         desk.answer(path.name)
         old = os.stat(config_of(path)).st_mtime_ns
         os.utime(config_of(path), ns=(old - 10**9, old - 10**9))
@@ -114,7 +114,7 @@ class TestUnchanged:
         assert config_of(path).stat().st_mtime_ns == 0
 
     def test_sidecar_of_another_user(self, desk: Desk, path: Path) -> None:
-        """A config that may not be dated holds all the same."""
+        """A config whose date can't be changed still holds."""
         desk.answer(path.name)
         disk = Meddled(touch=raises(PermissionError(1, "Operation not permitted")))
         assert desk.answer(path.name, disk=disk).outcome is Outcome.UNCHANGED
@@ -127,7 +127,7 @@ class TestUnchanged:
         assert config_of(path).read_bytes() == before
 
     def test_a_stale_report_goes(self, desk: Desk, path: Path) -> None:
-        """A report about bad content is removed when the good content is back, also if a config is kept."""
+        """A report about bad content is removed when the good content is back, even if a config is kept."""
         good = path.read_bytes()
         desk.answer(path.name)
         path.write_bytes(b"rubbish")
@@ -143,7 +143,7 @@ class TestUnchanged:
         assert not report_of(path).exists()
 
     def test_a_report_that_can_not_be_removed(self, desk: Desk, path: Path) -> None:
-        """A stale report that may not be removed does not hinder the answer."""
+        """A stale report that can't be removed does not prevent the answer."""
         path.write_bytes(b"rubbish")
         desk.answer(path.name)
         path.write_bytes(audit(1))
@@ -154,7 +154,7 @@ class TestUnchanged:
 
     @pytest.mark.parametrize("edited", [True, False])
     def test_a_report_that_changes_meanwhile(self, desk: Desk, path: Path, edited: bool) -> None:
-        """A report that a person edits meanwhile stays, and one that a person deletes does not hinder the answer."""
+        """A report that a person edits meanwhile stays, and deleting it does not prevent the answer."""
         path.write_bytes(b"rubbish")
         desk.answer(path.name)
         path.write_bytes(audit(1))
@@ -163,7 +163,7 @@ class TestUnchanged:
         assert report_of(path).exists() is edited
 
     def test_rejected_before(self, desk: Desk, path: Path) -> None:
-        """A second event for the same bad content is no second rejection, but still an error in a summary."""
+        """A second event for the same bad content gives no second rejection, but an error in the summary."""
         path.write_bytes(b"rubbish")
         desk.answer(path.name)
         result = desk.answer(path.name)
@@ -186,7 +186,7 @@ class TestUnchanged:
 
     @pytest.mark.parametrize("dry_run", [True, False])
     def test_same_report_without_a_hash(self, desk: Desk, dry_run: bool) -> None:
-        """A link that was rejected before keeps its report, which gets a new date unless nothing may be written."""
+        """A link that was rejected before keeps its report, which gets a new date except in a dry run."""
         path = desk.path / "link.json"
         path.symlink_to("audit.json")
         desk.answer(path.name)
@@ -216,7 +216,7 @@ class TestRejected:
         assert unbroken(report_of(path).read_bytes())
 
     def test_force(self, desk: Desk, path: Path) -> None:
-        """With `force` a bad file is rejected again, and its report written again."""
+        """With `force` a bad file is rejected again, and its report is written again."""
         path.write_bytes(b"{]")
         desk.answer(path.name)
         before = report_of(path).stat().st_ino, report_of(path).read_bytes()
@@ -235,7 +235,7 @@ class TestRejected:
         assert not report_of(path).exists()
 
     def test_foreign_report(self, desk: Desk, path: Path) -> None:
-        """A person's file in the report's place stays, when the audit is bad and when it is good again."""
+        """A person's file at the report's path stays, both while the audit is bad and after it is fixed."""
         report_of(path).write_bytes(b"notes")
         path.write_bytes(b"{]")
         assert desk.answer(path.name).outcome is Outcome.REJECTED
@@ -270,7 +270,7 @@ class TestRejected:
             assert list(Scan(desk.folder)) == []
 
     def test_too_large(self, tmp_path: Path) -> None:
-        """The size is in the report, so that a higher limit makes the report invalid."""
+        """The report has the size, so that a higher limit makes it invalid."""
         desk = Desk(tmp_path, max_bytes=10)
         path = desk.add("a.json", audit(1))
         assert desk.answer("a.json").outcome is Outcome.REJECTED
@@ -287,7 +287,7 @@ class TestRejected:
 
 class TestUnfinished:
     def test_recorded_once(self, desk: Desk, path: Path) -> None:
-        """A file that may be unfinished is recorded once, however often it is tried."""
+        """A file that may be unfinished is recorded once, with any number of attempts."""
         ticket = desk.ticket(path.name, "created")
         with path.open("wb") as file:
             file.write(b"{")
@@ -310,7 +310,7 @@ class TestUnfinished:
         assert (verdict.__traceback__, verdict.__context__) == (None, None)
 
     def test_good_file_with_a_writer(self, desk: Desk, path: Path) -> None:
-        """A whole audit is answered, even if its writer still holds it open."""
+        """A complete audit is answered, even if its writer still has it open."""
         with path.open("wb") as file:
             file.write(audit(1))
             file.flush()
@@ -319,7 +319,7 @@ class TestUnfinished:
 
 class TestKept:
     def test_edited(self, desk: Desk, path: Path) -> None:
-        """An edited config stays; once a person has moved it away the next scan finds the audit."""
+        """An edited config stays, and once a person moves it away, the next scan finds the audit."""
         desk.answer(path.name)
         edited = edit(config_of(path))
         path.write_bytes(audit(12345678))
@@ -333,20 +333,20 @@ class TestKept:
         assert list(Scan(desk.folder)) == [path.name]
 
     def test_force_keeps_too(self, desk: Desk, path: Path) -> None:
-        """Even `force` does not replace a person's work."""
+        """`force` does not replace an edited config."""
         config_of(path).write_bytes(b"mine")
         assert desk.answer(path.name, force=True).outcome is Outcome.KEPT
         assert config_of(path).read_bytes() == b"mine"
 
     def test_of_another_audit(self, desk: Desk, path: Path) -> None:
-        """The config of `audit` has the name of that of `audit.json`: the first audit keeps it."""
+        """`audit` and `audit.json` have the same config name, and the first one keeps it."""
         desk.add("audit", audit(2))
         assert desk.answer("audit").outcome is Outcome.SELECTED
         assert desk.answer("audit.json").outcome is Outcome.KEPT
         assert "answers another audit, audit" in desk.records()[-1]["reason"]
 
     def test_sealed_copy(self, desk: Desk, path: Path) -> None:
-        """A config that was copied from another audit is nobody's work: it is replaced."""
+        """A config that was copied from another audit is replaced, because it is not a person's work."""
         desk.answer(path.name)
         other = desk.add("other.json", audit(2))
         shutil.copy(config_of(path), config_of(other))
@@ -354,7 +354,7 @@ class TestKept:
         assert answers(other)
 
     def test_place_is_a_folder(self, desk: Desk, path: Path) -> None:
-        """A folder in the config's place is left alone, like any other thing that benchd did not make."""
+        """A folder at the config's path is left alone, like everything that benchd did not write."""
         config_of(path).mkdir()
         assert desk.answer(path.name).outcome is Outcome.KEPT
         assert desk.names() == sorted([path.name, config_of(path).name])
@@ -362,7 +362,7 @@ class TestKept:
 
 class TestDryRun:
     def test_writes_nothing(self, desk: Desk, path: Path) -> None:
-        """A dry run decides, and leaves the folder and the trail as they are."""
+        """A dry run decides, but does not change the folder or the trail."""
         desk.add("bad.json", b"{]")
         outcomes = desk.outcomes("audit.json", "bad.json", dry_run=True)
         assert outcomes == {"audit.json": Outcome.SELECTED, "bad.json": Outcome.REJECTED}
@@ -370,7 +370,7 @@ class TestDryRun:
         assert desk.events() == []
 
     def test_dates_nothing(self, desk: Desk, path: Path) -> None:
-        """A dry run does not date a config again, and removes no stale report."""
+        """A dry run changes no date of a config and removes no stale report."""
         desk.answer(path.name)
         os.utime(config_of(path), (1, 1))
         error = refusal("empty")

@@ -1,4 +1,4 @@
-"""A case -> its answer."""
+"""The answer to a case, from `decide` or the sandbox."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def desk(tmp_path: Path) -> Desk:
 
 @pytest.fixture
 def case(desk: Desk) -> Iterator[MakeCase]:
-    """Makes the case of an audit with this content; the sandbox is to read it unless it `is_read`."""
+    """Return a function that makes the case of an audit with this content, for the sandbox unless it `is_read`."""
     made: list[Case] = []
 
     def make(content: bytes, *, is_read: bool = True) -> Case:
@@ -58,7 +58,7 @@ def provenance(content: bytes) -> Provenance:
 
 
 class Sandbox:
-    """A sandbox that notes what it is asked, and gives one verdict."""
+    """A sandbox that records its arguments, and returns one verdict."""
 
     def __init__(self, verdict: Verdict | Exception) -> None:
         self.verdict = verdict
@@ -73,7 +73,7 @@ class Sandbox:
 
 class TestHere:
     def test_decides(self, case: MakeCase) -> None:
-        """The content is decided, and not kept."""
+        """The content is decided, and the case does not keep it."""
         judged = Judge(Disk(), sandbox=never).judge(case(audit(1)), may_take_long=False)
         assert isinstance(judged.answer, Decision)
         assert judged.digest == judged.answer.audit_sha256 == sha256(audit(1))
@@ -81,7 +81,7 @@ class TestHere:
 
     @pytest.mark.parametrize(("size", "frugal"), [(128 * 2**10, False), (128 * 2**10 + 1, True)])
     def test_what_decide_gets(self, desk: Desk, case: MakeCase, size: int, frugal: bool) -> None:
-        """`decide` gets the folder's settings, and is frugal with more than 128 KiB."""
+        """`decide` gets the folder's settings, and `frugal` for more than 128 KiB."""
         calls: list[dict[str, Any]] = []
 
         def decide(content: bytes, **options: Any) -> Any:
@@ -122,13 +122,13 @@ class TestHere:
         assert isinstance(Judge(Disk()).judge(given, may_take_long=False).answer, Decision)
 
     def test_answered_already(self, case: MakeCase) -> None:
-        """A case with an answer passes."""
+        """A case with an answer is returned unchanged."""
         given = case(audit(1))
         given.answer = refusal("empty")
         assert Judge(Disk(), never, never).judge(given, may_take_long=False) is given
 
     def test_no_content_is_kept(self, case: MakeCase) -> None:
-        """A refusal keeps no content in memory, though it may wait long to be published."""
+        """A refusal keeps no content in memory, even if it waits long to be published."""
         content = b'{"x": "' + b"y" * 100_000
         judged = Judge(Disk()).judge(case(content), may_take_long=False)
         assert judged.answer.code == "truncated"
@@ -139,7 +139,7 @@ class TestSandbox:
     REFUSED = Verdict("5" * 64, refusal=("too_complex", "a message", "a hint"))
 
     def test_costly(self, case: MakeCase) -> None:
-        """What is costly to decide goes to the sandbox, or is left if it may not take long."""
+        """Costly content goes to the sandbox, or is left if it may not take long."""
 
         def costly(*_: Any, **__: Any) -> Any:
             raise Costly
@@ -151,7 +151,7 @@ class TestSandbox:
         assert judge.judge(case(audit(1)), may_take_long=True).answer.code == "too_complex"
 
     def test_what_the_sandbox_gets(self, desk: Desk, case: MakeCase) -> None:
-        """The sandbox gets the open file and the folder's settings; the file is closed after that."""
+        """The sandbox gets the open file and the folder's settings, and the file is closed afterwards."""
         sandbox = Sandbox(self.REFUSED)
         judged = Judge(Disk(), never, sandbox).judge(case(audit(1), is_read=False), may_take_long=True)
         [call] = sandbox.calls
@@ -176,7 +176,7 @@ class TestSandbox:
         assert (judged.answer, judged.digest) == (given.answered, sha256(audit(1)))
 
     def test_other_content(self, case: MakeCase) -> None:
-        """Content of another hash than the sidecar's is decided, from its start."""
+        """Content with another hash than the sidecar's is decided, from its start."""
         sandbox = Sandbox(self.REFUSED)
         given = case(audit(1), is_read=False)
         given.answered = provenance(audit(2))
@@ -184,13 +184,13 @@ class TestSandbox:
         assert len(sandbox.calls) == 1
 
     def test_refused_unread(self, case: MakeCase) -> None:
-        """A file that can't be opened any more as an audit is refused."""
+        """A file that can't be opened as an audit any more is refused."""
         disk = Meddled(open=raises(refusal("symlink")))
         judged = Judge(disk, never, never).judge(case(audit(1), is_read=False), may_take_long=True)
         assert (judged.answer.code, judged.digest) == ("symlink", None)
 
     def test_sandbox_fails(self, case: MakeCase) -> None:
-        """A sandbox that fails is an error of the system, and leaves no descriptor open."""
+        """If the sandbox fails, an OSError is raised, and no descriptor stays open."""
         given = case(audit(1), is_read=False)
         before = os.listdir("/proc/self/fd")
         with pytest.raises(ChildProcessError):
@@ -205,10 +205,10 @@ def large(number: int = 0, *, size: int = 2 * 2**20, more: bytes = b"") -> bytes
 
 
 class TestLargeFiles:
-    """With the real `decide` and the real sandbox."""
+    """Large files with the real `decide` and the real sandbox."""
 
     def test_left(self, desk: Desk) -> None:
-        """The lane for small files answers those, and leaves the large ones."""
+        """The lane for small files answers the small files and leaves the large ones."""
         path = desk.add("audit.json", large())
         desk.add("small.json", audit(2))
         outcomes = desk.outcomes("audit.json", "small.json", may_take_long=False)
@@ -230,7 +230,7 @@ class TestLargeFiles:
         ids=["dense", "crowded", "odd"],
     )
     def test_odd(self, desk: Desk, case: MakeCase, more: bytes) -> None:
-        """A dense file, or one for the tolerant reader, is decided in the sandbox, and gets its answer."""
+        """A dense file, or one for the tolerant reader, is decided in the sandbox."""
         sizes: list[int] = []
 
         def sandbox(descriptor: int, *, size: int, **options: Any) -> Verdict:
@@ -244,7 +244,7 @@ class TestLargeFiles:
         assert sizes == [len(content)]
 
     def test_very_large(self, desk: Desk) -> None:
-        """More than 16 MiB are decided in the sandbox; a second event compares hashes."""
+        """A file above 16 MiB is decided in the sandbox, and a second event compares hashes."""
         path = desk.add("audit.json", large(size=17 * 2**20))
         assert desk.answer(path.name).outcome is Outcome.SELECTED
         assert answers(path)
@@ -254,7 +254,7 @@ class TestLargeFiles:
         assert desk.answer(path.name).outcome is Outcome.UNCHANGED
 
     def test_bad(self, desk: Desk) -> None:
-        """A large file that is refused has its hash in the report."""
+        """The report about a large file that is refused has its hash."""
         path = desk.add("audit.json", large()[:-3])
         assert desk.answer(path.name).outcome is Outcome.REJECTED
         report = read_json(report_of(path))

@@ -27,10 +27,10 @@ from benchd.trail.trail import Trail
 from corpus import content
 from daemon import answers, audit, config_of, temporary_files, until
 
-#: Enough for several batches in each of two processes.
+#: Enough audits for several batches in each of two processes.
 MANY = 1000
 
-#: Enough to fill a pipe several times.
+#: Enough audits to fill a pipe several times.
 BACKLOG = 2400
 
 
@@ -79,7 +79,7 @@ class TestAnswerAll:
         assert Counter(record["event"] for record in found) == {"audit.selected": MANY, "audit.rejected": 1}
 
     def test_odd_names(self, tmp_path: Path) -> None:
-        """Worker processes return what they say about names that are not UTF-8."""
+        """Worker processes return messages about names that are not UTF-8."""
         inbox = filled(tmp_path, 0)
         for number in range(MANY):
             (inbox / os.fsdecode(b"%d-\xff.json" % number)).write_bytes(b"{]")
@@ -87,12 +87,12 @@ class TestAnswerAll:
         assert outcomes == {Outcome.REJECTED: MANY}
 
     def test_one_process(self, tmp_path: Path) -> None:
-        """One process alone answers everything too."""
+        """A single process answers every audit too."""
         outcomes, _ = self.answer(filled(tmp_path, MANY), processes=1)
         assert outcomes == {Outcome.SELECTED: MANY}
 
     def test_processes_that_fail(self, tmp_path: Path) -> None:
-        """If a process meets a bug, the main process records that once and answers the rest."""
+        """If a process has a bug, the main process records it once and answers the rest."""
 
         class Failing(Answering):
             def answer(self, tickets: list[Ticket], *, may_take_long: bool = True) -> list[Result]:
@@ -107,7 +107,7 @@ class TestAnswerAll:
 
 
 class Run:
-    """A `benchd run` in a separate process group. Once a worker works, a full pipe halts it until `finish`."""
+    """A `benchd run` in a separate process group. A full pipe stops a busy worker until `finish`."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
@@ -123,7 +123,7 @@ class Run:
         return 0
 
     def _worker_works(self) -> bool:
-        """Read one piece of the trail; return whether the worker has answered some audits."""
+        """Read one piece of the trail. Return whether the worker has answered some audits."""
         assert self.process.stdout is not None
         self.output += os.read(self.process.stdout.fileno(), 4096)
         return _written(self.worker) > 20_000
@@ -136,7 +136,7 @@ class Run:
 
 
 def _shares_the_trail(pid: str) -> bool:
-    """Return whether a process has opened the file by which processes take turns at the trail."""
+    """Return whether a process has opened the lock file of the trail."""
     place = os.path.join(tempfile.gettempdir(), "benchd-")
     with suppress(FileNotFoundError):
         return any(str(link.readlink()).startswith(place) for link in Path(f"/proc/{pid}/fd").iterdir())
@@ -185,14 +185,14 @@ def test_long_lines_stay_whole_in_a_pipe(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies(tmp_path: Path) -> None:
-    """The main process answers what a killed worker process has not answered, and records that it died."""
+    """If a worker process is killed, the main process records it and answers its remaining audits."""
     inbox = filled(tmp_path, BACKLOG)
     with running(inbox) as run:
         os.kill(run.worker, signal.SIGKILL)
         found = run.finish()
     assert run.process.returncode == 0
     assert all(answers(inbox / f"{number}.json") for number in range(BACKLOG))
-    # It may have answered audits that it did not report any more.
+    # The worker may have answered audits without reporting them.
     assert found[-1]["selected"] + found[-1]["unchanged"] == BACKLOG
     failed = [record for record in found if record["event"] == "service.thread_failed"]
     assert [record["thread"] for record in failed] == ["worker process"]
@@ -200,7 +200,7 @@ def test_a_worker_that_dies(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_all(tmp_path: Path, number: signal.Signals) -> None:
-    """A signal to all processes: each finishes what it has begun, begins nothing else, and ends."""
+    """After a signal each process finishes its present work, starts no new work, and ends."""
     inbox = filled(tmp_path, BACKLOG)
     with running(inbox) as run:
         os.killpg(run.process.pid, number)
@@ -215,7 +215,7 @@ def test_a_signal_stops_all(tmp_path: Path, number: signal.Signals) -> None:
 
 
 def test_a_main_process_that_is_killed(tmp_path: Path) -> None:
-    """Its workers end too, even though nobody reads the trail."""
+    """If the main process is killed, its workers end too, even if nobody reads the trail."""
     with running(filled(tmp_path, BACKLOG)) as run:
         run.process.kill()
         until(lambda: _gone(run.worker))

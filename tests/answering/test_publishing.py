@@ -1,4 +1,4 @@
-"""Sidecars -> the folder, in the order that the reliability of benchd is built on."""
+"""The order of publishing, on which the reliability of benchd is based."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ BROKEN = OSError(errno.EIO, "Input/output error")
 
 
 def logged(desk: Desk, *, together: bool = False) -> tuple[list[str], dict[str, Any]]:
-    """Return a log of all steps to the disk, and the options of an `Answering` that writes it."""
+    """Return a log of all steps to the disk, and the options for an `Answering` that writes it."""
     log: list[str] = []
     desk.trail = Trail(LoggedTrail(desk.trail_path, log), level="debug")
     return log, {"disk": LoggedDisk(log), "flusher": Flusher(systems=LoggedSystems(log, together=together))}
 
 
 class FullServer(Disk):
-    """A file server that has no room when a file is closed. Another file gets the descriptor at once."""
+    """A file server that reports a full disk when a file is closed. Another file gets the descriptor at once."""
 
     def __init__(self) -> None:
         self.reused: list[int] = []
@@ -45,13 +45,13 @@ class FullServer(Disk):
 
 
 def decide_without_record(*arguments: Any, **options: Any) -> Decision:
-    """Decide, but so that no record can be made of it."""
+    """Return a decision for which no record can be made."""
     return msgspec.structs.replace(decide(*arguments, **options), selection=None)
 
 
 class TestOrder:
     def test_of_one(self, desk: Desk, path: Path) -> None:
-        """First the record and the content are on the disk, then the config gets its name, then that is on the disk."""
+        """Record and content are flushed first, then the config gets its name, then the directory is flushed."""
         log, seams = logged(desk)
         assert desk.answer(path.name, **seams).outcome is Outcome.SELECTED
         assert log == [
@@ -65,7 +65,7 @@ class TestOrder:
         ]
 
     def test_of_a_rejection(self, desk: Desk, path: Path) -> None:
-        """A report is published as a config is."""
+        """A report is published in the same order as a config."""
         path.write_bytes(b"{]")
         log, seams = logged(desk)
         assert desk.answer(path.name, **seams).outcome is Outcome.REJECTED
@@ -80,7 +80,7 @@ class TestOrder:
         ]
 
     def test_report_goes_first(self, desk: Desk, path: Path) -> None:
-        """A stale report is removed before the config is visible, so that no crash leaves an audit with both."""
+        """A stale report is removed before the config is visible, so that a crash leaves no audit with both."""
         path.write_bytes(b"{]")
         desk.answer(path.name)
         path.write_bytes(audit(1))
@@ -90,7 +90,7 @@ class TestOrder:
 
     @pytest.mark.parametrize("together", [True, False])
     def test_of_a_batch(self, desk: Desk, together: bool) -> None:
-        """A batch waits once for all contents and the trail if that is possible, and once for each directory."""
+        """A batch waits once for all contents and the trail if possible, and once for each directory."""
         (desk.path / "sub").mkdir()
         for number, name in enumerate(["a.json", "b.json", "sub/c.json"]):
             desk.add(name, audit(number))
@@ -114,7 +114,7 @@ class TestOrder:
         assert log == ["write", "record audit.selected", "publish audit.bench.json"]
 
     def test_trail_that_can_not_be_flushed(self, desk: Desk, path: Path) -> None:
-        """A trail that is no file, such as a pipe, is not flushed; the config is."""
+        """A trail that can't be flushed, such as a pipe, does not prevent flushing the config."""
         log: list[str] = []
         reader, writer = os.pipe()
         try:
@@ -145,7 +145,7 @@ class TestOrder:
 
 class TestChangedMeanwhile:
     def test_audit_is_changed(self, desk: Desk, path: Path) -> None:
-        """An answer to content that has just changed is thrown away without a record, and soon made again."""
+        """An answer to content that has just changed is discarded without a record, and soon retried."""
         ticket = desk.ticket(path.name)
         disk = Meddled(write=lambda: path.write_bytes(audit(12345678)))
         result = desk.answer(ticket, disk=disk)
@@ -164,14 +164,14 @@ class TestChangedMeanwhile:
         assert desk.names() == []
 
     def test_audit_changes_all_the_time(self, desk: Desk, path: Path) -> None:
-        """A file that changes faster than it can be answered is tried less and less often."""
+        """A file that changes faster than benchd can answer it is retried at growing intervals."""
         ticket, numbers = desk.ticket(path.name), iter(range(100))
         disk = Meddled(write=lambda: path.write_bytes(audit(next(numbers))))
         waits = [desk.answer(ticket, disk=disk).retry_in for _ in range(9)]
         assert waits == [0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
 
     def test_report_is_edited(self, desk: Desk) -> None:
-        """An error report that a person puts there meanwhile is not replaced."""
+        """An error report that a person writes meanwhile is not replaced."""
         path = desk.add("bad.json", b"{]")
         disk = Meddled(write=lambda: report_of(path).write_bytes(b"a note"))
         assert desk.answer(path.name, disk=disk).outcome is Outcome.DEFERRED
@@ -180,7 +180,7 @@ class TestChangedMeanwhile:
 
     @pytest.mark.parametrize("has_config", [False, True])
     def test_config_is_edited(self, desk: Desk, path: Path, has_config: bool) -> None:
-        """A file that a person saves in the config's place before it is published is not replaced."""
+        """A file that a person saves at the config's path before publishing is not replaced."""
         if has_config:
             desk.answer(path.name)
             path.write_bytes(audit(12345678))
@@ -205,7 +205,7 @@ class TestChangedMeanwhile:
         assert config_of(path).read_bytes() == edited
 
     def test_config_is_deleted(self, desk: Desk, path: Path) -> None:
-        """A config that is deleted meanwhile is made by the next attempt."""
+        """A config that is deleted meanwhile is written by the next attempt."""
         desk.answer(path.name)
         path.write_bytes(audit(12345678))
         ticket = desk.ticket(path.name)
@@ -216,14 +216,14 @@ class TestChangedMeanwhile:
 
 class TestTrouble:
     def test_write_fails(self, desk: Desk, path: Path) -> None:
-        """A write that fails is recorded, and tried again after 1 s to 1 min until it works."""
+        """A failed write is recorded, and retried after 1 s to 1 min until it succeeds."""
         ticket, disk = desk.ticket(path.name), Meddled(write=raises(FULL))
         waits = []
         for _ in range(8):
             result = desk.answer(ticket, disk=disk)
             assert (result.outcome, result.error) == (
                 Outcome.FAILED,
-                f"can't write: No space left on device: {desk.path}; free some",
+                f"can't write: No space left on device: {desk.path}; free some space",
             )
             waits.append(result.retry_in)
         assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
@@ -233,20 +233,20 @@ class TestTrouble:
         assert desk.answer(ticket).outcome is Outcome.SELECTED
 
     def test_folder_is_removed(self, desk: Desk, path: Path) -> None:
-        """A folder that is deleted meanwhile is no failed write."""
+        """A folder that is deleted meanwhile does not count as a failed write."""
         result = desk.answer(path.name, disk=Meddled(write=raises(FileNotFoundError(errno.ENOENT, "No such file"))))
         assert (result.outcome, result.error) == (Outcome.DEFERRED, "its folder changed meanwhile")
         assert desk.events() == []
 
     def test_rename_fails(self, desk: Desk, path: Path) -> None:
-        """A rename that fails leaves no temporary file, and is tried again."""
+        """A failed rename leaves no temporary file, and is retried."""
         result = desk.answer(path.name, disk=Meddled(publish=raises(BROKEN)))
         assert (result.outcome, result.retry_in) == (Outcome.FAILED, 1.0)
         assert desk.events() == ["audit.selected", "config.write_failed"]
         assert desk.names() == [path.name]
 
     def test_close_fails(self, desk: Desk, path: Path) -> None:
-        """If closing the file fails, its descriptor is not closed twice: by then it may be another thread's file."""
+        """A descriptor whose `close` fails is not closed twice, because another thread may have its number by then."""
         disk = FullServer()
         assert desk.answer(path.name, disk=disk).outcome is Outcome.FAILED
         [descriptor] = disk.reused
@@ -254,7 +254,7 @@ class TestTrouble:
         assert desk.names() == [path.name]
 
     def test_content_can_not_be_flushed(self, desk: Desk) -> None:
-        """Content that can't be flushed is not published; the others of its batch are."""
+        """Content that can't be flushed is not published, but the rest of its batch is."""
         for name in ("a.json", "b.json"):
             desk.add(name, audit(len(name)))
         numbers = iter(range(100))
@@ -272,7 +272,7 @@ class TestTrouble:
         assert desk.names() == ["a.json", "b.bench.json", "b.json"]
 
     def test_names_can_not_be_flushed(self, desk: Desk, path: Path) -> None:
-        """If the directory can't be flushed, the write has failed: the config may not last."""
+        """If the directory can't be flushed, the write counts as failed, because the name may be lost."""
 
         class Failing(LoggedSystems):
             def flush_directory(self, _: int) -> None:
@@ -283,7 +283,7 @@ class TestTrouble:
 
     @pytest.mark.parametrize("name", ["audit.json", "bad.json"])
     def test_directory_without_flush(self, desk: Desk, path: Path, name: str) -> None:
-        """A file system that refuses to flush directories is no failed write."""
+        """A file system that can't flush directories does not count as a failed write."""
         desk.add("bad.json", b"{]")
 
         class Refusing(LoggedSystems):
@@ -301,7 +301,7 @@ class TestTrouble:
         assert desk.names() == [path.name]
 
     def test_two_steps_fail(self, desk: Desk, path: Path) -> None:
-        """If several steps fail in one batch, no temporary file stays, and no descriptor stays open."""
+        """If several steps fail in one batch, no temporary file and no descriptor are left."""
         desk.add("b.json", audit(2))
         desk.add("c.json", b"{]")
         disk = FullServer()

@@ -1,4 +1,4 @@
-"""A ticket -> its case."""
+"""The case of a ticket: its directory, its sidecars and its content."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def case_of(ticket: Ticket, *, disk: Disk | None = None, force: bool = False) ->
 
 
 def answered(desk: Desk, path: Path) -> None:
-    """Answer the audit and date its config clearly later."""
+    """Answer the audit, and give its config a clearly later date."""
     changed = path.stat().st_ctime_ns
     assert desk.answer(path.name).outcome in {Outcome.SELECTED, Outcome.REJECTED}
 
@@ -62,7 +62,7 @@ class TestRoute:
         ],
     )
     def test_by_size(self, size: int, expected: Route) -> None:
-        """A file above 1 MiB goes to the large lane, one above 16 MiB to the sandbox, unless it is refused."""
+        """A file above 1 MiB goes to the large lane and one above 16 MiB to the sandbox, unless it is too large."""
         assert route(size, 64 * MIB) is expected
 
     def test_large_is_left(self, desk: Desk) -> None:
@@ -89,7 +89,7 @@ class TestRoute:
 
 class TestContent:
     def test_content_and_stat(self, desk: Desk, path: Path) -> None:
-        """An audit without an answer is read, with its `stat`."""
+        """An audit without an answer is read, together with its `stat`."""
         case = case_of(desk.ticket(path.name))
         assert (case.content, case.answer, case.answered) == (audit(1), None, None)
         assert case.info == path.stat()
@@ -97,12 +97,12 @@ class TestContent:
 
     @pytest.mark.parametrize("name", ["gone.json", "no/such/place.json", "audit.json/below.json"])
     def test_gone(self, desk: Desk, path: Path, name: str) -> None:
-        """A file or folder that is missing raises `Vanished`."""
+        """A missing file or folder raises `Vanished`."""
         with pytest.raises(Vanished):
             read(desk.ticket(name))
 
     def test_link_on_the_way(self, desk: Desk, tmp_path: Path) -> None:
-        """A folder that was replaced by a link since its event is not entered."""
+        """A folder that was replaced by a link after its event is not entered."""
         outside = tmp_path / "outside"
         outside.mkdir()
         (outside / "audit.json").write_bytes(audit(1))
@@ -111,21 +111,21 @@ class TestContent:
         assert os.listdir(outside) == ["audit.json"]
 
     def test_refused(self, desk: Desk) -> None:
-        """A file that can't be read as an audit has its refusal as the answer."""
+        """A file that can't be read as an audit gets its refusal as the answer."""
         (desk.path / "link.json").symlink_to("audit.json")
         case = case_of(desk.ticket("link.json"))
         assert (case.answer.code, case.digest) == ("symlink", None)
 
     @pytest.mark.parametrize(("letters", "is_refused"), [("x" * 244, False), ("x" * 245, True), ("é" * 123, True)])
     def test_long_name(self, desk: Desk, letters: str, is_refused: bool) -> None:
-        """A name that leaves no room for its sidecar's is refused, counted in bytes."""
+        """A name that leaves no room for its sidecar's name, counted in bytes, is refused."""
         name = f"{letters}.json"
         desk.add(name, audit())
         case = case_of(desk.ticket(name))
         assert (isinstance(case.answer, AuditError) and case.answer.code == "name_too_long") is is_refused
 
     def test_trouble_of_the_system(self, desk: Desk, path: Path) -> None:
-        """A lack of descriptors says nothing about the file, so it is raised."""
+        """A lack of descriptors is raised, because it is not an error of the file."""
         with pytest.raises(OSError, match="Too many"):
             read(desk.ticket(path.name), disk=Meddled(read=raises(OSError(24, "Too many open files"))))
 
@@ -140,7 +140,7 @@ class TestAnswered:
 
     @pytest.mark.parametrize("hint", ["closed", "moved", "created", "poll"])
     def test_after_an_event(self, desk: Desk, path: Path, hint: str) -> None:
-        """After an event the hash decides, whatever the dates say."""
+        """After an event the hash decides, not the dates."""
         answered(desk, path)
         case = case_of(desk.ticket(path.name, hint))
         assert case.answer is None
@@ -163,7 +163,7 @@ class TestAnswered:
         assert case.answer.code == read_json(report_of(path))["code"]
 
     def test_force(self, desk: Desk, path: Path) -> None:
-        """With `force` an answered audit is read, and its sidecar proves nothing."""
+        """With `force` an answered audit is read, and its sidecar is ignored."""
         answered(desk, path)
         case = case_of(desk.ticket(path.name, "scan"), force=True)
         assert (case.answer, case.answered, case.content) == (None, None, audit(1))
@@ -179,7 +179,7 @@ class TestAnswered:
 
 class TestJudgedBefore:
     def test_unchanged_content_is_not_read_again(self, desk: Desk) -> None:
-        """While a bad file does not change, its earlier verdict holds without another read."""
+        """While a bad file is unchanged, its earlier verdict is used without another read."""
         path = desk.path / "a.json"
         ticket = desk.ticket(path.name, "created")
         with path.open("wb") as file:
@@ -195,7 +195,7 @@ class TestJudgedBefore:
             assert case_of(ticket).content == b"{}"
 
     def test_unreadable_is_tried_again(self, tmp_path: Path) -> None:
-        """A read that fails says nothing about the content: the next attempt reads it again."""
+        """After a failed read the next attempt reads the content again."""
         desk = Desk(tmp_path, settle=10.0)
         path = desk.add("audit.json", audit(1))
         ticket = desk.ticket(path.name)

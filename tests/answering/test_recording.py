@@ -1,4 +1,4 @@
-"""Answers as records of the trail."""
+"""The trail's records of answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def record(decision: Decision, **options: Any) -> Selected:
 
 
 def test_selected(decision: Decision) -> None:
-    """A record says what was selected and why, and how long it took in milliseconds."""
+    """A record has the selection, its reason, and the duration in milliseconds."""
     made, selection = record(decision), decision.selection
     assert type(made) is Selected
     assert (made.audit, made.trigger, made.config) == ("/inbox/a.json", "scan", "/inbox/a.bench.json")
@@ -46,7 +46,7 @@ def test_selected(decision: Decision) -> None:
 
 
 def test_bounded(decision: Decision) -> None:
-    """A record has the first layers and notes only, and the number of all layers."""
+    """A record has only the first layers and notes, and the number of all layers."""
     [layer, *_] = decision.selection.layers
     many = msgspec.structs.replace(
         decision.selection, layers=(layer,) * (MAX_LAYERS + 5), notes=("a note",) * (MAX_NOTES + 5)
@@ -56,13 +56,13 @@ def test_bounded(decision: Decision) -> None:
 
 
 def test_selected_nothing(decision: Decision) -> None:
-    """An audit of nothing has a record of another type, which is a warning."""
+    """The record of an audit without layers has another type, which is a warning."""
     made = record(msgspec.structs.replace(decision, is_of_nothing=True))
     assert (type(made), made.level) == (SelectedNothing, "warning")
 
 
 def test_rejected() -> None:
-    """A record of a rejection has the code, the message and the hint."""
+    """The record of a rejection has its code, message and hint."""
     error = refusal("empty")
     assert rejected(error, audit="/inbox/a.json", trigger="closed") == Rejected(
         audit="/inbox/a.json", trigger="closed", code="empty", message=error.message, hint=error.hint

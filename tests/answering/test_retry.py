@@ -1,4 +1,4 @@
-"""When an audit is tried again, and how long benchd waits for a writer."""
+"""Retries of audits, and the waits for their writers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SETTLE = 2.0
 
 
 class Clock:
-    """Both clocks of `Patience`: `wall` begins when the file changed, `steady` anywhere."""
+    """Both clocks of `Patience`: `wall` starts when the file changed, `steady` at any time."""
 
     def __init__(self, info: os.stat_result) -> None:
         self.passed = 0.0
@@ -55,7 +55,7 @@ def clock(path: Path) -> Clock:
 
 @pytest.fixture
 def wait(path: Path, clock: Clock) -> Wait:
-    """Asks how long to wait for a ticket, `after` these seconds, if the system says this about its writer."""
+    """Return a function that gives the wait for a ticket `after` some seconds, with this answer about its writer."""
 
     def ask(
         ticket: Ticket, *, after: float = 0.0, writer: bool | None = None, error: Exception = TRUNCATED
@@ -69,13 +69,13 @@ def wait(path: Path, clock: Clock) -> Wait:
 
 @pytest.fixture
 def ticket(tmp_path: Path, path: Path) -> Ticket:
-    """A ticket whose file may still have a writer."""
+    """Return a ticket whose file may still have a writer."""
     return Desk(tmp_path).ticket(path.name, "scan")
 
 
 @pytest.fixture
 def closed(tmp_path: Path, path: Path) -> Ticket:
-    """A ticket whose file was closed by its writer."""
+    """Return a ticket whose file was closed by its writer."""
     return Desk(tmp_path).ticket(path.name, "closed")
 
 
@@ -90,22 +90,22 @@ class TestBackoff:
         ],
     )
     def test_doubles(self, backoff: Backoff, waits: list[float]) -> None:
-        """Waits double up to the longest."""
+        """The waits double up to the longest one."""
         assert [backoff.wait(attempt) for attempt in range(1, len(waits) + 1)] == waits
 
     def test_any_attempt(self) -> None:
-        """Any number of attempts has a wait."""
+        """Any number of attempts gives a wait."""
         assert FAILED.wait(10**9) == 60.0
 
 
 class TestHistory:
     def test_made_once(self, ticket: Ticket) -> None:
-        """A ticket has one history from the first call on."""
+        """A ticket has one history, which the first call creates."""
         assert ticket.history is None
         assert history_of(ticket) is history_of(ticket)
 
     def test_failures_and_changes(self) -> None:
-        """Failures and changes are counted apart."""
+        """Failures and changes are counted separately."""
         history = History()
         assert [history.next_failure() for _ in range(3)] == [1, 2, 4]
         assert [history.next_change() for _ in range(3)] == [0.0125, 0.025, 0.05]
@@ -122,23 +122,23 @@ class TestHistory:
 
 class TestPatience:
     def test_final_verdicts(self, wait: Wait, ticket: Ticket) -> None:
-        """A verdict that no writer can change is final at once."""
+        """A verdict that a writer can't change is final at once."""
         assert wait(ticket, writer=True, error=refusal("symlink")) is None
         assert ticket.history is None
 
     def test_closed_file_settles(self, wait: Wait, closed: Ticket) -> None:
-        """A bad file that was closed is tried until it has been unchanged for `settle`."""
+        """A bad file that was closed is retried until it has been unchanged for `settle`."""
         waits = [wait(closed), wait(closed, after=0.5), wait(closed, after=1.45)]
         assert waits == pytest.approx([0.05, 0.1, 0.05])
         assert wait(closed, after=0.045) == pytest.approx(0.01)
         assert wait(closed, after=0.01) is None
 
     def test_long_unchanged(self, wait: Wait, ticket: Ticket) -> None:
-        """A bad file without a writer, that is older than `settle`, is rejected at the first attempt."""
+        """A bad file without a writer that is older than `settle` is rejected at the first attempt."""
         assert wait(ticket, after=SETTLE + 0.1, writer=False) is None
 
     def test_date_in_the_future(self, wait: Wait, closed: Ticket) -> None:
-        """A file from the future counts as new."""
+        """A file with a date in the future counts as new."""
         assert wait(closed, after=-HOUR) == 0.05
         assert wait(closed, after=SETTLE) is None
 
@@ -152,24 +152,24 @@ class TestPatience:
 
     @pytest.mark.parametrize("error", [EMPTY, INTERRUPTED])
     def test_unknown_writer(self, wait: Wait, ticket: Ticket, error: Exception) -> None:
-        """If the system doesn't say whether there is a writer, what a running gradience leaves gets an hour."""
+        """With an unknown writer, a file that looks like a running gradience's is kept for an hour."""
         assert wait(ticket, error=error) is not None
         assert wait(ticket, after=HOUR - 1, error=error) == 0.1
         assert wait(ticket, after=1, error=error) is None
 
     def test_unknown_writer_of_other_content(self, wait: Wait, ticket: Ticket) -> None:
-        """If the system doesn't say whether there is a writer, other content gets `settle`."""
+        """With an unknown writer, other content is rejected after `settle`."""
         assert wait(ticket) == 0.05
         assert wait(ticket, after=SETTLE) is None
 
     def test_clock_of_a_file_server(self, wait: Wait, ticket: Ticket) -> None:
-        """If the system doesn't say whether there is a writer, the file's date does not count: clocks differ."""
+        """With an unknown writer the file's date is ignored, because the clocks may differ."""
         assert wait(ticket, after=HOUR) == 0.05
         assert wait(ticket, after=SETTLE - 0.1) is not None
         assert wait(ticket, after=0.1) is None
 
     def test_a_second_writer(self, wait: Wait, closed: Ticket, path: Path) -> None:
-        """If a closed file changes without being closed again, another writer is waited for."""
+        """If a closed file changes without being closed again, benchd waits for another writer."""
         assert wait(closed, error=EMPTY) == 0.05
         path.write_bytes(b"{")
         closed.trigger = "retry"
@@ -178,7 +178,7 @@ class TestPatience:
         assert wait(closed, after=HOUR, writer=True) == 0.1
 
     def test_closed_again(self, wait: Wait, closed: Ticket, path: Path) -> None:
-        """If a file changes and is closed again, nobody asks for its writer."""
+        """If a file changes and is closed again, benchd does not ask the system for its writer."""
         assert wait(closed, error=EMPTY) == 0.05
         path.write_bytes(b"{")
         assert wait(closed, after=HOUR, writer=True) is None
@@ -191,10 +191,10 @@ class TestPatience:
 
 
 class TestOnRealFiles:
-    """With the real disk, its leases and the real clocks."""
+    """Patience with the real disk, its leases and the real clocks."""
 
     def test_closed_and_bad(self, tmp_path: Path, path: Path) -> None:
-        """A closed bad file is rejected after `settle`; the trail says once that benchd waits."""
+        """A closed bad file is rejected after `settle`, and the trail records the wait once."""
         desk = Desk(tmp_path, settle=0.15)
         path.write_bytes(b"{")
         ticket, waits = desk.ticket(path.name), []
@@ -210,7 +210,7 @@ class TestOnRealFiles:
         assert desk.events() == ["audit.deferred", "audit.rejected"]
 
     def test_writer_is_waited_for(self, tmp_path: Path, path: Path) -> None:
-        """A file that a process holds open for writing is not rejected until it is closed."""
+        """A file that a process has open for writing is not rejected until it is closed."""
         desk = Desk(tmp_path)
         ticket = desk.ticket(path.name, "created")
         with path.open("wb") as file:

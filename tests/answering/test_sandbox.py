@@ -1,4 +1,4 @@
-"""Deciding large and odd audits in a separate process."""
+"""Decisions about large and unusual audits in a separate process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIB = 2**20
 
 
 def verdict(path: Path, *, name: str = "a.json", flags: int = os.O_RDONLY, **options: Any) -> Verdict:
-    """Return what the process says about the file `path`."""
+    """Return the verdict of the process about the file `path`."""
     descriptor = os.open(path, flags)
     try:
         return decide_isolated(
@@ -49,7 +49,7 @@ def decided(path: Path, *, name: str = "a.json") -> Decision:
 
 @pytest.mark.parametrize("number", range(0, len(INDEX), 12))
 def test_the_same_decision(number: int, tmp_path: Path) -> None:
-    """The process makes the same decision as this one, to the byte."""
+    """The separate process makes the same decision as this one, byte for byte."""
     path = tmp_path / "audit.json"
     path.write_bytes(INDEX[number].content)
     found = verdict(path, name="Ä\\xff.json")
@@ -92,35 +92,35 @@ def test_bombs(bomb: bytes, tmp_path: Path) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A usual audit."""
+    """Return a usual audit."""
     path = tmp_path / "a.json"
     path.write_bytes(audit())
     return path
 
 
 def test_its_time_is_limited(path: Path) -> None:
-    """A process that a signal ends has exceeded a limit: the file is refused."""
+    """A process that a signal ends has exceeded a limit, so the file is refused."""
     with pytest.raises(AuditError, match="can't be read") as raised:
         verdict(path, command=("sh", "-c", "kill -s XCPU $$")).unwrap()
     assert raised.value.code == "too_complex"
 
 
-def test_a_busy_machine_is_no_verdict(path: Path) -> None:
-    """A process that takes too long is ended, and the error says that it can be tried again."""
+def test_timeout_gives_no_verdict(path: Path) -> None:
+    """A process that takes too long is ended, with an error that leads to a retry."""
     before = children(os.getpid())
     with pytest.raises(TimeoutError, match=r"more than 0\.1 s"):
         verdict(path, command=("sleep", "60"), timeout=0.1)
     assert children(os.getpid()) == before
 
 
-def test_a_process_that_fails_is_no_verdict(path: Path) -> None:
-    """A process that fails without a signal is not the file's fault."""
+def test_failed_process_gives_no_verdict(path: Path) -> None:
+    """A process that fails without a signal gives an error, not a verdict."""
     with pytest.raises(ChildProcessError, match="code 3"):
         verdict(path, command=("sh", "-c", "exit 3"))
 
 
 def test_an_error_in_it_is_reported(path: Path) -> None:
-    """The error that the parent records says what failed in the process."""
+    """The error in the record describes the failure of the process."""
     with pytest.raises(ChildProcessError, match=r"OSError: .*Bad file descriptor"):
         verdict(path, flags=os.O_WRONLY)
 
@@ -131,21 +131,21 @@ def children(pid: int) -> list[int]:
 
 
 def test_it_ends_with_its_parent(tmp_path: Path) -> None:
-    """A `benchd` that is killed leaves no process behind."""
+    """The process ends when `benchd` is killed."""
     path = tmp_path / "large.json"
     path.write_bytes(b'{"per_module_gain": "' + b"x" * 20 * MIB + b'"}')
     with subprocess.Popen([sys.executable, "-m", "benchd", "run", str(path)]) as parent:
         child = until(lambda: children(parent.pid))[0]
-        os.kill(child, signal.SIGSTOP)  # so that it does not end by itself
+        os.kill(child, signal.SIGSTOP)  # prevents it from ending by itself
         parent.kill()
     with contextlib.suppress(ProcessLookupError):
-        os.kill(child, signal.SIGCONT)  # it may have been stopped before it could tie itself to its parent
+        os.kill(child, signal.SIGCONT)  # it may have been stopped before it set its parent-death signal
     until(lambda: not Path(f"/proc/{child}").exists() or ") Z " in Path(f"/proc/{child}/stat").read_text())
     assert not (tmp_path / "large.bench.json").exists()
 
 
-def test_signals_are_its_own(tmp_path: Path) -> None:
-    """A parent's thread that blocks signals does not block them in the process, where a limit is a signal."""
+def test_signals_are_not_blocked(tmp_path: Path) -> None:
+    """A signal that the parent's thread blocks is not blocked in the process, because limits send signals."""
     path = tmp_path / "a.json"
     path.write_bytes(audit())
     found: list[Verdict] = []
@@ -162,7 +162,7 @@ def test_signals_are_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seconds", [1e-6, 1e-3, 60.0])
 def test_matching_is_limited(seconds: float) -> None:
-    """Matching ends after its CPU time at the latest; the signal handler is restored in any case."""
+    """Matching ends after its CPU time at the latest, and the signal handler is always restored."""
     keys = {f"m{number}": 4 for number in range(20_000)}
     adapter = read_adapter_config(json.dumps({"peft_type": "LORA", "r": 8, "rank_pattern": keys}).encode())
     before = signal.getsignal(signal.SIGVTALRM)

@@ -1,4 +1,4 @@
-"""`benchd config`: the settings in force, each with where it came from."""
+"""`benchd config`: the active settings, each with its origin."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from commands import invoke
 
 
 def config(*arguments: str | Path, environment: str = "") -> Result:
-    """`benchd config`, in this process."""
+    """Run `benchd config` in this process."""
     return invoke("config", *arguments, settings=environment)
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A settings file with a folder of its own settings."""
+    """Return a settings file with a folder that has separate settings."""
     file = tmp_path / "config.toml"
     file.write_text(
         '[selection]\ntop_n = 5\n[[watch]]\npath = "inbox"\nbackend = "polling"\n[watch.bench]\nuniform_rank = 4\n',
@@ -27,13 +27,13 @@ def file(tmp_path: Path) -> Path:
 
 
 def line(result: Result, key: str) -> str:
-    """The line about `key`, with its blanks reduced."""
+    """Return the line about `key`, with single spaces."""
     [found] = [text for text in result.output.splitlines() if text.startswith(f"{key} = ")]
     return " ".join(found.split())
 
 
 def test_defaults():
-    """Without a file every setting is its default, and is said to be."""
+    """Without a file every setting is its default, with the origin `default`."""
     result = config()
     assert result.exit_code == 0
     assert line(result, "selection.top_n") == "selection.top_n = 3 # default"
@@ -42,7 +42,7 @@ def test_defaults():
 
 
 def test_origins(file: Path, tmp_path: Path):
-    """Each setting says which file it came from; a folder shows only what is its own."""
+    """Each setting has the file that it comes from, and a folder shows only its overrides."""
     result = config("--config", file)
     assert line(result, "selection.top_n") == f"selection.top_n = 5 # {file}"
     assert line(result, "selection.low_priority") == "selection.low_priority = 1.0 # default"
@@ -54,7 +54,7 @@ def test_origins(file: Path, tmp_path: Path):
 
 
 def test_tables_for_bench(file: Path):
-    """Of `[bench.base]` each key is shown, with where it came from; a folder shows those of its own."""
+    """Each key of `[bench.base]` has its origin, and a folder shows only the keys that it sets."""
     assert line(config(), "bench.base") == "bench.base = {} # default"
     with file.open("a", encoding="utf-8") as text:
         text.write("base.train.learning_rate = 5e-5\n[bench.base]\nmodel = { name = 'm' }\nlora = { dropout = 0 }\n")
@@ -82,7 +82,7 @@ def test_origin_in_the_environment(file: Path):
 
 
 def test_mistakes_in_the_environments_file(tmp_path: Path):
-    """Messages about a file that `BENCHD_CONFIG` names say so, because the command line doesn't show its path."""
+    """Messages about a file that `BENCHD_CONFIG` names say so, because the command line does not show its path."""
     file = tmp_path / "config.toml"
     result = config(environment=str(file))
     assert result.exit_code == 2
@@ -110,7 +110,7 @@ lora: {dropout: 0.05}
 
 
 def test_base_file(tmp_path: Path):
-    """Each key of a base file is shown with its origin. A folder with its own file shows all its keys."""
+    """Each key of a base file has its origin, and a folder with a separate file shows all its keys."""
     for name, content in [("general.yaml", YAML), ("own.yaml", YAML.replace("name: m", "name: own"))]:
         (tmp_path / name).write_text(content, encoding="utf-8")
     file = tmp_path / "config.toml"
@@ -149,13 +149,13 @@ def test_check_reads_the_base_file(tmp_path: Path):
 
 
 def test_check(file: Path):
-    """A good file is said to have no mistakes."""
+    """The command prints that a correct file has no mistakes."""
     result = config("--check", file)
     assert (result.exit_code, result.output) == (0, f"{file}: no mistakes\n")
 
 
 def test_check_finds_all(file: Path):
-    """Every mistake is named at once, on stderr, with exit code 2."""
+    """All mistakes are printed together on stderr, with exit code 2."""
     file.write_text('[selection]\ntop_n = "three"\n[trail]\nlevel = "loud"\n[nonsense]\n', encoding="utf-8")
     result = config("--check", file)
     assert result.exit_code == 2
@@ -171,7 +171,7 @@ def test_check_finds_all(file: Path):
 )
 @pytest.mark.parametrize("option", ["--check", "--config"])
 def test_unusable_file(tmp_path: Path, option: str, content: bytes | None, expected: str):
-    """A file that can't be read at all is one mistake, and no traceback."""
+    """A file that can't be read gives one mistake without a traceback."""
     file = tmp_path / "broken.toml"
     if content is not None:
         file.write_bytes(content)

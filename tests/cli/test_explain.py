@@ -1,4 +1,4 @@
-"""`benchd explain` and what the command line has in common."""
+"""`benchd explain`, and the behaviour of all commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from daemon import AUDITS, DESIGN, audit
 
 
 def benchd(*arguments: str | Path) -> Result:
-    """The command, in this process."""
+    """Run `benchd` in this process."""
     return invoke(*arguments)
 
 
@@ -34,7 +34,7 @@ def explain(*arguments: str | Path) -> str:
 
 class TestExplain:
     def test_flagged(self):
-        """The plan says which rung fired, each layer against its thresholds, and what to do."""
+        """The plan has the rung that fired, each layer's thresholds, and advice."""
         text = explain(DESIGN / "flagged.json")
         assert "✓ flagged (high confidence)" in " ".join(text.split())
         assert "not tried" in text
@@ -43,14 +43,14 @@ class TestExplain:
         assert "k_values" in text
 
     def test_hundreds_of_layers(self, tmp_path: Path):
-        """Of hundreds of layers the first are shown, and how many there are besides."""
+        """The first layers of hundreds are shown, with the number of the others."""
         path = tmp_path / "large.json"
         path.write_bytes(gzip.decompress((AUDITS / "qwen2moe__default.json.gz").read_bytes()))
-        assert "… and 633 more; --json has them all" in explain(path)
+        assert "… and 633 more; --json lists all layers" in explain(path)
         assert len(json.loads(explain(path, "--json"))["layers"]) == 683
 
     def test_narrow_terminal(self):
-        """On 80 columns each layer is a few lines of its own, none of them broken in the middle of a name."""
+        """On 80 columns each layer takes a few separate lines, without a break inside a name."""
         command = [sys.executable, "-m", "benchd", "explain", str(AUDITS / "llama4_hier0__default.json")]
         environment = {**os.environ, "NO_COLOR": "1", "TERM": "xterm"}
         leader, follower = pty.openpty()
@@ -58,7 +58,7 @@ class TestExplain:
         with subprocess.Popen(command, stdout=follower, env=environment) as process:
             os.close(follower)
             text = b""
-            with contextlib.suppress(OSError):  # the end of a terminal is an error
+            with contextlib.suppress(OSError):  # reading at the end of a terminal is an error
                 while part := os.read(leader, 4096):
                     text += part
         os.close(leader)
@@ -69,7 +69,7 @@ class TestExplain:
         assert any("not flagged: spread too small, share below the quantile" in line for line in lines)
 
     def test_fallback(self):
-        """In a flat distribution it says why the first rung did not fire."""
+        """For a flat distribution the ladder shows why the first rung did not fire."""
         text = explain(DESIGN / "fallback.json")
         assert "priority_score (medium confidence)" in text
         assert "0 of 4 layers are flagged" in text
@@ -89,20 +89,20 @@ class TestExplain:
         ],
     )
     def test_real_audits(self, name: str):
-        """Every kind of real audit can be explained: its rungs, and the layers of the rung that fired."""
+        """Every kind of real audit is explained with its rungs and the layers of the rung that fired."""
         text = explain(AUDITS / name)
         for rung in ("flagged", "priority_score", "disagreement", "none"):
             assert rung in text
         assert "Recommendations" in text
 
     def test_nothing_selected(self):
-        """Where no layer is selected the ladder says why, and there is no table of layers."""
+        """If no layer is selected, the ladder shows why, and there is no table of layers."""
         text = explain(AUDITS / "llama4_many__pol_empty.json")
         assert "no_disagreements" in text
         assert "Recommendations" not in text
 
     def test_many_layers(self, tmp_path: Path):
-        """Of many layers with one priority some are named, and the rest counted."""
+        """Some of many layers with one priority are named, and the others are counted."""
         document = json.loads(audit(1))
         analysis = document["policy_disagreement_analysis"]
         entry = analysis["flagged_layers"][0]
@@ -111,11 +111,11 @@ class TestExplain:
         assert "and 4 more" in explain(tmp_path / "a.json")
 
     def test_notes(self):
-        """What was odd about the audit is said."""
+        """Unusual facts about the audit are printed as notes."""
         assert "note: " in explain(AUDITS / "llama4_many__gatenan.json")
 
     def test_json(self):
-        """As JSON it is one object, and holds what the config would."""
+        """The JSON is one object with the content of the config."""
         found = json.loads(explain(DESIGN / "fallback.json", "--json"))
         assert found["strategy"] == "priority_score"
         assert [rung["strategy"] for rung in found["ladder"]] == ["flagged", "priority_score"]
@@ -125,7 +125,7 @@ class TestExplain:
         assert found["compression_strategies"][0]["variant"] == "uniform"
 
     def test_settings(self, tmp_path: Path):
-        """The settings shape the plan, those of the watched folder first."""
+        """The settings affect the plan, and those of the watched folder take precedence."""
         config = tmp_path / "config.toml"
         config.write_text(
             '[selection]\ntop_n = 2\n[[watch]]\npath = "inbox"\n[watch.selection]\ntop_n = 1\n', encoding="utf-8"
@@ -140,13 +140,13 @@ class TestExplain:
         assert count == [2, 1]
 
     def test_writes_nothing(self, tmp_path: Path):
-        """The folder stays as it is."""
+        """The folder is not changed."""
         (tmp_path / "a.json").write_bytes(audit(1))
         explain(tmp_path / "a.json")
         assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
     def test_rejected(self, tmp_path: Path):
-        """A file that can't be used is exit code 1, with message, code and hint."""
+        """A file that can't be used gives exit code 1, with message, code and hint."""
         (tmp_path / "a.json").write_bytes(b"Error: Audit failed: no adapter\n")
         result = benchd("explain", tmp_path / "a.json")
         assert result.exit_code == 1
@@ -154,7 +154,7 @@ class TestExplain:
         assert len(result.stderr.splitlines()) == 2
 
     def test_no_audit(self, tmp_path: Path):
-        """Other JSON is no audit."""
+        """JSON that is not an audit is refused."""
         (tmp_path / "a.json").write_bytes(b'{"peft_type": "LORA"}')
         result = benchd("explain", tmp_path / "a.json")
         assert result.exit_code == 1
@@ -162,7 +162,7 @@ class TestExplain:
 
     @pytest.mark.parametrize("name", ["missing.json", "missing/a.json", "a.json/b.json"])
     def test_missing(self, tmp_path: Path, name: str):
-        """A file that is not there is a mistake in the call."""
+        """A missing file is a usage error."""
         (tmp_path / "a.json").touch()
         result = benchd("explain", tmp_path / name)
         assert result.exit_code == 2
@@ -172,7 +172,7 @@ class TestExplain:
 
 class TestCommands:
     def test_help(self):
-        """Without a command it shows all there are, each in a line."""
+        """Without a command benchd lists all commands, one on each line."""
         for arguments in (["--help"], ["-h"]):
             result = benchd(*arguments)
             assert result.exit_code == 0
@@ -181,11 +181,11 @@ class TestCommands:
                 assert benchd(name, "--help").exit_code == 0
 
     def test_version(self):
-        """`--version` says name and version."""
+        """`--version` prints name and version."""
         assert benchd("--version").output == f"benchd {__version__}\n"
 
     def test_unknown_command(self):
-        """A command that isn't one is a mistake in the call."""
+        """An unknown command is a usage error."""
         result = benchd("wach")
         assert result.exit_code == 2
         assert "No such command" in result.stderr

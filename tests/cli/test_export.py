@@ -34,13 +34,13 @@ lora = { dropout = 0.0 }
 
 
 def export(*arguments: str | Path) -> Result:
-    """`benchd export`, in this process."""
+    """Run `benchd export` in this process."""
     return invoke("export", *arguments)
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """An audit, with settings beside it."""
+    """Return an audit, with a settings file beside it."""
     (tmp_path / "config.toml").write_text(BASE, encoding="utf-8")
     file = tmp_path / "audit.json"
     file.write_bytes((AUDITS / "llama4_one__default.json").read_bytes())
@@ -59,7 +59,7 @@ CHANGE = "ranks 448 → 226; 28 modules shrink, 0 grow"
 
 
 def test_peft(file: Path) -> None:
-    """The JSON has the arguments of `LoraConfig`. Standard error says what changes and what is unknown."""
+    """The JSON has the arguments of `LoraConfig`, and standard error the changes and the unknowns."""
     result = export(file, "--peft")
     assert (result.exit_code, result.stderr.splitlines()) == (0, [UNKNOWN, CHANGE])
     made = json.loads(result.stdout)
@@ -77,7 +77,7 @@ def adapter(folder: Path, **fields: Any) -> Path:
 
 
 def test_peft_under_settings(file: Path) -> None:
-    """The settings in force shape it, and the file of the adapter beside the audit does."""
+    """The active settings and the adapter's file beside the audit affect the arguments."""
     config = file.with_name("config.toml")
     assert json.loads(export(file, "--peft", "--config", config).stdout)["target_modules"] == [
         "model.layers.2.mlp.down_proj"
@@ -91,7 +91,7 @@ def test_peft_under_settings(file: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "adapter_config.json"])
 def test_adapter_elsewhere(file: Path, tmp_path: Path, name: str) -> None:
-    """`--adapter` names the adapter's folder or its file, if that is not beside the audit."""
+    """`--adapter` names the adapter's folder or its file, if the file is not beside the audit."""
     elsewhere = adapter(tmp_path / "adapter", use_dora=True)
     result = export(file, "--peft", "--adapter", elsewhere / name)
     assert json.loads(result.stdout)["use_dora"] is True
@@ -99,7 +99,7 @@ def test_adapter_elsewhere(file: Path, tmp_path: Path, name: str) -> None:
 
 
 def test_adapter_behind_a_link(file: Path, tmp_path: Path) -> None:
-    """A file that a person names may be a link, as in a cache of downloaded adapters."""
+    """A file that the user names may be a link, as in a cache of downloaded adapters."""
     real = adapter(tmp_path / "blobs", use_dora=True) / "adapter_config.json"
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "snapshot" / "adapter_config.json").symlink_to(real)
@@ -117,7 +117,7 @@ def test_adapter_behind_a_link(file: Path, tmp_path: Path) -> None:
     ],
 )
 def test_unusable_adapter(file: Path, tmp_path: Path, content: str, problem: str) -> None:
-    """A file that a person names and that can't be used is a mistake in the call."""
+    """An unusable file that the user names is a usage error."""
     elsewhere = adapter(tmp_path / "adapter")
     (elsewhere / "adapter_config.json").write_text(content)
     result = export(file, "--peft", "--adapter", elsewhere)
@@ -136,7 +136,7 @@ def test_unusable_adapter(file: Path, tmp_path: Path, content: str, problem: str
     ],
 )
 def test_no_such_adapter(file: Path, tmp_path: Path, make: Any, line: str) -> None:
-    """A usage error is reported if the named folder has no such file."""
+    """A named folder without such a file is a usage error."""
     make(tmp_path / "adapter")
     result = export(file, "--peft", "--adapter", tmp_path / "adapter")
     assert (result.exit_code, result.stdout) == (2, "")
@@ -145,16 +145,16 @@ def test_no_such_adapter(file: Path, tmp_path: Path, make: Any, line: str) -> No
 
 @pytest.mark.parametrize(
     ("option", "line"),
-    [("--adapter", "--adapter: an empty name is no folder"), ("--adapter-config", '--adapter-config: "" is no folder')],
+    [("--adapter", "--adapter: the name is empty"), ("--adapter-config", '--adapter-config: "" is not a folder')],
 )
 def test_empty_folder_names(file: Path, option: str, line: str) -> None:
-    """An empty name is not the present folder."""
+    """An empty name does not mean the current folder."""
     result = export(file, *(["--peft"] if option == "--adapter" else []), option, "")
     assert (result.exit_code, result.stderr) == (2, f"benchd export: {line}\n")
 
 
 def test_a_pipe_for_an_adapter(file: Path, tmp_path: Path) -> None:
-    """What is no file is not waited for."""
+    """The command does not wait for a pipe."""
     (tmp_path / "adapter").mkdir()
     os.mkfifo(tmp_path / "adapter" / "adapter_config.json")
     result = export(file, "--peft", "--adapter", tmp_path / "adapter")
@@ -180,7 +180,7 @@ def test_parameters(file: Path) -> None:
 
 
 def test_notes(tmp_path: Path) -> None:
-    """What a reader should know goes to standard error."""
+    """Notes go to standard error."""
     file = tmp_path / "audit.json"
     file.write_bytes(encoded(document(issues=["a module is odd"], candidates=[entry("a")])))
     result = export(file, "--peft")
@@ -190,12 +190,12 @@ def test_notes(tmp_path: Path) -> None:
         "note: no module has a rank of its own here: the first 1 of 1 layer, in the audit's order; top_n = 3",
         UNKNOWN,
         "note: the audit doesn't tell the adapter's scaling; set lora_alpha yourself",
-        "the audit doesn't tell the modules' own ranks: no change to show",
+        "the audit lacks the modules' present ranks: no change to show",
     ]
 
 
 def test_audit_of_nothing(tmp_path: Path) -> None:
-    """An audit without any layer has nothing to export: exit code 1, and the reason."""
+    """An audit without layers has nothing to export, and gives exit code 1 with the reason."""
     file = tmp_path / "audit.json"
     nothing = {"total_lora_params": 0, "stable_rank_mean": 0.0, "n_layers": 0, "issues": ["peft_dir not found: run-7"]}
     file.write_bytes(encoded(nothing))
@@ -210,12 +210,12 @@ def test_audit_of_nothing(tmp_path: Path) -> None:
 
 
 def test_audit_without_names(tmp_path: Path) -> None:
-    """An audit that names no module, as before Gradience 0.7, has nothing to export either."""
+    """An audit that names no modules, as before Gradience 0.7, has nothing to export."""
     file = tmp_path / "audit.json"
     file.write_bytes(encoded({"total_lora_params": 10, "stable_rank_mean": 1.0, "n_layers": 4}))
     result = export(file, "--peft")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == f"benchd export: {file}: the audit names no module: nothing to export\n"
+    assert result.stderr == f"benchd export: {file}: nothing to export: the audit names no modules\n"
 
 
 # --- as a file ------------------------------------------------------------------------------------------------
@@ -238,12 +238,12 @@ def test_adapter_config_is_never_replaced(file: Path, tmp_path: Path) -> None:
     before = own.read_bytes()
     result = export(file, "--adapter-config", own.parent)
     assert result.exit_code == 2
-    assert result.stderr == f"benchd export: {own} is there already; name a new folder, or move that file away\n"
+    assert result.stderr == f"benchd export: {own} exists already; name a new folder, or move that file away\n"
     assert own.read_bytes() == before
 
 
 def test_adapter_config_beside_the_audit(file: Path) -> None:
-    """In the audit's own folder the file would be taken for the audited adapter's."""
+    """The file can't be written beside the audit, because benchd would read it as the audited adapter's."""
     result = export(file, "--adapter-config", file.parent)
     assert result.exit_code == 2
     assert "is the audit's folder" in result.stderr
@@ -251,18 +251,18 @@ def test_adapter_config_beside_the_audit(file: Path) -> None:
 
 
 def test_adapter_config_that_cannot_be_written(file: Path, tmp_path: Path) -> None:
-    """Where no folder can be made, or nothing be written in it, one line says so."""
+    """If the folder or the file can't be created, one line says so."""
     (tmp_path / "taken").write_text("x")
     result = export(file, "--adapter-config", tmp_path / "taken")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert result.stderr.endswith(" is no folder\n")
+    assert result.stderr.endswith(" is not a folder\n")
     result = export(file, "--adapter-config", tmp_path / "taken" / "run")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith(f"benchd export: {tmp_path / 'taken' / 'run'}")
 
 
 def test_adapter_config_on_a_full_disk(file: Path, tmp_path: Path) -> None:
-    """If the file can't be written whole, no part of it is left."""
+    """If the file can't be written completely, no part of it stays."""
     with short_files(10):
         result = export(file, "--adapter-config", tmp_path / "new")
     assert (result.exit_code, list((tmp_path / "new").iterdir())) == (1, [])
@@ -273,7 +273,7 @@ def test_adapter_config_on_a_full_disk(file: Path, tmp_path: Path) -> None:
 
 
 def test_axolotl(file: Path) -> None:
-    """The YAML has Axolotl's keys. A note names the fields that Axolotl has no key for."""
+    """The YAML has Axolotl's keys, and a note names the fields without such a key."""
     adapter(file.parent, bias="all", use_rslora=True)
     result = export(file, "--axolotl")
     assert result.exit_code == 0
@@ -290,7 +290,7 @@ def test_axolotl(file: Path) -> None:
 
 
 def test_axolotl_rslora(file: Path) -> None:
-    """Where the alphas for rsLoRA are whole it stays rsLoRA."""
+    """If the alphas for rsLoRA are whole numbers, the result uses rsLoRA."""
     adapter(file.parent, use_rslora=True)
     data = json.loads(file.read_bytes())
     data["policy_disagreement_analysis"]["flagged_layers"] = []
@@ -332,7 +332,7 @@ def test_bench_yaml(file: Path) -> None:
 
 
 def test_not_runnable(file: Path) -> None:
-    """Without tables for Bench it says that Bench can't run it."""
+    """Without tables for Bench a note says that Bench can't run the config."""
     result = export(file, "--bench-yaml")
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
@@ -343,7 +343,7 @@ def test_not_runnable(file: Path) -> None:
 
 
 def test_bench_audit(file: Path) -> None:
-    """The probe audit has every trained module's rank; with focus those of the selected modules only."""
+    """The probe audit has the rank of every trained module, or with focus only of the selected ones."""
     result = export(file, "--bench-audit")
     assert (result.exit_code, result.stderr.splitlines()) == (0, [CHANGE])
     made = json.loads(result.stdout)
@@ -356,7 +356,7 @@ def test_bench_audit(file: Path) -> None:
 
 
 def test_bench_audit_that_bench_would_not_use(file: Path) -> None:
-    """If Bench's rules for ranks leave nothing to train, a note says so."""
+    """A note says if Bench's rules for ranks leave nothing to train."""
     result = export(file.with_name("audit.json"), "--bench-audit", "--config", write(file, "uniform_rank = 16"))
     assert "note: Bench drops its per-layer variant: the mean rank 15.8 is nearest to lora.probe_r (16); " in (
         result.stderr
@@ -364,7 +364,7 @@ def test_bench_audit_that_bench_would_not_use(file: Path) -> None:
 
 
 def write(file: Path, line: str) -> Path:
-    """Settings with one line of [bench]."""
+    """Return a settings file with one line of [bench]."""
     path = file.with_name("other.toml")
     path.write_text(f"[bench]\n{line}\n", encoding="utf-8")
     return path
@@ -372,11 +372,11 @@ def write(file: Path, line: str) -> Path:
 
 @pytest.mark.parametrize("sample", USABLE, ids=lambda sample: sample.file)
 def test_real_audits(sample: Sample) -> None:
-    """The config of every real audit is the same object in YAML."""
+    """The YAML of every real audit's config is equal to the config."""
     audit = read_audit(sample.content)
     base = {"model": {"name": "m"}, "train": {"learning_rate": 1e-05}}
     config = json.loads(bench_config(audit, select(audit), BenchSettings(base=base)))
-    # The largest as a whole takes the reader of YAML a minute.
+    # Python's YAML reader needs a minute for the largest one.
     config["lora"] = {
         key: value[:50] if key == "target_modules" else value for key, value in config.get("lora", {}).items()
     }
@@ -400,7 +400,7 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["a", "yes", "1", "", "$|^a\\.b", "b c", "ü"]) | TEXT, VALUES, min_size=1))
 def test_anything(value: dict[str, Any]) -> None:
-    """PyYAML reads every value that a base may hold unchanged, with libyaml and without it."""
+    """PyYAML reads every value that a base may have unchanged, with libyaml and without it."""
     with pytest.MonkeyPatch.context() as patch:
         texts = [yaml_text(value)]
         patch.delattr(yaml, "CSafeDumper")
@@ -414,7 +414,7 @@ def test_anything(value: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("number", [5e-05, 1e16, 1e22, -1e-7, 5e-324, 2.0, -0.0])
 def test_floats(number: float) -> None:
-    """A float keeps its point: without it YAML 1.1 would read text."""
+    """A float keeps its point, because YAML 1.1 would read text without it."""
     text = yaml_text({"a": number})
     assert "." in text
     assert yaml.safe_load(text) == {"a": number}
@@ -422,7 +422,7 @@ def test_floats(number: float) -> None:
 
 
 def test_long_lines() -> None:
-    """A long text stays in one line."""
+    """A long text stays on one line."""
     assert yaml_text({"a": "word " * 100 + "x"}).count("\n") == 1
 
 
@@ -430,26 +430,26 @@ def test_long_lines() -> None:
 
 
 def test_no_form(file: Path) -> None:
-    """Without a form there is nothing to print."""
+    """A call without a form is a usage error."""
     result = export(file)
     assert result.exit_code == 2
-    assert "Give --peft, --adapter-config DIR, --axolotl, --bench-audit or --bench-yaml." in result.stderr
+    assert "no form: give --peft, --adapter-config DIR, --axolotl, --bench-audit or --bench-yaml." in result.stderr
 
 
 @pytest.mark.parametrize(
     "forms", [["--peft", "--axolotl"], ["--bench-audit", "--bench-yaml"], ["--peft", "--adapter-config", "x"]]
 )
 def test_two_forms(file: Path, forms: list[str]) -> None:
-    """Two forms at once are a usage error."""
+    """Two forms are a usage error."""
     result = export(file, *forms)
     assert (result.exit_code, result.stdout) == (2, "")
     given = [form for form in forms if form.startswith("--")]
-    assert f"{' and '.join(given)}: one form at a time." in result.stderr
+    assert f"{' and '.join(given)}: choose one form." in result.stderr
 
 
 @pytest.mark.parametrize("form", ["--peft", "--bench-yaml"])
 def test_unusable(tmp_path: Path, form: str) -> None:
-    """A file that can't be used ends it with 1, one that is not there with 2, as with `benchd explain`."""
+    """A file that can't be used gives exit code 1 and a missing file 2, as with `benchd explain`."""
     bad = tmp_path / "bad.json"
     bad.write_bytes(encoded(document(flagged="all")))
     result = export(bad, form)

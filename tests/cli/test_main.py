@@ -1,4 +1,4 @@
-"""What all commands have in common."""
+"""The behaviour that all commands share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AUDIT = str(AUDITS / "llama4_one__default.json")
     "command", [["explain", AUDIT], ["export", "--peft", AUDIT], ["export", "--axolotl", AUDIT], ["config"]]
 )
 def test_full_output(command: list[str]) -> None:
-    """Where the output goes to a full disk the last line says so. There is no traceback."""
+    """If the output goes to a full disk, the last line says so, without a traceback."""
     with open("/dev/full", "wb") as full:
         ended = subprocess.run(
             [sys.executable, "-m", "benchd", *command], stdout=full, stderr=subprocess.PIPE, text=True, check=False
@@ -27,7 +27,7 @@ def test_full_output(command: list[str]) -> None:
 
 
 def test_closed_output() -> None:
-    """A reader that has seen enough, as `head` has, ends the command without a word."""
+    """If the reader ends early, as `head` does, the command ends without a message."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchd", "explain", AUDIT], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -1,4 +1,4 @@
-"""`benchd run`: answer what is there, once."""
+"""`benchd run`: answer the present audits once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """`benchd run` in the folder `cwd`, with a short settle."""
+    """Run `benchd run` in the folder `cwd`, with a short settle."""
     environment = {**os.environ, "BENCHD_CONFIG": str(cwd / "config.toml")}
     return subprocess.run(
         command(*arguments), capture_output=True, text=True, timeout=60, cwd=cwd, env=environment, check=False
@@ -34,7 +34,7 @@ def json_lines(text: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A folder with settings, and an inbox with two audits in it."""
+    """Return a folder with settings, and an inbox with two audits."""
     (tmp_path / "config.toml").write_text('[watching]\nsettle = "50ms"\n', encoding="utf-8")
     (tmp_path / "inbox" / "sub").mkdir(parents=True)
     (tmp_path / "inbox" / "a.json").write_bytes(audit(1))
@@ -43,7 +43,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_answers_all(home: Path):
-    """Every audit below a folder is answered; the summary counts by strategy, the trail has the records."""
+    """Every audit below a folder is answered, the summary counts by strategy, and the trail has the records."""
     (home / "inbox" / "adapter_config.json").write_bytes(b"{}")
     result = run("inbox", cwd=home)
     assert result.returncode == 0
@@ -51,7 +51,7 @@ def test_answers_all(home: Path):
     assert answers(home / "inbox" / "sub" / "b.json")
     assert "2 answered" in result.stderr
     assert "flagged" in result.stderr
-    assert "1 left alone: JSON, but no audit" in result.stderr
+    assert "1 ignored: JSON, but not an audit" in result.stderr
     assert [record["trigger"] for record in json_lines(result.stdout)] == ["command", "command"]
 
 
@@ -60,7 +60,7 @@ YAML = "model: {name: m}\ntask: {dataset: d, subset: s}\ntrain: {seed: 1}\nlora:
 
 @pytest.mark.parametrize("named", [False, True])
 def test_yaml_only_when_needed(home: Path, named: bool, monkeypatch: pytest.MonkeyPatch):
-    """PyYAML is imported only for a base file. The answers have the file's keys."""
+    """PyYAML is imported only for a base file, whose keys are in the answers."""
     (home / "bench.yaml").write_text(YAML, encoding="utf-8")
     if named:
         (home / "config.toml").write_text("[bench]\nbase_file = 'bench.yaml'\n", encoding="utf-8")
@@ -76,7 +76,7 @@ def test_yaml_only_when_needed(home: Path, named: bool, monkeypatch: pytest.Monk
 
 
 def test_second_run(home: Path):
-    """A second run has nothing to do; `--force` answers anew, with the same bytes."""
+    """A second run has nothing to do, and `--force` answers again with the same bytes."""
     run("inbox", cwd=home)
     before = config_of(home / "inbox" / "a.json").read_bytes()
     result = run("inbox", cwd=home)
@@ -88,7 +88,7 @@ def test_second_run(home: Path):
 
 
 def test_link_to_a_folder(home: Path):
-    """A link that the user names counts as the folder that it points to."""
+    """A link that the user names counts as its target folder."""
     (home / "link").symlink_to("inbox")
     assert run("link", cwd=home).returncode == 0
     assert answers(home / "inbox" / "a.json")
@@ -96,7 +96,7 @@ def test_link_to_a_folder(home: Path):
 
 
 def test_a_pattern_of_the_shell(home: Path):
-    """Configs that `benchd run *.json` names too, from the second time on, are skipped."""
+    """Configs that `benchd run *.json` names from the second time on are skipped."""
     run("inbox/a.json", cwd=home)
     (home / "inbox" / "c.json").write_bytes(audit(3))
     names = ["inbox/a.json", "inbox/a.bench.json", "inbox/c.json"]
@@ -110,14 +110,14 @@ def test_a_pattern_of_the_shell(home: Path):
 
 
 def test_nothing_found(home: Path):
-    """A folder without audits is no failure, but it is said."""
+    """A folder without audits is not a failure, but the summary says so."""
     (home / "empty").mkdir()
     result = run("empty", cwd=home)
     assert (result.returncode, "no audits found" in result.stderr) == (0, True)
 
 
 def test_a_name_without_room(home: Path):
-    """A name to which no ending fits any more is rejected once, and hides nothing behind it."""
+    """A name that leaves no room for a sidecar's is rejected once, and the other audits are answered."""
     (home / "inbox" / ("x" * 247 + ".json")).write_bytes(audit(3))
     result = run("inbox", cwd=home)
     assert result.returncode == 1
@@ -127,7 +127,7 @@ def test_a_name_without_room(home: Path):
 
 
 def test_the_terminal_is_safe(home: Path):
-    """Names in the summary can't play with the terminal."""
+    """Names in the summary can't send control characters to the terminal."""
     (home / "inbox" / "a\x1b[31m\n.json").write_bytes(b"{]")
     stderr = run("inbox", cwd=home).stderr
     assert "\x1b" not in stderr
@@ -135,7 +135,7 @@ def test_the_terminal_is_safe(home: Path):
 
 
 def test_a_working_directory_that_is_gone(home: Path):
-    """One line, no traceback."""
+    """A missing working directory gives one line without a traceback."""
     gone = home / "gone"
     gone.mkdir()
     code = f"import os, sys; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); "
@@ -145,7 +145,7 @@ def test_a_working_directory_that_is_gone(home: Path):
 
 
 def test_single_files(home: Path):
-    """A file that is named is answered, whatever its ending; named twice it is answered once."""
+    """A named file is answered with any ending, and only once if it is named twice."""
     (home / "inbox" / "odd.txt").write_bytes(audit(3))
     result = run("inbox/odd.txt", "inbox/a.json", "inbox/../inbox/a.json", "--json", cwd=home)
     assert result.returncode == 0
@@ -155,7 +155,7 @@ def test_single_files(home: Path):
 
 
 def test_rejected(home: Path):
-    """A bad file makes the exit code 1, now and as long as it is bad; the others are answered."""
+    """A bad file gives exit code 1 in every run until it is fixed, and the other files are answered."""
     bad = home / "inbox" / "bad.json"
     bad.write_bytes(b"{]")
     for summary in ("1 rejected", "1 rejected before"):
@@ -171,7 +171,7 @@ def test_rejected(home: Path):
 
 
 def test_rejected_file_that_is_named(home: Path):
-    """A bad file that is named itself is rejected; the next time it counts as rejected before, not as answered."""
+    """A bad file that is named is rejected, and the next time it counts as rejected before, not as answered."""
     (home / "bad.json").write_bytes(b"{]")
     for summary, problem in (
         ("1 rejected\n", "  bad.json: "),
@@ -186,15 +186,15 @@ def test_rejected_file_that_is_named(home: Path):
 
 
 def test_many_problems(home: Path):
-    """Of many bad files the summary names some, and says how many there are."""
+    """The summary names some of many bad files, and counts the others."""
     for number in range(25):
         (home / "inbox" / f"bad{number}.json").write_bytes(b"{]")
     result = run("inbox", cwd=home)
-    assert "… and 5 more; the trail has them all" in result.stderr
+    assert "… and 5 more; the trail has all of them" in result.stderr
 
 
 def test_dry_run(home: Path):
-    """A dry run says what would be, and writes nothing."""
+    """A dry run prints the decisions, and writes nothing."""
     (home / "inbox" / "bad.json").write_bytes(b"{]")
     before = sorted(path.name for path in (home / "inbox").rglob("*"))
     result = run("inbox", "--dry-run", cwd=home)
@@ -206,7 +206,7 @@ def test_dry_run(home: Path):
 
 
 def test_json(home: Path):
-    """With `--json` stdout has JSON lines alone, the summary last, and stderr nothing."""
+    """With `--json` stdout has only JSON lines, the summary is the last one, and stderr is empty."""
     result = run("inbox", "--json", cwd=home)
     lines = json_lines(result.stdout)
     assert [line["event"] for line in lines] == ["audit.selected", "audit.selected", "run.finished"]
@@ -217,7 +217,7 @@ def test_json(home: Path):
 
 
 def test_kept(home: Path):
-    """An edited config stays, and is no failure."""
+    """An edited config is kept, and is not a failure."""
     config_of(home / "inbox" / "a.json").write_bytes(b"mine")
     result = run("inbox", "--force", cwd=home)
     assert result.returncode == 0
@@ -225,7 +225,7 @@ def test_kept(home: Path):
 
 
 def test_unfinished(home: Path):
-    """A file that is still being written is left as unfinished, without a report, after some patience."""
+    """A file that is still being written counts as unfinished after a wait, without a report."""
     path = home / "inbox" / "slow.json"
     with path.open("wb") as file:
         file.write(b"{")
@@ -246,7 +246,7 @@ def test_unfinished(home: Path):
     ],
 )
 def test_usage(home: Path, arguments: list[str], expected: str):
-    """A mistake in the call is exit code 2, and nothing is answered."""
+    """A usage error gives exit code 2, and nothing is answered."""
     (home / "inbox" / "a.bench.json").write_bytes(b"{}")
     result = run(*arguments, cwd=home)
     assert result.returncode == 2
@@ -256,7 +256,7 @@ def test_usage(home: Path, arguments: list[str], expected: str):
 
 
 def test_settings_of_the_folder(home: Path):
-    """A folder that the settings file names has its own settings here too."""
+    """The settings for a folder in the settings file apply to its audits."""
     (home / "config.toml").write_text('[[watch]]\npath = "inbox"\n[watch.selection]\ntop_n = 1\n', encoding="utf-8")
     run("inbox/sub", cwd=home)
     config = json.loads((home / "inbox" / "sub" / "b.bench.json").read_bytes())
@@ -264,7 +264,7 @@ def test_settings_of_the_folder(home: Path):
 
 
 def test_on_a_terminal(home: Path):
-    """On a terminal there is a progress bar, and the records are for people."""
+    """A terminal gets a progress bar, and records for people."""
     master, slave = pty.openpty()
     with subprocess.Popen(command("inbox"), stdout=slave, stderr=slave, cwd=home) as process:
         os.close(slave)
@@ -285,7 +285,7 @@ def test_on_a_terminal(home: Path):
 
 
 def test_stops_on_a_signal(home: Path):
-    """SIGINT ends it with 130 after what is in flight; a second run answers the rest."""
+    """SIGINT ends the run with 130 after the audits in progress, and a second run answers the rest."""
     slow = home / "inbox" / "slow.json"
     (home / "config.toml").write_text('[watching]\nsettle = "30s"\n', encoding="utf-8")
     with slow.open("wb"):
@@ -300,7 +300,7 @@ def test_stops_on_a_signal(home: Path):
 
 
 def test_beside_a_daemon(start: Any):
-    """It works beside a running daemon, and finds all answered."""
+    """Beside a running daemon `benchd run` finds every audit answered."""
     daemon = start()
     path = daemon.drop("a.json", audit(1))
     until(lambda: answers(path))

@@ -1,4 +1,4 @@
-"""A folder over an empty directory, and its open descriptor."""
+"""Provide a folder over an empty directory, and its open descriptor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchd.settings.keys import FolderSettings
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Folder]:
-    """Makes a `Folder` over `tmp_path`; options that it does not know are settings of the folder."""
+    """Return a function that makes a `Folder` over `tmp_path`. Unknown options are settings of the folder."""
 
     def make_folder(of: type[Folder] = Folder, *, max_bytes: int = 10**6, **options: Any) -> Folder:
         own = {key: options.pop(key) for key in ("nested", "memory", "clock") if key in options}
@@ -26,7 +26,7 @@ def make(tmp_path: Path) -> Callable[..., Folder]:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[int]:
-    """An open descriptor of `tmp_path`."""
+    """Return an open descriptor of `tmp_path`."""
     descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     yield descriptor
     os.close(descriptor)

@@ -1,4 +1,4 @@
-"""`[bench.base]` and an `adapter_config.json` beside the audit shape a config too.
+"""Configs that depend on `[bench.base]` and on an `adapter_config.json` beside the audit.
 
 The next scan answers an audit again after each change of these, and after no other change.
 """
@@ -66,7 +66,7 @@ class Shelf:
         return path
 
     def settle(self) -> None:
-        """Wait until the next file written will have a clearly later date."""
+        """Wait until the next file will have a clearly later date."""
         last = max(path.stat().st_ctime_ns for path in self.home.rglob("*.json"))
         until(lambda: time.time_ns() - last > 60_000_000)
 
@@ -113,13 +113,13 @@ class TestBase:
 
     @pytest.mark.parametrize("bench", [{"focus": True}, {"adapter_config": True}])
     def test_settings_without_effect(self, shelf: Shelf, bench: dict[str, Any]):
-        """Settings that need a base answer nothing again without one."""
+        """Without a base, settings that need one cause no new answer."""
         assert shelf.scan() == ["audit.json"]
         shelf.set(**bench)
         assert shelf.scan() == []
 
-    def test_asking_in_vain(self, shelf: Shelf):
-        """`adapter_config = true` answers nothing again if the base is complete."""
+    def test_asking_without_effect(self, shelf: Shelf):
+        """`adapter_config = true` causes no new answer if the base is complete."""
         shelf.adapter.write_text(PLAIN)
         shelf.set(base=BASE)
         shelf.scan()
@@ -128,7 +128,7 @@ class TestBase:
 
 
 class TestAdapter:
-    def test_comes_changes_goes(self, shelf: Shelf):
+    def test_added_changed_removed(self, shelf: Shelf):
         """The next scan answers an audit again after `adapter_config.json` is added, changed or removed."""
         assert shelf.scan() == ["audit.json"]
         assert shelf.alpha() == 2.0
@@ -169,7 +169,7 @@ class TestAdapter:
         assert shelf.scan() == ["audit.json"]
 
     def test_is_no_audit(self, shelf: Shelf):
-        """A plain file changes no rank and no alpha. It removes the note about its absence, and is not an audit."""
+        """A plain file changes no rank and no alpha, removes the note about its absence, and is not an audit."""
         shelf.scan()
         before = shelf.config()["compression_strategies"]
         assert "adapter_config.json beside the audit" in shelf.config()["selection"]["notes"][-1]
@@ -181,14 +181,14 @@ class TestAdapter:
         assert not report_of(shelf.adapter).exists()
 
     def test_its_own_folder_only(self, shelf: Shelf):
-        """The file applies to audits in its own folder only."""
+        """The file applies only to audits in the same folder."""
         shelf.add("below/audit.json")
         shelf.scan()
         (shelf.home / "below" / "adapter_config.json").write_text(RSLORA)
         assert shelf.scan() == ["below/audit.json"]
 
     def test_asked_for(self, shelf: Shelf):
-        """Keys that the base lacks come from the file, so another base model gives another answer."""
+        """The file supplies keys that the base lacks, so another base model gives another answer."""
         shelf.set(base=OPEN, adapter_config=True)
         assert shelf.scan() == ["audit.json"]
         assert "has model.name" in shelf.config()["selection"]["notes"][-1]
@@ -293,7 +293,7 @@ def test_in_a_separate_process(shelf: Shelf):
 
 
 class TestPatterns:
-    """Keys that are regular expressions are matched in a separate process, within a limit of CPU time."""
+    """A separate process matches keys that are regular expressions, within a limit of CPU time."""
 
     def test_honest(self, shelf: Shelf):
         """A regular expression matches as in PEFT."""
@@ -304,7 +304,7 @@ class TestPatterns:
         assert shelf.scan() == []
 
     def test_hostile(self, shelf: Shelf):
-        """If matching takes too long, the file does not count, and the audit is still answered."""
+        """If matching takes too long, the file is ignored, and the audit is still answered."""
         shelf.adapter.write_text(json.dumps({**json.loads(PLAIN), "alpha_pattern": {r"(([a-z_.0-9])+.)+\[": 256}}))
         assert shelf.scan() == ["audit.json"]
         assert shelf.alpha() == 2.0
@@ -336,7 +336,7 @@ class TestUnderADaemon:
         assert not daemon.records("audit.rejected")
 
     def test_reload(self, start: Callable[..., Daemon]):
-        """SIGHUP with a new base answers audits again; an incomplete base changes nothing."""
+        """SIGHUP with a new base answers audits again, and an incomplete base changes nothing."""
         daemon = start()
         audit = daemon.drop("audit.json")
         until(lambda: answers(audit))

@@ -34,9 +34,9 @@ class SystemClock:
 def test_now_is_the_folders(
     directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, unnamed: bool
 ) -> None:
-    """Now is the date that a new file would get, however wrong the system's clock is, and no file is left."""
+    """`now_ns` is the date that a new file would get, even if the system's clock is wrong, and leaves no file."""
     if not unnamed:
-        monkeypatch.delattr(os, "O_TMPFILE", raising=False)  # a system without files without names
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)  # a system that does not support files without names
     clock = FolderClock(SystemClock(seconds).now_ns)
     clock.read(directory)
     dated = time.time_ns()
@@ -57,7 +57,7 @@ def test_where_nothing_can_be_written() -> None:
 
 
 def test_a_step_is_noticed() -> None:
-    """A clock that is set forward or back is noticed once; one that runs on is not."""
+    """A clock that is set forward or back is noticed once, and a clock that runs on is not."""
     system = SystemClock()
     clock = FolderClock(system.now_ns)
     assert not clock.was_set()

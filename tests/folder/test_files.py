@@ -31,13 +31,13 @@ def refused(directory: int, name: str, max_bytes: int = 1000) -> AuditError:
 
 
 def in_use(directory: int, tmp_path: Path, name: str) -> bool:
-    """Whether this process still counts `name` as a temporary file that it is writing."""
+    """Return whether this process counts `name` as a temporary file that it is writing."""
     (tmp_path / name).touch()
     return not files.remove_stale_temporary(directory, name, time.time())
 
 
 def this_system(directory: int) -> str:
-    """The part of a temporary file's name that stands for this system."""
+    """Return the part of a temporary file's name that identifies this system."""
     temporary = files.write_temporary(directory, b"", durable=False)
     files.discard(directory, temporary)
     match = files.TEMPORARY.fullmatch(temporary.name)
@@ -72,7 +72,7 @@ class TestOpenDirectory:
             files.open_directory(str(tmp_path / "root"), relative)
 
     def test_leaks_nothing(self, tmp_path: Path):
-        """No descriptor stays open, whether the directory opens or not."""
+        """No descriptor stays open, whether opening the directory succeeds or fails."""
         (tmp_path / "a" / "b").mkdir(parents=True)
         before = len(os.listdir("/proc/self/fd"))
         os.close(files.open_directory(str(tmp_path), "a/b"))
@@ -139,7 +139,7 @@ class TestRead:
         assert caught.value.code == "not_a_regular_file"
 
     def test_too_large(self, directory: int, tmp_path: Path):
-        """One byte more than the limit is too large, also if the file grew after its `stat`."""
+        """A file with one byte more than the limit is too large, also if it grew after its `stat`."""
         (tmp_path / "a").write_bytes(b"12345")
         assert read(directory, "a", 5) == b"12345"
         error = refused(directory, "a", 4)
@@ -153,7 +153,7 @@ class TestRead:
     @pytest.mark.skipif(not os.path.exists("/sys/class/net/lo/speed"), reason="needs a file that can't be read")
     def test_fails_while_read(self):
         """A file whose `read` fails is `unreadable`, with the system's message."""
-        directory = files.open_directory("/sys/class/net/lo")  # the loopback device has no speed to tell
+        directory = files.open_directory("/sys/class/net/lo")  # reading the speed of the loopback device fails
         try:
             error = refused(directory, "speed", 10_000)
         finally:
@@ -172,7 +172,7 @@ class TestRead:
         assert f"uid {NOBODY if os.geteuid() == 0 else os.geteuid()}" in caught.value.hint
 
     def test_no_descriptor_left(self, directory: int, tmp_path: Path):
-        """A lack of descriptors is an error of the process; it says nothing about the file."""
+        """A lack of descriptors is an error of the process, not of the file."""
         (tmp_path / "a").write_bytes(b"x")
         info = files.look(directory, "a")
         with no_descriptors():
@@ -200,26 +200,26 @@ class TestRead:
 
 class TestStatNow:
     def test_there_or_not(self, directory: int, tmp_path: Path):
-        """A file is its `stat`, a link its own, and a missing file None."""
+        """`stat_now` returns the `stat` of a file or a link, and None for a missing file."""
         (tmp_path / "a").write_bytes(b"x")
         (tmp_path / "link").symlink_to("a")
         assert files.stat_now(directory, "a") == (tmp_path / "a").stat()
         assert files.stat_now(directory, "link") == (tmp_path / "link").lstat()
         assert files.stat_now(directory, "gone") is None
 
-    def test_cannot_be_told(self, directory: int):
-        """Any other error is raised."""
+    def test_other_errors(self, directory: int):
+        """`stat_now` raises every other error."""
         with pytest.raises(OSError, match="too long"):
             files.stat_now(directory, "x" * 300)
 
 
 class TestReadSidecar:
     def test_missing(self, directory: int):
-        """A missing sidecar is None."""
+        """A missing sidecar gives None."""
         assert files.read_sidecar(directory, "a") is None
 
     def test_not_ours(self, directory: int, tmp_path: Path):
-        """A folder, link, pipe or huge file in a sidecar's place exists, but has no content that benchd wrote."""
+        """A folder, link, pipe or huge file at a sidecar's path gives empty content."""
         (tmp_path / "folder").mkdir()
         (tmp_path / "link").symlink_to("folder")
         os.mkfifo(tmp_path / "pipe")
@@ -231,7 +231,7 @@ class TestReadSidecar:
             assert found[0] == b""
 
     def test_content(self, directory: int, tmp_path: Path):
-        """A sidecar that is a regular file is its content and `stat`."""
+        """A regular sidecar file gives its content and `stat`."""
         (tmp_path / "a").write_bytes(b"123")
         found = files.read_sidecar(directory, "a")
         assert found is not None
@@ -241,7 +241,7 @@ class TestReadSidecar:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="leases")
 class TestHasWriter:
     def test_tells(self, directory: int, tmp_path: Path):
-        """A file that this process has open for writing has a writer; a closed one has none."""
+        """A file that this process has open for writing has a writer, and a closed file has none."""
         path = tmp_path / "a"
         with path.open("wb"):
             assert files.has_writer(directory, "a") is True
@@ -258,7 +258,7 @@ class TestHasWriter:
         assert files.has_writer(directory, "a") is False
 
     def test_nobody_can_tell(self, directory: int, tmp_path: Path):
-        """A missing file, or one that takes no lease, has an unknown writer."""
+        """The writer of a missing file, or of a file that allows no lease, is unknown."""
         (tmp_path / "folder").mkdir()
         assert files.has_writer(directory, "gone") is None
         assert files.has_writer(directory, "folder") is None
@@ -266,14 +266,14 @@ class TestHasWriter:
 
 class TestExists:
     def test_there_or_not(self, directory: int, tmp_path: Path):
-        """A dangling link exists; a file whose name is too long does not."""
+        """A dangling link exists, and a file whose name is too long does not."""
         (tmp_path / "link").symlink_to("nowhere")
         assert files.exists(directory, "link")
         assert not files.exists(directory, "gone")
         assert not files.exists(directory, "x" * 300)
 
-    def test_cannot_be_told(self, tmp_path: Path):
-        """An error other than "not found" is raised, so that a config that can't be seen does not count as missing."""
+    def test_other_errors(self, tmp_path: Path):
+        """`exists` raises errors other than "not found", so that a hidden config does not count as missing."""
         (tmp_path / "file").write_bytes(b"")
         descriptor = os.open(tmp_path / "file", os.O_RDONLY)
         try:
@@ -319,7 +319,7 @@ class TestWrite:
         assert not in_use(directory, tmp_path, name)
 
     def test_replaces_a_link_not_its_target(self, directory: int, tmp_path: Path):
-        """A link in the config's place is replaced; its target is not written to."""
+        """A link at the config's path is replaced, and its target is not written to."""
         (tmp_path / "target").write_bytes(b"theirs")
         (tmp_path / "config").symlink_to("target")
         files.publish(directory, files.write_temporary(directory, b"ours", durable=False), "config")
@@ -327,7 +327,7 @@ class TestWrite:
         assert (tmp_path / "config").read_bytes() == b"ours"
 
     def test_a_name_that_is_taken(self, directory: int, tmp_path: Path):
-        """If the name of a temporary file is taken, the file that has it stays as it is."""
+        """If the name of a temporary file exists already, that file is unchanged."""
         taken = tmp_path / f".benchd-{this_system(directory)}-{os.getpid()}-{'00' * 8}.tmp"
         taken.write_bytes(b"theirs")
         with pytest.raises(FileExistsError):
@@ -345,7 +345,7 @@ class TestWrite:
         assert not in_use(directory, tmp_path, temporary.name)
 
     def test_discarded_while_open(self, directory: int, tmp_path: Path):
-        """A temporary file that is discarded is removed, and its descriptor closed."""
+        """Discarding an open temporary file removes it and closes its descriptor."""
         temporary = files.write_temporary(directory, b"content", durable=True)
         files.discard(directory, temporary)
         assert os.listdir(tmp_path) == []
@@ -354,33 +354,33 @@ class TestWrite:
         assert not in_use(directory, tmp_path, temporary.name)
 
     def test_writing_fails(self, directory: int, tmp_path: Path):
-        """A write that takes three bytes and then fails leaves no file and no name in use."""
+        """A write that fails after three bytes leaves no file and no name in use."""
         before = os.listdir("/proc/self/fd")
         with short_files(3), pytest.raises(OSError, match="File too large"):
             files.write_temporary(directory, b"content", durable=False, random=bytes)
         assert os.listdir(tmp_path) == []
         assert os.listdir("/proc/self/fd") == before
-        # The same name is free again.
+        # The same name can be used again.
         files.discard(directory, files.write_temporary(directory, b"content", durable=False, random=bytes))
 
 
 class TestExplained:
     @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
     def test_rights(self, number: int):
-        """A lack of rights names the user, the group, the access and the remedy."""
+        """The message about missing permissions names user, group, access and fix."""
         text = files.explained(OSError(number, os.strerror(number)), "/inbox", "write into")
         who = f"uid {os.geteuid()}, gid {os.getegid()}"
         assert text == f"{os.strerror(number)}: {who} needs to write into /inbox; chown, chgrp or chmod it"
 
     @pytest.mark.parametrize(
-        ("number", "expected"), [(errno.EROFS, "ReadWritePaths=/inbox"), (errno.ENOSPC, "/inbox; free some")]
+        ("number", "expected"), [(errno.EROFS, "ReadWritePaths=/inbox"), (errno.ENOSPC, "/inbox; free some space")]
     )
     def test_remedies(self, number: int, expected: str):
-        """A read-only or full file system has a remedy."""
+        """The message about a read-only or full file system names a fix."""
         assert expected in files.explained(OSError(number, os.strerror(number)), "/inbox", "write into")
 
     def test_others(self):
-        """Another error is shown as the system says it."""
+        """Other errors keep the system's message."""
         assert files.explained(OSError(errno.EIO, "Input/output error"), "/inbox", "read") == "Input/output error"
         assert files.explained(OSError("something"), "/inbox", "read") == "something"
 
@@ -397,13 +397,13 @@ class TestStaleTemporary:
         return name
 
     def test_of_a_dead_process(self, directory: int, tmp_path: Path):
-        """A file that a dead process of this system left is removed at once."""
+        """A file of a dead process of this system is removed at once."""
         name = self.make(tmp_path, f".benchd-{self.host}-{dead_pid()}-0.tmp")
         assert files.remove_stale_temporary(directory, name, time.time())
         assert os.listdir(tmp_path) == []
 
     def test_of_an_earlier_process_with_our_pid(self, directory: int, tmp_path: Path):
-        """A file with this process's PID that is not in use is an earlier process's: in containers all have PID 1."""
+        """An unused file with this process's PID is removed, because all containers have a PID 1."""
         name = self.make(tmp_path, f".benchd-{self.host}-{os.getpid()}-999999.tmp")
         assert files.remove_stale_temporary(directory, name, time.time())
 
@@ -414,7 +414,7 @@ class TestStaleTemporary:
         files.discard(directory, temporary)
 
     def test_of_a_living_process(self, directory: int, tmp_path: Path):
-        """A file of another living process stays for an hour, in which its writer must have finished."""
+        """A file of another living process stays for an hour, which is time enough to finish it."""
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as living:
             fresh = self.make(tmp_path, f".benchd-{self.host}-{living.pid}-0.tmp")
             old = self.make(tmp_path, f".benchd-{self.host}-{living.pid}-1.tmp", old=True)
@@ -422,7 +422,7 @@ class TestStaleTemporary:
             assert files.remove_stale_temporary(directory, old, time.time())
 
     def test_of_another_host(self, directory: int, tmp_path: Path):
-        """A file of another system stays for an hour, since its process can't be checked."""
+        """A file of another system stays for an hour, because its process can't be checked."""
         pid = dead_pid()
         fresh = self.make(tmp_path, f".benchd-00000000-{pid}-0.tmp")
         old = self.make(tmp_path, f".benchd-00000000-{pid}-1.tmp", old=True)

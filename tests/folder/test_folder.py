@@ -1,4 +1,4 @@
-"""A watched folder: its paths, its clock, and what it remembers."""
+"""A watched folder: its paths, its clock, and its memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Make = Callable[..., Folder]
 class TestPaths:
     @pytest.mark.parametrize("relative", ["a.json", "sub/a.json"])
     def test_shown(self, make: Make, tmp_path: Path, relative: str) -> None:
-        """A file is shown by its whole path."""
+        """The shown path of a file is absolute."""
         assert make().shown(relative) == str(tmp_path / relative)
 
     def test_open(self, make: Make, tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ class TestPaths:
             os.close(descriptor)
 
     def test_holds_no_descriptor(self, make: Make) -> None:
-        """A folder keeps no descriptor, so that it can be unmounted."""
+        """A folder keeps no descriptor open, so that it can be unmounted."""
         before = len(os.listdir("/proc/self/fd"))
         folder = make()
         folder.set_clock(check=True)
@@ -45,7 +45,7 @@ class TestMemory:
         return path
 
     def test_of_one_content(self, directory: int, path: Path) -> None:
-        """Content is known by its path, inode and ctime."""
+        """Content is identified by its path, inode and ctime."""
         memory, info = Memory(), path.stat()
         assert not memory.has(directory, "eval.json", info)
         memory.add("eval.json", info, None)
@@ -55,7 +55,7 @@ class TestMemory:
         assert not memory.has(directory, "eval.json", path.stat())
 
     def test_while_another_file_exists(self, directory: int, path: Path, tmp_path: Path) -> None:
-        """Content can be remembered for as long as there is a certain file beside it."""
+        """Content can be remembered only while a certain file is beside it."""
         memory, info = Memory(), path.stat()
         memory.add("eval.json", info, "other")
         assert not memory.has(directory, "eval.json", info)
@@ -63,7 +63,7 @@ class TestMemory:
         assert memory.has(directory, "eval.json", info)
 
     def test_bounded(self, directory: int, path: Path) -> None:
-        """A full memory is cleared, and does not grow."""
+        """A full memory is cleared instead of growing."""
         memory, info = Memory(most=2), path.stat()
         known = []
         for name in "abc":
@@ -72,7 +72,7 @@ class TestMemory:
         assert known == [["a"], ["a", "b"], ["c"]]
 
     def test_of_a_folder(self, make: Make, directory: int, path: Path) -> None:
-        """A folder remembers in the memory that it was given."""
+        """A folder uses the memory that it was given."""
         memory = Memory()
         make(memory=memory).remember("eval.json", path.stat())
         assert memory.has(directory, "eval.json", path.stat())
@@ -86,13 +86,13 @@ class TestClock:
 
     @pytest.mark.parametrize("check", [True, False])
     def test_check(self, make: Make, check: bool) -> None:
-        """With `check` a wrong system clock is corrected by the folder's."""
+        """With `check` the folder's clock corrects a wrong system clock."""
         folder = make(clock=FolderClock(lambda: time.time_ns() + 300 * 10**9))
         folder.set_clock(check=check)
         assert (folder.now_ns() < time.time_ns() + 10**9) is check
 
     def test_was_set(self, make: Make) -> None:
-        """If the system's clock was set, the folder's is read again, and the next scan reads every sidecar."""
+        """After the system's clock was set, the folder's clock is read again, and the next scan reads every sidecar."""
         ahead = [0]
         folder = make(clock=FolderClock(lambda: time.time_ns() + ahead[0]))
         folder.set_clock(check=False)
@@ -105,7 +105,7 @@ class TestClock:
         assert folder.now_ns() < time.time_ns() + 10**9
 
     def test_missing_folder(self, make: Make, tmp_path: Path) -> None:
-        """The clock of a missing folder is the system's."""
+        """A missing folder uses the system's clock."""
         folder = make()
         tmp_path.rmdir()
         folder.set_clock(check=True)

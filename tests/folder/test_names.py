@@ -18,7 +18,7 @@ def names(nested: frozenset[str] = frozenset(), **settings: Any) -> Names:
     ("audit", "stem"), [("a.json", "a"), ("a", "a"), ("a.json.json", "a.json"), ("a.JSON", "a.JSON")]
 )
 def test_sidecars(audit: str, stem: str) -> None:
-    """A sidecar's name is the audit's, with another ending in place of `.json`."""
+    """A sidecar's name is the audit's name, with another ending instead of `.json`."""
     assert config_name(audit) == f"{stem}.bench.json"
     assert error_name(audit) == f"{stem}.bench-error.json"
     assert is_sidecar(config_name(audit))
@@ -40,21 +40,21 @@ class TestWants:
         assert not names().wants(path)
 
     def test_no_pattern_wants_sidecars(self) -> None:
-        """Benchd never answers its own files, whatever the patterns."""
+        """No pattern makes benchd answer its sidecars."""
         everything = names(patterns=("*", "*.bench.json"))
         assert not everything.wants("a.bench.json")
         assert not everything.wants(".hidden")
         assert everything.wants("a.txt")
 
     def test_patterns_with_a_slash(self) -> None:
-        """A pattern with a slash matches the path, one without the name."""
+        """A pattern with a slash matches the path, and one without a slash the name."""
         deep = names(patterns=("deep/*.json",))
         assert deep.wants("deep/a.json")
         assert not deep.wants("a.json")
         assert not deep.wants("other/a.json")
 
     def test_several_patterns(self) -> None:
-        """One matching pattern is enough."""
+        """A name must match one of the patterns."""
         several = names(patterns=("*.audit", "a?.json", "deep/*"))
         assert several.wants("x.audit")
         assert several.wants("sub/ab.json")
@@ -62,11 +62,11 @@ class TestWants:
         assert not several.wants("abc.json")
 
     def test_no_patterns(self) -> None:
-        """Without any pattern nothing is an audit."""
+        """Without patterns no file is an audit."""
         assert not names(patterns=()).wants("a.json")
 
     def test_ignored(self) -> None:
-        """What `ignore` names is not answered."""
+        """A file that `ignore` matches is not answered."""
         some = names(ignore=("skip*", "/deep/no.json"))
         assert not some.wants("skip.json")
         assert not some.wants("sub/skip.json")
@@ -75,14 +75,14 @@ class TestWants:
         assert some.wants("deep/yes.json")
 
     def test_matches(self) -> None:
-        """`matches` compares with the patterns alone."""
+        """`matches` uses only the patterns."""
         assert names().matches(".a.json", "sub/.a.json")
         assert not names().matches("a.txt", "sub/a.txt")
 
 
 class TestEnters:
     def test_subfolders(self) -> None:
-        """Subfolders are entered unless they are hidden, or watched themselves."""
+        """Subfolders are entered unless they are hidden, or watched folders themselves."""
         some = names(frozenset({"a/own"}))
         assert some.enters("a")
         assert some.enters("own")
@@ -94,7 +94,7 @@ class TestEnters:
         assert not names(recursive=False).enters("a")
 
     def test_ignored(self) -> None:
-        """What `ignore` names is not entered."""
+        """A subfolder that `ignore` matches is not entered."""
         some = names(ignore=("skip*", "deep/no"))
         assert not some.enters("skipped")
         assert not some.enters("a/skipped")

@@ -26,7 +26,7 @@ def folder(make: Make, tmp_path: Path) -> Folder:
 
 @pytest.fixture
 def opened(folder: Folder) -> Iterator[Callable[[str], Place]]:
-    """Opens directories of the folder."""
+    """Return a function that opens directories of the folder."""
     places: list[Place] = []
 
     def open_place(below: str) -> Place:
@@ -40,7 +40,7 @@ def opened(folder: Folder) -> Iterator[Callable[[str], Place]]:
 
 @pytest.mark.parametrize("below", ["", "sub"])
 def test_open(opened: Callable[[str], Place], tmp_path: Path, below: str) -> None:
-    """A place knows its path, its device and the adapter's file."""
+    """A place has its path, its device and the adapter's file."""
     path = tmp_path / below
     place = opened(below)
     assert os.path.samestat(os.fstat(place.descriptor), path.stat())
@@ -50,7 +50,7 @@ def test_open(opened: Callable[[str], Place], tmp_path: Path, below: str) -> Non
 
 
 def test_group(opened: Callable[[str], Place], tmp_path: Path) -> None:
-    """A place knows the group that its files must be given, if they don't get it anyway."""
+    """A place has the group for new files, unless they get it anyway."""
     assert opened("").group == (None if tmp_path.stat().st_gid == os.getegid() else tmp_path.stat().st_gid)
     if os.geteuid() == 0:
         os.chown(tmp_path / "sub", -1, 12345)
@@ -68,7 +68,7 @@ def test_adapter(opened: Callable[[str], Place], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("below", ["gone", "sub/gone", "file", "link", "link/deep"])
 def test_vanished(folder: Folder, tmp_path: Path, below: str) -> None:
-    """A directory that is missing, or was replaced by a file or a link, has vanished."""
+    """Opening a directory that is missing, or was replaced by a file or a link, raises `Vanished`."""
     (tmp_path / "file").touch()
     (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to("elsewhere")
@@ -78,7 +78,7 @@ def test_vanished(folder: Folder, tmp_path: Path, below: str) -> None:
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
 def test_trouble_of_the_system(make: Make, number: int) -> None:
-    """Any other error is raised as it is."""
+    """Other errors are raised unchanged."""
 
     class Failing(Folder):
         def open(self, relative: str = "") -> int:
@@ -89,7 +89,7 @@ def test_trouble_of_the_system(make: Make, number: int) -> None:
 
 
 def test_too_many_links(make: Make) -> None:
-    """A directory that the system reports as a link has vanished."""
+    """Opening a directory that the system reports as a link raises `Vanished`."""
 
     class Looping(Folder):
         def open(self, relative: str = "") -> int:
@@ -100,12 +100,12 @@ def test_too_many_links(make: Make) -> None:
 
 
 def test_leaks_nothing(make: Make, tmp_path: Path) -> None:
-    """If the adapter's file can't be read for a lack of descriptors, the directory is closed again."""
+    """If reading the adapter's file fails because descriptors are missing, the directory is closed."""
     (tmp_path / "adapter_config.json").write_text("{}")
     descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
 
     class Open(Folder):
-        """Has the directory open before the descriptors run out."""
+        """Opens the directory before the descriptors run out."""
 
         def open(self, relative: str = "") -> int:
             return descriptor
@@ -117,7 +117,7 @@ def test_leaks_nothing(make: Make, tmp_path: Path) -> None:
 
 
 class TestFind:
-    def test_alone(self, opened: Callable[[str], Place], tmp_path: Path) -> None:
+    def test_without_sidecars(self, opened: Callable[[str], Place], tmp_path: Path) -> None:
         """An audit without sidecars is found with its names and its `stat`."""
         path = tmp_path / "a.json"
         path.write_bytes(audit())
@@ -135,6 +135,6 @@ class TestFind:
         assert entry.beside.report == (b"a.bench-error.json", report_of(path).stat())
 
     def test_missing(self, opened: Callable[[str], Place]) -> None:
-        """A missing audit has vanished."""
+        """Finding a missing audit raises `Vanished`."""
         with pytest.raises(Vanished):
             opened("").find("a.json")

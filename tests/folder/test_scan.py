@@ -1,4 +1,4 @@
-"""One walk through a folder."""
+"""Scans of a folder."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def fail(_: str, error: OSError) -> None:
 
 
 def scan(folder: Folder, **options: Any) -> list[str]:
-    """Return the audits that a scan finds, in order of names. A path that can't be read is an error."""
+    """Return the audits that a scan finds, in order of names. Fail for a path that can't be read."""
     return sorted(Scan(folder, **{"failed": fail, **options}))
 
 
 def drop(path: Path, content: bytes | None = None, *, answered: bool = False) -> Path:
-    """Write an audit, and perhaps a config that is clearly later."""
+    """Write an audit, and a clearly later config if `answered`."""
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(audit() if content is None else content)
     if answered:
@@ -49,8 +49,8 @@ class Unreadable(Folder):
 
 
 class TestFinds:
-    def test_what_is_open(self, make: Make, tmp_path: Path) -> None:
-        """A scan yields every audit without an answer, but none in hidden folders or behind links."""
+    def test_yields_open_audits(self, make: Make, tmp_path: Path) -> None:
+        """A scan yields every audit without an answer, except in hidden folders and behind links."""
         for place in ("", "a", "a/b", ".hidden"):
             drop(tmp_path / place / "audit.json")
         (tmp_path / "loop").symlink_to(tmp_path)
@@ -59,8 +59,8 @@ class TestFinds:
         assert sorted(whole) == ["a/audit.json", "a/b/audit.json", "audit.json"]
         assert (whole.tally.found, whole.tally.answered, whole.tally.in_doubt) == (3, 0, 0)
 
-    def test_not_what_is_answered(self, make: Make, tmp_path: Path) -> None:
-        """Answered audits are counted, and rejected ones are named; `force` yields both."""
+    def test_counts_answered_audits(self, make: Make, tmp_path: Path) -> None:
+        """A scan counts answered audits and describes rejected ones, and `force` yields both."""
         bad = drop(tmp_path / "bad.json", b"x")
         report(bad, size=1)
         drop(tmp_path / "good.json", answered=True)
@@ -73,15 +73,15 @@ class TestFinds:
         assert sorted(forced) == ["bad.json", "good.json"]
         assert (forced.tally.found, forced.tally.answered) == (2, 0)
 
-    def test_what_is_in_doubt(self, make: Make, tmp_path: Path) -> None:
-        """An audit whose hash has to decide is yielded, and counted apart."""
+    def test_yields_doubtful_audits(self, make: Make, tmp_path: Path) -> None:
+        """An audit that needs its hash is yielded and counted separately."""
         os.utime(config_of(drop(tmp_path / "a.json", answered=True)), (1, 1))
         whole = Scan(make(), failed=fail)
         assert list(whole) == ["a.json"]
         assert (whole.tally.answered, whole.tally.in_doubt) == (0, 1)
 
     def test_below(self, make: Make, tmp_path: Path) -> None:
-        """A scan can begin at a subfolder; it is not a whole scan."""
+        """A scan can start at a subfolder, and then does not count as complete."""
         for place in ("", "a", "a/b", "c"):
             drop(tmp_path / place / "audit.json")
         folder = make()
@@ -111,7 +111,7 @@ class TestFinds:
         assert scan(make(), entering=entering) == ["late.json", "sub/late.json"]
 
     def test_pauses_and_many_rejections(self, make: Make, tmp_path: Path) -> None:
-        """A long scan pauses now and then; it counts all rejections, and describes a thousand."""
+        """A long scan calls `pause` regularly, counts all rejections, and describes a thousand of them."""
         for number in range(1001):
             path = tmp_path / f"{number}.json"
             path.touch()
@@ -131,11 +131,11 @@ class TestFinds:
 class TestNextScan:
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
-        """An answered audit."""
+        """Return an answered audit."""
         return drop(tmp_path / "audit.json", answered=True)
 
     def test_sees_a_deleted_sidecar(self, make: Make, path: Path) -> None:
-        """The next scan is cheap, and still finds that a sidecar is gone."""
+        """The next scan is cheap, but finds that a sidecar is gone."""
         folder = make()
         assert scan(folder) == []
         clearly_later(path)
@@ -153,7 +153,7 @@ class TestNextScan:
         assert scan(folder) == ["audit.json"]
 
     def test_forgotten_during_a_scan(self, make: Make, path: Path, tmp_path: Path) -> None:
-        """After `forget_scans` in the middle of a scan the next one reads every sidecar again."""
+        """`forget_scans` during a scan makes the next scan read every sidecar again."""
         drop(tmp_path / "b.json")
         folder = make()
         for _ in Scan(folder):
@@ -162,7 +162,7 @@ class TestNextScan:
         assert scan(folder) == ["audit.json", "b.json"]
 
     def test_abandoned(self, make: Make, path: Path, tmp_path: Path) -> None:
-        """A scan that is not finished does not count, and leaves no descriptor open."""
+        """An unfinished scan does not count, and leaves no descriptor open."""
         drop(tmp_path / "b.json")
         drop(tmp_path / "c.json")
         before = len(os.listdir("/proc/self/fd"))
@@ -174,7 +174,7 @@ class TestNextScan:
         assert len(os.listdir("/proc/self/fd")) == before
 
     def test_after_a_failure(self, make: Make, path: Path, tmp_path: Path) -> None:
-        """A directory that fails costs its own audits only, and the next scan reads every sidecar again."""
+        """A directory that fails affects only its own audits, and the next scan reads every sidecar again."""
         (tmp_path / "bad").mkdir()
         folder, failures = make(), []
 
@@ -206,7 +206,7 @@ class TestNextScan:
         assert scan(folder) == ["audit.json"]
 
     def test_cheap_again_without_an_adapter(self, make: Make, path: Path, tmp_path: Path) -> None:
-        """After one scan that misses an `adapter_config.json` the next is cheap again."""
+        """After a scan without an `adapter_config.json` the next scan is cheap again."""
         adapter, folder = tmp_path / "adapter_config.json", make(ignore=("adapter_config.json",))
         adapter.write_text('{"peft_type": "LORA", "r": 8}')
         assert scan(folder) == ["audit.json"]  # its config was made without the file
@@ -216,7 +216,7 @@ class TestNextScan:
         config_of(path).write_bytes(b"{}")
         assert scan(folder) == []
 
-    def test_skips_what_is_remembered(self, make: Make, tmp_path: Path) -> None:
+    def test_skips_remembered_content(self, make: Make, tmp_path: Path) -> None:
         """Content that needs no sidecar is skipped until it changes."""
         path = drop(tmp_path / "eval.json", b"{}")
         folder = make()
@@ -226,7 +226,7 @@ class TestNextScan:
         assert scan(folder) == ["eval.json"]
 
     def test_remembers_while_the_other_file_exists(self, make: Make, tmp_path: Path) -> None:
-        """An audit whose config's place was taken is found once that place is free."""
+        """An audit whose config path was occupied is found once the path is free."""
         path = drop(tmp_path / "audit.json")
         config_of(path).write_bytes(b"mine")
         folder = make()
@@ -239,7 +239,7 @@ class TestNextScan:
 class TestClock:
     @pytest.mark.parametrize("seconds", [300, -300])
     def test_off(self, make: Make, tmp_path: Path, seconds: int) -> None:
-        """With a wrong system clock changed audits are found, and answered ones are not found again and again."""
+        """With a wrong system clock changed audits are found, and answered audits are not found repeatedly."""
         path = drop(tmp_path / "a.json", audit(1), answered=True)
         folder = make(clock=FolderClock(lambda: time.time_ns() + seconds * 10**9))
         assert scan(folder) == []
@@ -248,17 +248,17 @@ class TestClock:
         assert scan(folder) == ["a.json"]
 
     def test_set_back(self, make: Make, tmp_path: Path) -> None:
-        """When the system's clock is set back, what a scan has seen by the old clock is read again."""
+        """When the system's clock is set back, the next scan reads again what it had skipped by the old clock."""
         path, ahead = drop(tmp_path / "a.json", audit(1), answered=True), [300]
         folder = make(clock=FolderClock(lambda: time.time_ns() + ahead[0] * 10**9))
-        assert scan(folder, check_clock=False) == []  # everything with a date within five minutes counts as seen
+        assert scan(folder, check_clock=False) == []  # dates within the last five minutes count as scanned
         ahead[0] = 0
         path.write_bytes(audit(2))
         assert scan(folder, check_clock=False) == ["a.json"]
 
     @pytest.mark.parametrize("options", [{"tidy": False}, {"check_clock": False}, {"below": "sub"}])
     def test_not_read(self, make: Make, tmp_path: Path, options: dict[str, Any]) -> None:
-        """The folder's clock is read only by a whole scan that may write."""
+        """Only a scan of the whole folder that may write reads the folder's clock."""
         (tmp_path / "sub").mkdir()
         folder = make(clock=FolderClock(lambda: time.time_ns() + 300 * 10**9))
         scan(folder, **options)
@@ -267,7 +267,7 @@ class TestClock:
 
 class TestTidies:
     def test_temporary_files(self, make: Make, tmp_path: Path) -> None:
-        """Temporary files of dead processes are removed, in subfolders too; other hidden files stay."""
+        """Temporary files of dead processes are removed, in subfolders too, and other hidden files stay."""
         (tmp_path / "sub").mkdir()
         stale = tmp_path / "sub" / ".benchd-00000000-1-1.tmp"
         stale.touch()
@@ -280,7 +280,7 @@ class TestTidies:
         assert (tmp_path / ".benchd-mine.tmp").exists()
 
     def test_reports_without_a_file(self, make: Make, tmp_path: Path) -> None:
-        """A report of benchd about a file that is gone is removed; a person's report is not."""
+        """A report of benchd about a missing file is removed, and a person's report is not."""
         for name in ("gone.json", "gone", "here.json", "here2"):
             report(tmp_path / name, sha256=None)
         (tmp_path / "here.json").touch()
@@ -297,7 +297,7 @@ class TestTidies:
         ]
 
     def test_report_beside_a_config_that_holds(self, make: Make, tmp_path: Path) -> None:
-        """A slower daemon's report about earlier content is removed; one about the present content stays."""
+        """A slower daemon's report about earlier content is removed, and one about the present content stays."""
         for name in ("fixed", "broken"):
             path = drop(tmp_path / f"{name}.json", answered=True)
             report(path)
@@ -308,7 +308,7 @@ class TestTidies:
         assert report_of(tmp_path / "broken.json").exists()
 
     def test_report_that_can_not_be_removed(self, make: Make, tmp_path: Path, directory: int) -> None:
-        """A stale report that may not be removed does not hinder the scan."""
+        """A stale report that can't be removed does not stop the scan."""
 
         class Opened(Folder):
             def open(self, relative: str = "") -> int:
@@ -325,7 +325,7 @@ class TestTidies:
         assert report_of(tmp_path / "gone.json").exists()
 
     def test_report_that_vanishes(self, make: Make, tmp_path: Path) -> None:
-        """A stale report that another daemon removes at the same moment is no error."""
+        """A stale report that another daemon removes at the same moment is not an error."""
         for number in range(20):
             report(tmp_path / f"{number}.json")
         found = iter(Scan(make(), failed=fail))
@@ -338,7 +338,7 @@ class TestTidies:
 
 class TestTrouble:
     def test_missing_root(self, make: Make, tmp_path: Path) -> None:
-        """A folder that is missing is reported, and the scan ends."""
+        """A missing folder is reported, and the scan ends."""
         folder, failures = make(), []
         tmp_path.rmdir()
         assert scan(folder, failed=lambda relative, error: failures.append((relative, type(error)))) == []
@@ -355,7 +355,7 @@ class TestTrouble:
         assert list(found) == []
 
     def test_directory_without_rights(self, make: Make, tmp_path: Path) -> None:
-        """A subfolder that may not be opened is reported."""
+        """A subfolder that can't be opened for lack of permissions is reported."""
 
         class Locked(Folder):
             def open(self, relative: str = "") -> int:
@@ -370,7 +370,7 @@ class TestTrouble:
         assert (found, failures) == (["sub/audit.json"], ["closed"])
 
     def test_no_descriptor_left(self, make: Make, tmp_path: Path) -> None:
-        """If the folder can't be opened, that is reported, and the next scan reads every sidecar."""
+        """A folder that can't be opened is reported, and the next scan reads every sidecar."""
         folder, failures = make(), []
         with no_descriptors():
             assert scan(folder, failed=lambda _, error: failures.append(error)) == []

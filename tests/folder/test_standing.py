@@ -1,4 +1,4 @@
-"""Whether an audit is answered, by the dates of it and of its sidecars."""
+"""Standing: whether an audit is answered, by its dates and those of its sidecars."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def standing(folder: Folder, name: str = "audit.json") -> Standing:
-    """Return how the audit `name` stands."""
+    """Return the standing of the audit `name`."""
     directory = folder.open()
     try:
         config, error = (read_sidecar(directory, of(name)) for of in (config_name, error_name))
@@ -43,13 +43,13 @@ def standing(folder: Folder, name: str = "audit.json") -> Standing:
         os.close(directory)
 
 
-def test_alone(make: Make, path: Path) -> None:
+def test_without_sidecar(make: Make, path: Path) -> None:
     """An audit without a sidecar is open."""
     assert standing(make()) is Standing.OPEN
 
 
 def test_answered(make: Make, path: Path) -> None:
-    """A config that is clearly later than the audit, for the same size and settings, answers it without its hash."""
+    """A clearly later config for the same size and settings answers an audit without its hash."""
     answer(path)
     clearly_later(path)
     assert standing(make()) is Standing.ANSWERED
@@ -61,7 +61,7 @@ class TestDates:
         [(0, Standing.IN_DOUBT), (CLEARLY_NS, Standing.IN_DOUBT), (CLEARLY_NS + 1, Standing.ANSWERED)],
     )
     def test_of_nearly_the_same_moment(self, make: Make, path: Path, later: int, expected: Standing) -> None:
-        """If the two dates are less than 50 ms apart, the hash has to decide."""
+        """If the dates are less than 50 ms apart, the standing is in doubt."""
         answer(path)
         clearly_later(path)
         date = path.stat().st_ctime_ns + later
@@ -75,7 +75,7 @@ class TestDates:
         assert standing(make()) is Standing.IN_DOUBT
 
     def test_moved_in_with_an_old_mtime(self, make: Make, path: Path, tmp_path: Path) -> None:
-        """`mv` and `cp -p` keep the mtime; the ctime shows that the audit came after its sidecar."""
+        """The ctime proves that an audit came after its sidecar, because `mv` and `cp -p` keep the mtime."""
         answer(path)
         clearly_later(path)
         other = tmp_path / "other"
@@ -85,7 +85,7 @@ class TestDates:
         assert standing(make()) is Standing.IN_DOUBT
 
     def test_config_in_doubt_beside_a_report(self, make: Make, path: Path) -> None:
-        """A report that is clearly later answers, though the config is in doubt."""
+        """A clearly later report answers, although the config is in doubt."""
         answer(path)
         report(path, size=path.stat().st_size)
         clearly_later(path)
@@ -93,7 +93,7 @@ class TestDates:
         assert standing(make()) is Standing.ANSWERED
 
     def test_both_in_doubt(self, make: Make, path: Path, directory: int) -> None:
-        """If both sidecars are in doubt, the hash is compared with the config's."""
+        """If both sidecars are in doubt, the config's provenance is returned."""
         answer(path)
         report(path, size=path.stat().st_size)
         for sidecar in (config_of(path), report_of(path)):
@@ -103,7 +103,7 @@ class TestDates:
         assert (found, provenance.code) == (Standing.IN_DOUBT, None)
 
     def test_report_without_a_hash(self, make: Make, path: Path) -> None:
-        """If the dates prove nothing and there is no hash to compare, the audit is open."""
+        """If the dates prove nothing and the report has no hash, the audit is open."""
         report(path, "symlink", sha256=None, size=None)
         os.utime(report_of(path), (LONG_AGO, LONG_AGO))
         assert standing(make()) is Standing.OPEN
@@ -112,7 +112,7 @@ class TestDates:
 class TestSidecarsThatDoNotHold:
     @pytest.mark.parametrize("name", ["audit", "copied.json"])
     def test_of_another_audit(self, make: Make, path: Path, tmp_path: Path, name: str) -> None:
-        """A sidecar that names another audit answers nothing, even if that has the same size."""
+        """A sidecar that names another audit answers nothing, even if the size is the same."""
         answer(path)
         other = tmp_path / name
         other.write_bytes(audit(2, flagged=False))
@@ -122,7 +122,7 @@ class TestSidecarsThatDoNotHold:
         assert standing(make(), name) is Standing.OPEN
 
     def test_other_size(self, make: Make, path: Path) -> None:
-        """An audit of another size has other content."""
+        """A sidecar for another size answers nothing."""
         answer(path)
         with path.open("ab") as file:
             file.write(b"\n")
@@ -134,20 +134,20 @@ class TestSidecarsThatDoNotHold:
         [({"top_n": 1}, Standing.OPEN), ({"low_priority": 0.0}, Standing.OPEN), ({"top_n": 3}, Standing.ANSWERED)],
     )
     def test_other_settings(self, make: Make, path: Path, setting: dict[str, Any], expected: Standing) -> None:
-        """A config that other settings shaped does not answer."""
+        """A config for other settings does not answer."""
         answer(path)
         clearly_later(path)
         assert standing(make(selection=SelectionSettings(**setting))) is expected
 
     def test_adapter_beside(self, make: Make, path: Path, tmp_path: Path) -> None:
-        """A config that was made without the present `adapter_config.json` does not answer."""
+        """A config for another `adapter_config.json` does not answer."""
         answer(path)
         clearly_later(path)
         (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
         assert standing(make()) is Standing.OPEN
 
     def test_foreign_file(self, make: Make, path: Path) -> None:
-        """A file that benchd did not make does not answer, be it JSON, a folder or a link."""
+        """JSON, a folder or a link that benchd did not write does not answer."""
         config_of(path).write_bytes(b'{"provenance": 3}')
         report_of(path).mkdir()
         assert standing(make()) is Standing.OPEN
@@ -163,7 +163,7 @@ class TestSidecarsThatDoNotHold:
     ],
 )
 def test_rejected(make: Make, path: Path, code: str, limit: int, expected: Standing) -> None:
-    """A report answers too, unless other rights or settings may allow now what they did not."""
+    """A report answers too, unless changed permissions or settings may make the file usable."""
     report(path, code, size=path.stat().st_size)
     clearly_later(path)
     assert standing(make(max_bytes=limit)) is expected

@@ -1,4 +1,4 @@
-"""Which system this process runs on."""
+"""The system that this process runs on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchd.folder.system import this_system
 
 
 def test_of_this_process() -> None:
-    """A process on Linux is identified by host, boot and PID namespace."""
+    """On Linux host, boot and PID namespace identify the system of a process."""
     assert this_system() == this_system()
     assert this_system().host == platform.node()
     assert this_system().namespace == os.readlink("/proc/self/ns/pid")
@@ -18,7 +18,7 @@ def test_of_this_process() -> None:
 
 
 def test_without_proc(tmp_path: Path) -> None:
-    """What the system doesn't say is empty."""
+    """A part that the system does not report is empty."""
     assert this_system(str(tmp_path)) == (platform.node(), "", "")
 
 

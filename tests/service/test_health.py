@@ -1,4 +1,4 @@
-"""Whether the daemon's threads live, and whether its work moves."""
+"""Health: whether the daemon's threads run and make progress."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def workers(tmp_path: Path, folder: Hanging, counts: Counts) -> Iterator[Workers
 
 
 def test_stuck(workers: Workers, folder: Hanging, counts: Counts, tmp_path: Path):
-    """A loop that is at one batch for longer than the limit is stuck, until the batch ends."""
+    """A loop that works on one batch for longer than the limit is stuck until the batch ends."""
     health = Health(counts)
     loop, _ = workers.loop_for(folder.settings)
     workers.start()
@@ -82,7 +82,7 @@ def test_stuck_in_a_large_file(workers: Workers, folder: Hanging, counts: Counts
 
 
 def test_dead(workers: Workers, folder: Hanging, counts: Counts):
-    """A thread that has ended is trouble: one that answers, or one that watches."""
+    """A thread that has ended is reported, whether it answers or watches."""
     health = Health(counts)
     loop, _ = workers.loop_for(folder.settings)
     workers.start()
@@ -97,14 +97,14 @@ def test_dead(workers: Workers, folder: Hanging, counts: Counts):
 
 
 def test_no_progress(workers: Workers, folder: Hanging, counts: Counts):
-    """Audits that wait while none is answered are trouble; a retry that waits for its time is not."""
+    """Waiting audits without any answer are reported, but a delayed retry is not."""
     health = Health(counts)
     loop, _ = workers.loop_for(folder.settings)
     loop.inbox.put(folder, [("a.json", "closed")])
-    [ticket], _ = loop.inbox.take(1)  # by a thread that does nothing with it
+    [ticket], _ = loop.inbox.take(1)  # by a thread that does not answer it
     workers.start()
     assert health.trouble(workers, [], limit=0.1) is None
-    until(lambda: health.trouble(workers, [], limit=0.1) == "1 audits wait and none is answered")
+    until(lambda: health.trouble(workers, [], limit=0.1) == "1 audits wait, but none is being answered")
     assert health.trouble(workers, [], limit=60) is None
     counts.add([Result(ticket, Outcome.KEPT)])
     assert health.trouble(workers, [], limit=0.0) is None

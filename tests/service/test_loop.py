@@ -27,7 +27,7 @@ from daemon import answers, audit, until
 
 
 class Scripted(Answering):
-    """Answers by a function of one ticket."""
+    """Answers with a function of one ticket."""
 
     def __init__(self, trail: Trail, script: Callable[[Ticket], Result]) -> None:
         super().__init__(trail)
@@ -44,14 +44,14 @@ class Scripted(Answering):
 
 
 class Bell:
-    """A reader over an eventfd, which does `act` for each read."""
+    """A reader of an eventfd, which calls `act` for each read."""
 
     def __init__(self, act: Callable[[], None] = lambda: None) -> None:
         self._act = act
         self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.reads = 0
         self.errors: list[Exception] = []
-        #: The thread that has closed it.
+        #: The thread that has closed the reader.
         self.closed_by: threading.Thread | None = None
 
     def ring(self) -> None:
@@ -76,7 +76,7 @@ class Bell:
 
 
 class Desk:
-    """A loop and a lane over one folder."""
+    """A loop and a lane for one folder."""
 
     def __init__(self, home: Path) -> None:
         self.path = home / "inbox"
@@ -131,7 +131,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 
 class Interrupting:
-    """Calls `act` just before a thread runs line number `at` of the loop's module."""
+    """Calls `act` just before a thread runs line `at` of the loop's module."""
 
     def __init__(self, at: int = -1, act: Callable[[], object] = lambda: None) -> None:
         self.at = at
@@ -157,13 +157,13 @@ class Interrupting:
 
 
 def done(ticket: Ticket) -> Result:
-    """Answer anything at once."""
+    """Return a final result for any ticket."""
     return Result(ticket, Outcome.SELECTED)
 
 
 class TestLoop:
     def test_answers_and_counts(self, desk: Desk):
-        """All that is put is answered, and counted by its outcome."""
+        """Every ticket is answered, and counted by its outcome."""
         loop = desk.start()
         good = [desk.drop(f"{number}.json", audit(number)) for number in range(40)]
         desk.drop("bad.json", b"{")
@@ -187,7 +187,7 @@ class TestLoop:
         assert [len(batch) for batch in answering.batches] == [32, 18]
 
     def test_reads(self, desk: Desk):
-        """A reader is called for each event, on the loop's thread, and what it puts is answered."""
+        """A reader is called on the loop's thread for each event, and its hints are answered."""
         threads: list[threading.Thread] = []
         loop = desk.start(Scripted(desk.trail, done))
 
@@ -202,8 +202,8 @@ class TestLoop:
             until(lambda number=number: desk.counts.total == number)
         assert (reader.reads, set(threads)) == (3, {loop.thread})
 
-    def test_busy_reader_holds_up_no_answer(self, desk: Desk):
-        """A reader that has always more to read does not keep the loop from answering."""
+    def test_busy_reader_delays_no_answer(self, desk: Desk):
+        """A reader that always has more events does not prevent answers."""
         loop = desk.start(Scripted(desk.trail, done))
 
         def ring_again() -> None:
@@ -218,7 +218,7 @@ class TestLoop:
         loop.remove(reader)
 
     def test_failing_reader(self, desk: Desk):
-        """A reader that fails gets its error and is read no more. The loop lives, and closes it once it is removed."""
+        """A reader that fails gets its error and is not read again, and the loop continues and closes it on removal."""
 
         def fail() -> None:
             raise ValueError("a bug")
@@ -241,7 +241,7 @@ class TestLoop:
         until(lambda: bad.closed_by)
 
     def test_answering_fails(self, desk: Desk):
-        """A bug in answering is recorded; the thread lives on and tries the audits of the batch again."""
+        """A bug in answering is recorded, the thread continues, and the audits of the batch are tried again."""
         bugs = [ValueError("a bug")]
 
         def script(ticket: Ticket) -> Result:
@@ -271,7 +271,7 @@ class TestLoop:
         assert triggers == ["closed", "retry", "retry"]
 
     def test_is_busy(self, desk: Desk):
-        """A loop in a batch is busy since then, and ends after that batch."""
+        """`busy_since` is set during a batch, and the loop ends after that batch."""
         release = threading.Event()
 
         def script(ticket: Ticket) -> Result:
@@ -292,7 +292,7 @@ class TestLoop:
         assert loop.busy_since is None
 
     def test_stop_closes_readers(self, desk: Desk):
-        """The loop closes its readers at the end, also those just removed; to wake or stop it then is safe."""
+        """The loop closes all readers at the end, including removed ones, and may be woken or stopped again."""
         loop = desk.start(Scripted(desk.trail, done))
         readers = [Bell(), Bell()]
         for reader in readers:
@@ -305,7 +305,7 @@ class TestLoop:
         loop.stop()
 
     def test_no_lost_wake_up(self, desk: Desk):
-        """Wherever the loop is, what others put or remove at that moment is noticed without any later event."""
+        """At any line of the loop, it notices tickets and removed readers of other threads without a later event."""
 
         def run(at: int, act: Callable[[Loop, Bell], object], is_done: Callable[[Loop, Bell], object]) -> bool:
             """Act before line `at`, and wait until it was noticed. Return False if the loop sleeps before."""
@@ -346,7 +346,7 @@ class TestLoop:
             assert lines > 20
 
     def test_many_threads_put(self, desk: Desk):
-        """Threads that put at the same time lose nothing."""
+        """No ticket is lost when many threads put at the same time."""
         loop = desk.start(Scripted(desk.trail, done))
 
         def put(thread: int) -> None:
@@ -363,8 +363,8 @@ class TestLoop:
 
 
 class TestLargeLane:
-    def test_holds_up_nobody(self, desk: Desk):
-        """A large file goes to the lane and stays taken meanwhile; the loop answers the others."""
+    def test_delays_no_other_file(self, desk: Desk):
+        """A large file goes to the lane and stays taken, and the loop answers the other files meanwhile."""
         release, begun = threading.Event(), threading.Event()
 
         def script(ticket: Ticket) -> Result:
@@ -387,7 +387,7 @@ class TestLargeLane:
         assert desk.counts.answered == 3
 
     def test_real_large_file(self, desk: Desk):
-        """A file that the answering leaves to the lane is answered there."""
+        """A file that the answering leaves is answered by the lane."""
         loop = desk.start()
         content = json.loads(audit(1))
         path = desk.drop("a.json", json.dumps({**content, "notes": "x" * 2**20}).encode())
@@ -396,7 +396,7 @@ class TestLargeLane:
         assert (desk.counts.answered, desk.counts.total) == (1, 2)
 
     def test_survives_a_bug(self, desk: Desk):
-        """A bug in the lane is recorded, and the audit is tried again by the loop."""
+        """A bug in the lane is recorded, and the loop tries the audit again."""
         bugs = [ValueError("a bug")]
 
         def script(ticket: Ticket) -> Result:

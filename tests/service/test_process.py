@@ -1,4 +1,4 @@
-"""The life of the daemon: reload, notifications, failures. The units themselves: tests/system/."""
+"""The daemon's process: reload, notifications, failures. The systemd units are tested in tests/system/."""
 
 import json
 import logging
@@ -34,8 +34,8 @@ def daemon(tmp_path: Path):
     running.kill()
 
 
-def test_sighup_answers_anew_what_the_new_settings_change(daemon):
-    """Another top_n: the fallback audit gets another answer, the flagged one keeps its config untouched."""
+def test_sighup_answers_affected_audits_again(daemon):
+    """A reload with another top_n answers the fallback audit again, and the flagged audit keeps its config."""
     daemon.start()
     fallback, flagged = daemon.drop("fallback.json", audit(1, flagged=False)), daemon.drop("flagged.json", audit(2))
     until(lambda: answers(fallback) and answers(flagged))
@@ -51,7 +51,7 @@ def test_sighup_answers_anew_what_the_new_settings_change(daemon):
 
 
 def test_a_bad_file_keeps_the_old_settings(daemon):
-    """One record says every mistake; drops are answered as before."""
+    """A reload with mistakes writes one record with all of them, and drops are answered as before."""
     daemon.start()
     daemon.config.write_text(daemon.config.read_text() + '\n[selection]\ntop_n = "many"\nlow_prio = 1\n')
     os.kill(daemon.pid, signal.SIGHUP)
@@ -87,7 +87,7 @@ lora: {{dropout: 0.05}}
 
 
 def test_a_reload_reads_the_base_file_again(daemon):
-    """If only the YAML file changes, its audits are answered again. With a mistake in it the old settings stay."""
+    """A reload reads a changed YAML file and answers its audits again, and a mistake in it keeps the old settings."""
     file = daemon.home / "bench.yaml"
     file.write_text(BASE.format("first", 0))
     daemon.config.write_text(daemon.config.read_text().replace("[bench]", "[bench]\nbase_file = 'bench.yaml'"))
@@ -108,14 +108,14 @@ def test_a_reload_reads_the_base_file_again(daemon):
     until(lambda: read_json(config_of(path))["run_type"] == "second")
     (reloaded,) = until(lambda: daemon.records("service.reloaded"))
     assert reloaded["settings"]["bench.base_file"] == str(file)
-    file.write_text(BASE.format("second", "0.0"))  # equal in Python, but not in a config
+    file.write_text(BASE.format("second", "0.0"))  # equal in Python, but other text in a config
     os.kill(daemon.pid, signal.SIGHUP)
     until(lambda: '"weight_decay": 0.0' in config_of(path).read_text())
     daemon.stop()
 
 
 def test_folders_come_and_go_with_a_reload_and_no_drop_is_lost(daemon, tmp_path):
-    """A new folder is watched, a dropped one is not, and what arrives in a kept one meanwhile is answered."""
+    """A reload watches a new folder, stops watching a removed one, and loses no drop in a kept one."""
     daemon.start()
     other = tmp_path / "other"
     other.mkdir()
@@ -138,7 +138,7 @@ def test_folders_come_and_go_with_a_reload_and_no_drop_is_lost(daemon, tmp_path)
 
 
 def test_a_folder_is_polled_and_watched_again_by_reloads(daemon):
-    """The source of events and the loop of a folder change with its settings; each finds what comes."""
+    """A reload can change the source of events and the loop of a folder, and each source finds later drops."""
     daemon.start()
     text = daemon.config.read_text()
     polled = text.replace("[watching]", 'backend = "polling"\npoll_interval = "50ms"\n[watching]')
@@ -153,7 +153,7 @@ def test_a_folder_is_polled_and_watched_again_by_reloads(daemon):
 
 
 def test_the_trail_moves_with_a_reload(daemon, tmp_path):
-    """Another file in the settings: the next record is in it."""
+    """After a reload with another trail file, the next record is in that file."""
     daemon.start()
     moved = tmp_path / "moved.jsonl"
     daemon.config.write_text(daemon.config.read_text().replace(str(daemon.trail), str(moved)))
@@ -165,8 +165,8 @@ def test_the_trail_moves_with_a_reload(daemon, tmp_path):
     daemon.stop()
 
 
-def test_systemd_hears_ready_reloading_watchdog_and_stopping(daemon, tmp_path, monkeypatch):
-    """The states come in their order; the status names what matters; pings come while all is well."""
+def test_states_reach_systemd_in_order(daemon, tmp_path, monkeypatch):
+    """The states reach systemd in order, the status has the counts, and watchdog messages come while all is well."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "notify"))
         receiver.settimeout(10)
@@ -196,7 +196,7 @@ def test_systemd_hears_ready_reloading_watchdog_and_stopping(daemon, tmp_path, m
 
 
 def test_a_mistake_at_the_start_is_the_status(daemon, tmp_path, monkeypatch):
-    """Exit code 2, the first mistake in `STATUS=`, all of them on stderr."""
+    """A mistake at the start gives exit code 2, the first mistake in `STATUS=`, and all of them on stderr."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "notify"))
         receiver.settimeout(10)
@@ -211,14 +211,14 @@ def test_a_mistake_at_the_start_is_the_status(daemon, tmp_path, monkeypatch):
 
 
 def test_the_started_record_has_the_settings_that_differ():
-    """Folders, and every setting that is not the default."""
+    """The record has the folders and every setting that is not the default."""
     settings = parse_settings('[[watch]]\npath = "/a"\n[selection]\ntop_n = 5\n[watching]\nsettle = "2s"\n')
     assert changed_settings(settings) == {"watch": ["/a"], "selection.top_n": 5}
     assert json.dumps(changed_settings(settings))
 
 
 def test_the_started_record_has_the_folders_own_settings():
-    """Settings of one folder have the names that `benchd config` shows."""
+    """The settings of one folder have the names that `benchd config` shows."""
     text = '[[watch]]\npath = "/a"\nignore = ["x"]\n[watch.selection]\ntop_n = 5\n[watch.bench]\nuniform_rank = 4\n'
     assert changed_settings(parse_settings(text)) == {
         "watch": ["/a"],
@@ -229,7 +229,7 @@ def test_the_started_record_has_the_folders_own_settings():
 
 
 def test_folders_are_given_back_when_one_is_taken(daemon, tmp_path):
-    """A daemon that can't have all its folders leaves none claimed."""
+    """A daemon that can't lock all its folders locks none."""
     daemon.start()
     free = tmp_path / "free"
     free.mkdir()
@@ -242,7 +242,7 @@ def test_folders_are_given_back_when_one_is_taken(daemon, tmp_path):
 
 
 def test_without_standard_output(tmp_path):
-    """A caller that has closed standard output gets the trail on standard error, and no traceback."""
+    """If standard output is closed, the trail goes to standard error, without a traceback."""
     (tmp_path / "a.json").write_bytes(audit())
     command = f"exec {sys.executable} -m benchd run {tmp_path} >&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
@@ -357,7 +357,7 @@ class TestFailures:
 
 
 def in_a_namespace(*command: str) -> list[str]:
-    """Return the command for a user namespace in which nobody can have an inotify instance."""
+    """Return the command in a user namespace that allows no inotify instance."""
     script = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'
     return ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", *command]
 
@@ -371,7 +371,7 @@ def can_unshare() -> bool:
 
 @pytest.mark.skipif(not can_unshare(), reason="needs user namespaces")
 def test_without_inotify_it_polls(tmp_path):
-    """With no inotify instance left it polls, and records the remedy."""
+    """If no inotify instance is left, the folder is polled, and the record names the fix."""
     folder = tmp_path / "in"
     folder.mkdir()
     command = in_a_namespace(sys.executable, "-m", "benchd", "watch", str(folder))

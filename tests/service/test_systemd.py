@@ -1,4 +1,4 @@
-"""The notifications to systemd, to a real socket."""
+"""The notifications to systemd, through a real socket."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_states_arrive_one_a_line(listener):
-    """All states of a call are one datagram; a line break in a value can't forge another state."""
+    """All states of a call are in one datagram, and a line break in a value can't forge another state."""
     notify(READY="1", STATUS="two\nSTOPPING=1 \udcff")
     assert listener.recv(4096) == b"READY=1\nSTATUS=two STOPPING=1 \\udcff"
 
@@ -36,13 +36,13 @@ def test_abstract_sockets_are_reached(monkeypatch):
 
 @pytest.mark.parametrize("address", ["", "relative", "/nowhere/at/all"])
 def test_without_a_listener_nothing_happens(monkeypatch, address):
-    """No socket, one that is no address, one that is gone: no exception."""
+    """A missing or invalid socket raises no exception."""
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     notify(READY="1")
 
 
-def test_reloading_tells_the_monotonic_time(listener):
-    """`RELOADING=1` comes with `MONOTONIC_USEC`, which systemd 253 wants."""
+def test_reloading_has_the_monotonic_time(listener):
+    """`RELOADING=1` comes with `MONOTONIC_USEC`, which systemd 253 requires."""
     reloading()
     first, second = listener.recv(4096).decode().split("\n")
     assert first == "RELOADING=1"
@@ -53,8 +53,8 @@ def test_reloading_tells_the_monotonic_time(listener):
     ("usec", "pid", "expected"),
     [("2000000", None, 2.0), ("2000000", "self", 2.0), ("2000000", "1", None), ("", None, None), ("0", None, None)],
 )
-def test_the_watchdog_counts_for_this_process_alone(monkeypatch, usec, pid, expected):
-    """`WATCHDOG_USEC` in seconds, if `WATCHDOG_PID` is this process or not given."""
+def test_watchdog_only_for_this_process(monkeypatch, usec, pid, expected):
+    """The interval is `WATCHDOG_USEC` in seconds, if `WATCHDOG_PID` is this process or absent."""
     monkeypatch.setenv("WATCHDOG_USEC", usec)
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
     if pid:

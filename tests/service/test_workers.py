@@ -1,4 +1,4 @@
-"""Which loop answers which folder."""
+"""The assignment of folders to loops."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Workers]]:
 
 
 def settings(home: Path, name: str, *, polled: bool = False) -> FolderSettings:
-    """Make a folder that is polled or watched through inotify."""
+    """Return the settings of a folder that is polled or watched through inotify."""
     (home / name).mkdir()
     return FolderSettings(path=str(home / name), backend="polling" if polled else "inotify")
 
 
 def drop(loop: Loop, folder: Folder, name: str = "a.json") -> Path:
-    """Drop an audit, and put its hint as an event would."""
+    """Drop an audit, and put a hint about it, as an event would."""
     path = Path(folder.path) / name
     path.write_bytes(audit())
     assert loop.inbox.put(folder, [(name, "closed")])
@@ -62,7 +62,7 @@ def drop(loop: Loop, folder: Folder, name: str = "a.json") -> Path:
 
 
 def test_one_loop_with_the_gil(make: Callable[..., Workers], tmp_path: Path):
-    """With the GIL all folders that inotify serves share a loop and its instances."""
+    """With the GIL all folders on inotify share a loop and its instances."""
     workers = make(workers=4, has_gil=True)
     first, second = (workers.loop_for(settings(tmp_path, name)) for name in "ab")
     assert first == second
@@ -71,7 +71,7 @@ def test_one_loop_with_the_gil(make: Callable[..., Workers], tmp_path: Path):
 
 
 def test_several_loops_without_the_gil(make: Callable[..., Workers], tmp_path: Path):
-    """Without the GIL folders are spread over as many loops as there are workers."""
+    """Without the GIL the folders are spread over as many loops as there are workers."""
     workers = make(workers=2, has_gil=False)
     pairs = [workers.loop_for(settings(tmp_path, name)) for name in "abcde"]
     loops = [loop for loop, _ in pairs]
@@ -82,7 +82,7 @@ def test_several_loops_without_the_gil(make: Callable[..., Workers], tmp_path: P
 
 
 def test_polled_folder_has_its_own_loop(make: Callable[..., Workers], tmp_path: Path):
-    """A file server that hangs holds up no other folder, neither polled nor watched."""
+    """A file server that hangs delays no other folder, whether polled or on inotify."""
     workers = make(has_gil=True)
     hanging = settings(tmp_path, "hanging", polled=True)
     others = [settings(tmp_path, "polled", polled=True), settings(tmp_path, "watched")]
@@ -104,7 +104,7 @@ def test_polled_folder_has_its_own_loop(make: Callable[..., Workers], tmp_path: 
 
 
 def test_loops_made_later_start_at_once(make: Callable[..., Workers], tmp_path: Path):
-    """A loop that a reload makes runs, and all threads are named."""
+    """A loop that a reload creates is started, and all threads have names."""
     workers = make()
     first, _ = workers.loop_for(settings(tmp_path, "a"))
     assert not first.thread.is_alive()
@@ -120,7 +120,7 @@ def test_loops_made_later_start_at_once(make: Callable[..., Workers], tmp_path: 
 
 
 def test_release(make: Callable[..., Workers], tmp_path: Path):
-    """The loop of a polled folder ends with its folder; a shared one stays."""
+    """The loop of a polled folder ends with its folder, and a shared loop continues."""
     workers = make()
     polled, watched = settings(tmp_path, "a", polled=True), settings(tmp_path, "b")
     own, shared = workers.loop_for(polled)[0], workers.loop_for(watched)[0]
@@ -134,7 +134,7 @@ def test_release(make: Callable[..., Workers], tmp_path: Path):
 
 
 def test_join(make: Callable[..., Workers], tmp_path: Path):
-    """All threads end after a stop; one that hangs is not waited for longer than asked."""
+    """All threads end after a stop, and `join` does not wait longer than asked for one that hangs."""
     workers = make()
     hanging = settings(tmp_path, "a", polled=True)
     slow = Slow(hanging)
@@ -153,7 +153,7 @@ def test_join(make: Callable[..., Workers], tmp_path: Path):
 
 @pytest.mark.parametrize("lack", [ImportError("cannot import name 'inotify_init'"), AttributeError("IN_ONLYDIR")])
 def test_another_watchdog(make: Callable[..., Workers], tmp_path: Path, lack: Exception):
-    """A watchdog without the names for inotify is recorded once, at the start, and its own observer serves."""
+    """If watchdog lacks names for inotify, one record at the start says so, and its observer is used."""
 
     def lacking(_: object) -> None:
         raise lack
@@ -165,12 +165,12 @@ def test_another_watchdog(make: Callable[..., Workers], tmp_path: Path, lack: Ex
     workers.start()
     assert workers.loop_for(settings(tmp_path, "c"))[1] is None
     [record] = map(json.loads, trail.read_bytes().splitlines())
-    assert (record["event"], record["root"], record["instead"]) == ("watch.degraded", "", "watchdog's own observer")
+    assert (record["event"], record["root"], record["instead"]) == ("watch.degraded", "", "watchdog's observer")
     assert str(lack) in record["reason"]
 
 
 def test_another_watchdog_after_a_reload(make: Callable[..., Workers], tmp_path: Path):
-    """If the first folder for inotify comes with a reload, the record comes then."""
+    """If a reload adds the first folder on inotify, the record is written at the reload."""
 
     def lacking(_: object) -> None:
         raise ImportError("inotify_init")

@@ -1,4 +1,4 @@
-"""The records of the trail, for people."""
+"""The console format: the records of the trail for people."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ LINES = """\
 03:04:05 · /in/a.json: deferred: maybe unfinished: x
 03:04:05 · /in/a.json: ignored: no audit
 03:04:05 · /in/a.json: unchanged: same
-03:04:05 ✗ /in/caf�.json: benchd failed: x; again in 1 s
-03:04:05 ! /in/a.bench.json stays as it is
+03:04:05 ✗ /in/caf�.json: benchd failed: x; retrying in 1 s
+03:04:05 ! benchd keeps /in/a.bench.json
            edited
-03:04:05 ✗ /in/a.json: can't write the answer: full; again in 4 s
+03:04:05 ✗ /in/a.json: can't write the answer: full; retrying in 4 s
 03:04:05 · watching /in (inotify)
 03:04:05 ! /in: full
 03:04:05 ! /in: why
@@ -48,12 +48,12 @@ LINES = """\
 03:04:05 · benchd 1.2.3 (pid 7)
 03:04:05 · ready in 1 ms; Ctrl-C stops
 03:04:05 · new settings: watching /in
-03:04:05 ✗ the settings can't be used; the old ones stay
+03:04:05 ✗ can't use the new settings; the old ones stay active
            a
            b
 03:04:05 ✗ t failed: x; y
 03:04:05 · stopping: SIGTERM
-03:04:05 · stopped: 1 answered, 2 rejected, 3 left for next time
+03:04:05 · stopped: 1 answered, 2 rejected, 3 left for the next start
 03:04:05 · 10 answered
 03:04:05 ✗ can't write the trail /var/log/trail.jsonl: No space left on device
 """
@@ -83,25 +83,25 @@ def test_every_event_has_a_text():
 
 
 def test_lines():
-    """Each record is shown in words."""
+    """Each record has its text."""
     short = [record for record in EVERY if not (isinstance(record, records.ReloadFailed) and len(record.problems) > 2)]
     assert "".join(map(shown, short)).splitlines() == LINES.splitlines()
 
 
 def test_one_audit():
-    """One audit is not called `1 audits`."""
+    """The text has the singular for one audit."""
     scan = records.ScanFinished(root="/in", cause="start", found=1, answered=0, queued=1, duration_ms=1.6)
     assert shown(scan) == "03:04:05 · /in: 1 audit, 0 answered before, 1 to do (2 ms)\n"
 
 
 def test_reloaded_settings():
-    """New settings are shown one a line."""
+    """Each new setting is on a separate line."""
     record = records.Reloaded(settings={"watch": ["/in", "/out"], "selection.top_n": 1})
     assert shown(record) == "03:04:05 · new settings: watching /in, /out\n           selection.top_n = 1\n"
 
 
 def test_local_time(monkeypatch: pytest.MonkeyPatch):
-    """People see local time, though the record has UTC."""
+    """The text has the local time, although the record has UTC."""
     monkeypatch.setenv("TZ", "XXX-02:00")
     time.tzset()
     assert shown(SELECTED).startswith("05:04:05 ")
@@ -111,13 +111,13 @@ def test_local_time(monkeypatch: pytest.MonkeyPatch):
     ("ranks", "total", "expected"),
     [
         ([], 0, ""),
-        ([None], 1, "for Bench: the uniform baseline alone"),
+        ([None], 1, "for Bench: only the uniform baseline"),
         ([1, None, 2], 3, "for Bench: custom ranks for 2 layers"),
         ([1], 30, "for Bench: custom ranks for 1 or more layers"),
     ],
 )
 def test_what_bench_gets(ranks: list[int | None], total: int, expected: str):
-    """The text about a selection ends with what the config asks of Bench."""
+    """The text about a selection ends with the variants for Bench."""
     layers = tuple(Layer("q", "HIGH", 1.0, rank, None) for rank in ranks)
     lines = shown(selected(layers=layers, layers_total=total, notes=())).splitlines()
     assert [line.strip() for line in lines[2:]] == ([expected] if expected else [])
@@ -143,7 +143,7 @@ def test_working_directory_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("record", EVERY, ids=lambda record: type(record).__name__)
 def test_terminal_is_safe(record: Record):
-    """No record can send control characters to the terminal, and no surrogate breaks the encoding."""
+    """No record sends control characters to the terminal, and no surrogate breaks the encoding."""
     bad = "/in/\x1b[2J\r" + os.fsdecode(b"caf\xe9") + ".json"
     fields = {name: getattr(record, name) for name in record.__struct_fields__}
     changed = {name: bad if isinstance(value, str) else value for name, value in fields.items()}
@@ -156,7 +156,7 @@ def test_terminal_is_safe(record: Record):
 
 
 def test_colours(monkeypatch: pytest.MonkeyPatch):
-    """Colours are for terminals, unless `NO_COLOR` is set."""
+    """The text has colours on terminals only, unless `NO_COLOR` is set."""
     assert "\x1b[" not in shown(SELECTED)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.delenv("NO_COLOR", raising=False)

@@ -1,4 +1,4 @@
-"""Records as lines of JSON. Programs and people's recipes read them."""
+"""The JSON lines of records, which programs read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_line():
 
 @pytest.mark.parametrize("record", EVERY, ids=lambda record: type(record).__name__)
 def test_journal(record: Any):
-    """A line for the journal is the JSON line, after the priority of its level."""
+    """A line for the journal is the priority of its level and the JSON line."""
     priorities = {"debug": b"<7>", "info": b"<6>", "warning": b"<4>", "error": b"<3>"}
     assert journal_line(TS, record) == priorities[record.level] + json_line(TS, record)
 
@@ -57,14 +57,14 @@ def test_never_fails(value: Any, expected: Any):
 
 
 def test_optional_field_with_unusual_text():
-    """A field that a record does not have stays away when other fields need repair."""
+    """A field that a record lacks stays absent when other fields need repair."""
     found = json.loads(json_line(TS, Degraded(root=os.fsdecode(b"/\xe9"), reason="why")))
     assert list(found.items())[2:] == [("event", "watch.degraded"), ("root", "/\\xe9"), ("reason", "why")]
 
 
 @pytest.mark.parametrize("text", ["x", "\udce9"], ids=["plain", "surrogates"])
 def test_long_records_are_clipped(text: str):
-    """A long record keeps its first items and the start of each text, and says that it is clipped."""
+    """A long record keeps its first items and the start of each text, and has `clipped`."""
     line = json_line(TS, ReloadFailed(problems=[text * 10_000] * 20))
     assert len(line) <= MAX_LINE + 1
     record = json.loads(line)
@@ -75,14 +75,14 @@ def test_long_records_are_clipped(text: str):
 
 
 def test_numbers_are_not_clipped():
-    """Clipping changes long texts and lists only."""
+    """Clipping changes only long texts and lists."""
     record = WriteFailed(audit="/in/a.json", trigger="scan", error="x" * MAX_LINE, attempt=3, retry_in_s=4.0)
     found = json.loads(json_line(TS, record))
     assert (found["attempt"], found["retry_in_s"], len(found["error"])) == (3, 4.0, 2000)
 
 
 def test_longest_whole_line():
-    """A record of `MAX_LINE` bytes is whole, and the next byte clips it."""
+    """A record of `MAX_LINE` bytes is complete, and one more byte clips it."""
     empty = len(json_line(TS, ReloadFailed(problems=[""])))
     for more, clipped in ((0, False), (1, True)):
         line = json_line(TS, ReloadFailed(problems=["x" * (MAX_LINE + 1 - empty + more)]))

@@ -1,4 +1,4 @@
-"""Where the lines of the trail go, and what happens when they can't be written."""
+"""The sinks of the trail: files and streams, and the fallback while they fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BROKEN = OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 class Disk:
-    """A disk with room for `room` bytes, that fails to flush while it is `broken`."""
+    """A disk with room for `room` bytes, which fails to flush while it is `broken`."""
 
     def __init__(self, room: int | None = None) -> None:
         self.room = room
@@ -38,7 +38,7 @@ class Disk:
 
 
 class Fallback:
-    """A pipe in place of standard error."""
+    """A pipe instead of standard error."""
 
     def __init__(self) -> None:
         self._reading, self.descriptor = os.pipe()
@@ -78,7 +78,7 @@ def output_to(sink: TrailFile | TrailStream, fallback: Fallback) -> Output:
 
 class TestFile:
     def test_appends(self, path: Path):
-        """A file keeps what it has when it is opened again."""
+        """A file keeps its content when it is opened again."""
         for text in (b"1\n", b"2\n"):
             sink = TrailFile(str(path))
             sink.write(text)
@@ -86,7 +86,7 @@ class TestFile:
         assert path.read_bytes() == b"1\n2\n"
 
     def test_opens_at_the_first_write(self, path: Path):
-        """No file is opened or created before the first write."""
+        """The first write opens or creates the file."""
         sink = TrailFile(str(path))
         assert sink.written is None
         assert not path.exists()
@@ -94,7 +94,7 @@ class TestFile:
         assert path.exists()
 
     def test_rights(self, path: Path):
-        """Others can't read a new file."""
+        """Other users can't read a new file."""
         TrailFile(str(path)).write(b"1\n")
         assert path.stat().st_mode & 0o777 == 0o640
 
@@ -118,13 +118,13 @@ class TestFile:
         assert path.read_bytes() == b"2\n"
 
     def test_torn_by_an_earlier_run(self, path: Path):
-        """A line that an earlier run did not finish is ended before the next record."""
+        """The next record starts on a new line after a line that an earlier run did not finish."""
         path.write_bytes(b'{"ts": "2026')
         TrailFile(str(path)).write(b"1\n")
         assert path.read_bytes() == b'{"ts": "2026\n1\n'
 
     def test_torn_by_a_full_disk(self, path: Path):
-        """A line that the disk had no room for is ended before the next record, once there is room."""
+        """The next record starts on a new line after a line that did not fit on the disk, once there is room."""
         disk = Disk()
         sink = TrailFile(str(path), disk=disk)
         sink.write(b"first\n")
@@ -138,7 +138,7 @@ class TestFile:
         assert path.read_bytes() == b"first\nsec\nfourth\n"
 
     def test_no_room_for_the_end_of_a_torn_line(self, path: Path):
-        """A torn line is ended even if the disk takes nothing at first."""
+        """A partial line is ended even if the disk accepts no bytes at first."""
         path.write_bytes(b"torn")
         disk = Disk(room=0)
         sink = TrailFile(str(path), disk=disk)
@@ -152,7 +152,7 @@ class TestFile:
         assert path.read_bytes() == b"torn\n3\n"
 
     def test_full_between_two_lines(self, path: Path):
-        """A disk that fills up at the end of a line leaves no torn line."""
+        """A disk that is full at the end of a line leaves no partial line."""
         disk = Disk(room=2)
         sink = TrailFile(str(path), disk=disk)
         with pytest.raises(OSError, match="No space left"):
@@ -162,7 +162,7 @@ class TestFile:
         assert path.read_bytes() == b"1\n3\n"
 
     def test_pipe_without_a_reader(self, path: Path):
-        """A named pipe that nobody reads is an error, and no endless wait."""
+        """A named pipe without a reader is an error instead of an endless wait."""
         os.mkfifo(path)
         with pytest.raises(OSError, match="No such device"):
             TrailFile(str(path)).write(b"1\n")
@@ -188,7 +188,7 @@ class TestFile:
         assert path.read_bytes() == b"2\n"
 
     def test_where_it_writes(self, path: Path):
-        """An open file names its descriptor and its device; a closed one has neither."""
+        """An open file reports its descriptor and its device, and a closed file reports None."""
         sink = TrailFile(str(path))
         sink.write(b"1\n")
         written = sink.written
@@ -200,7 +200,7 @@ class TestFile:
         assert sink.written is None
 
     def test_closing_flushes(self, path: Path):
-        """A file is flushed before it is closed, and closed even if that fails."""
+        """A file is flushed before it is closed, and is closed even if the flush fails."""
         disk = Disk()
         sink = TrailFile(str(path), disk=disk)
         sink.write(b"1\n")
@@ -212,7 +212,7 @@ class TestFile:
 
 class TestStream:
     def test_writes(self, fallback: Fallback):
-        """A stream takes lines, is on no disk, and stays open."""
+        """A stream writes lines, can't be flushed, and stays open."""
         sink = TrailStream(fallback.descriptor)
         sink.write(b"1\n")
         sink.close()
@@ -221,7 +221,7 @@ class TestStream:
         assert sink.written is None
 
     def test_without_a_reader(self):
-        """A stream that nobody reads is an error."""
+        """A stream without a reader is an error."""
         reading, writing = os.pipe()
         os.close(reading)
         with pytest.raises(BrokenPipeError):
@@ -229,7 +229,7 @@ class TestStream:
         os.close(writing)
 
     def test_journal(self, fallback: Fallback, monkeypatch: pytest.MonkeyPatch):
-        """A stream is the journal's if it is the file that JOURNAL_STREAM names."""
+        """A stream belongs to the journal if it is the file that JOURNAL_STREAM names."""
         info = os.fstat(fallback.descriptor)
         monkeypatch.setenv("JOURNAL_STREAM", f"{info.st_dev}:{info.st_ino}")
         assert is_journal(fallback.descriptor)
@@ -240,7 +240,7 @@ class TestStream:
 
 class TestFallback:
     def test_while_writing_fails(self, tmp_path: Path, fallback: Fallback):
-        """While the file can't be opened, lines go to the fallback after one complaint. Later lines go to the file."""
+        """While the file can't be opened, lines go to the fallback after one report, and later lines to the file."""
         path = tmp_path / "missing" / "trail.jsonl"
         output = output_to(TrailFile(str(path)), fallback)
         output.write([b"1\n"])
@@ -255,14 +255,14 @@ class TestFallback:
         assert fallback.read() == [b"trail.jsonl: No such file or directory", b"4"]
 
     def test_torn_line_is_repeated(self, path: Path, fallback: Fallback):
-        """A line that was cut off is written wholly to the fallback."""
+        """A line that was written in part is written completely to the fallback."""
         output = output_to(TrailFile(str(path), disk=Disk(room=1)), fallback)
         output.write([b"first\n"])
         assert path.read_bytes() == b"f"
         assert fallback.read() == [b"trail.jsonl: No space left on device", b"first"]
 
     def test_nobody_reads(self):
-        """If standard error fails too, the lines are lost, and nothing else."""
+        """If standard error fails too, the lines are lost, but no exception is raised."""
         reading, writing = os.pipe()
         os.close(reading)
         Output(TrailStream(writing), complain=complain, fallback=writing).write([b"1\n"])
@@ -271,7 +271,7 @@ class TestFallback:
 
 class TestFlushing:
     def test_where_to_flush(self, path: Path, fallback: Fallback):
-        """A trail names its file and device once it has written, and a stream names none."""
+        """A trail file reports its descriptor and device after a write, and a stream reports None."""
         output = output_to(TrailFile(str(path)), fallback)
         assert output.unflushed() is None
         output.write([b"1\n"])
@@ -283,7 +283,7 @@ class TestFlushing:
         assert output_to(TrailStream(fallback.descriptor), fallback).unflushed() is None
 
     def test_failed_flush(self, path: Path, fallback: Fallback):
-        """After a failed flush every line since the last good one is repeated on the fallback, once."""
+        """After a failed flush every line since the last good flush is repeated once on the fallback."""
         output = output_to(TrailFile(str(path)), fallback)
         output.write([b"0\n"])
         output.unflushed()
@@ -321,7 +321,7 @@ class TestFlushing:
 
     @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EBADF], ids=errno.errorcode.get)
     def test_nothing_to_flush(self, path: Path, fallback: Fallback, number: int):
-        """A pipe, or a file that was closed meanwhile, is no failure."""
+        """A pipe, or a file that was closed meanwhile, does not count as a failure."""
         output = output_to(TrailFile(str(path)), fallback)
         output.write([b"1\n"])
         output.unflushed()
@@ -329,7 +329,7 @@ class TestFlushing:
         assert fallback.read() == []
 
     def test_a_thousand_lines(self, path: Path, fallback: Fallback):
-        """At most a thousand lines are kept for a flush, the latest ones."""
+        """The last thousand lines are kept for a flush."""
         output = output_to(TrailFile(str(path)), fallback)
         output.unflushed()
         for number in range(1001):
@@ -341,7 +341,7 @@ class TestFlushing:
         assert (len(lines), lines[1], lines[-1]) == (1001, b"2", b"1")
 
     def test_lines_together(self, path: Path, fallback: Fallback):
-        """Lines that are written in one piece are kept for the flush one by one."""
+        """Lines that are written in one piece are kept separately for the flush."""
         output = output_to(TrailFile(str(path)), fallback)
         output.unflushed()
         output.write([b"1\n", b"2\n"])
@@ -351,7 +351,7 @@ class TestFlushing:
         assert fallback.read()[1:] == [b"1", b"2"]
 
     def test_failing_close(self, path: Path, fallback: Fallback):
-        """Closing flushes: if that fails, the lines since the last good flush are repeated."""
+        """If the flush at closing fails, the lines since the last good flush are repeated."""
         disk = Disk()
         output = output_to(TrailFile(str(path), disk=disk), fallback)
         output.unflushed()
@@ -361,7 +361,7 @@ class TestFlushing:
         assert fallback.read() == [b"trail.jsonl: Input/output error", b"1"]
 
     def test_written_again_after_a_failed_flush(self, path: Path, fallback: Fallback):
-        """A disk that fails to flush does not stop the lines."""
+        """Lines are written even if the disk fails to flush."""
         disk = Disk()
         output = output_to(TrailFile(str(path), disk=disk), fallback)
         output.write([b"1\n"])
@@ -371,7 +371,7 @@ class TestFlushing:
         assert path.read_bytes() == b"1\n2\n"
 
     def test_close_before_any_flush(self, path: Path, fallback: Fallback):
-        """A trail that nobody flushes keeps no lines to repeat."""
+        """A trail that is never flushed keeps no lines to repeat."""
         disk = Disk()
         disk.broken = True
         output = output_to(TrailFile(str(path), disk=disk), fallback)
@@ -380,7 +380,7 @@ class TestFlushing:
         assert fallback.read() == [b"trail.jsonl: Input/output error"]
 
     def test_replaced(self, tmp_path: Path, fallback: Fallback):
-        """Another sink gets the next lines, and a failure there is reported again."""
+        """Another sink gets the next lines, and its failures are reported again."""
         output = output_to(TrailFile(str(tmp_path / "missing" / "a")), fallback)
         output.write([b"1\n"])
         output.replace(TrailFile(str(tmp_path / "missing" / "b")))

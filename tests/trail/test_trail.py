@@ -1,4 +1,4 @@
-"""The trail: levels, threads, and where the settings send it."""
+"""The trail: levels, threads, and the targets that the settings name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trail(path: Path) -> Iterator[Trail]:
-    """A trail to a file, with every level."""
+    """Return a trail to a file, with every level."""
     trail = Trail(TrailFile(str(path)), level="debug")
     yield trail
     trail.close()
@@ -90,7 +90,7 @@ class TestWrite:
         assert len(lines(path)) == 400
 
     def test_processes(self, tmp_path: Path):
-        """Long records of two processes that share a file to take turns never mix in a pipe."""
+        """Long records of two processes that share a lock file are never mixed in a pipe."""
         reading, writing = os.pipe()
         trail = Trail(TrailStream(writing))
         trail.share(str(tmp_path / "turns"))
@@ -171,7 +171,7 @@ class TestFailures:
 
 class TestOpen:
     def test_standard_output(self, capfd: pytest.CaptureFixture[str]):
-        """Without a file records go to standard output, as JSON if that is no terminal."""
+        """Without a file records go to standard output, as JSON unless it is a terminal."""
         trail = Trail.open(TrailSettings(), console=console_line)
         trail.write(restored("/in"))
         assert trail.unflushed() is None
@@ -179,13 +179,13 @@ class TestOpen:
         assert json.loads(capfd.readouterr().out)["root"] == "/in"
 
     def test_console(self, capfd: pytest.CaptureFixture[str]):
-        """`console` is for people, even if standard output is no terminal."""
+        """The format `console` gives text for people, even if standard output is not a terminal."""
         trail = Trail.open(TrailSettings(format="console"), console=console_line)
         trail.write(RootLost(root="/in", reason="gone"))
         assert "! /in: gone" in capfd.readouterr().out
 
     def test_console_without_a_renderer(self, capfd: pytest.CaptureFixture[str]):
-        """Without a function that makes lines for people, they get JSON."""
+        """The format `console` gives JSON if no function formats the text for people."""
         Trail.open(TrailSettings(format="console")).write(restored("/in"))
         assert json.loads(capfd.readouterr().out)["root"] == "/in"
 
@@ -209,7 +209,7 @@ class TestOpen:
             assert json.loads(screen.read(1000))["root"] == "/in"
 
     def test_standard_output_is_closed(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-        """Without a standard output records go to standard error."""
+        """If standard output is closed, records go to standard error."""
         monkeypatch.setattr(sys, "stdout", None)
         Trail.open(TrailSettings()).write(restored("/in"))
         assert json.loads(capfd.readouterr().err)["root"] == "/in"
@@ -227,7 +227,7 @@ class TestOpen:
         assert all(json.loads(line[3:])["level"] == levels[line[:3]] for line in found)
 
     def test_reopen(self, tmp_path: Path, trail: Trail, path: Path):
-        """Other settings send the next records elsewhere, at another level."""
+        """Other settings change the file and the level of the next records."""
         trail.write(restored("1"))
         other = tmp_path / "other"
         trail.reopen(TrailSettings(file=str(other), level="warning"))
@@ -237,7 +237,7 @@ class TestOpen:
         assert [line["root"] for line in lines(other)] == ["3"]
 
     def test_replaced_while_others_write(self, tmp_path: Path):
-        """A trail that is reopened many times while threads write leaves no file open."""
+        """A trail that is reopened often while threads write leaves no file open."""
         settings = [TrailSettings(file=str(tmp_path / name)) for name in ("a", "b")]
         trail, done = Trail.open(settings[0]), threading.Event()
 

@@ -1,4 +1,4 @@
-"""Fixtures that the tests of watching share."""
+"""Provide the fixtures that the tests of watching share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that claims the folder named on its command line and keeps it until its standard input ends."""
+"""Lock the folder that the command line names, until standard input ends."""
 
 import sys
 

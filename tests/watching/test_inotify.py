@@ -1,4 +1,4 @@
-"""Folders watched through inotify: real events, read without a thread."""
+"""The inotify source: real events, read without a thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from listening import Listening, Reading
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="inotify")
 
-#: inotify(7): every constant of watchdog's that the source uses.
+#: inotify(7): every constant of watchdog that the source uses.
 CONSTANTS = {
     "IN_CREATE": 0x100,
     "IN_CLOSE_WRITE": 0x8,
@@ -37,7 +37,7 @@ CONSTANTS = {
 
 class TestNamesOfWatchdog:
     def test_functions(self, tmp_path: Path):
-        """Three functions bind the system calls: they return -1 for an error, and set ctypes' errno."""
+        """Three functions bind the system calls, return -1 for an error, and set ctypes' errno."""
         descriptor = inotify_c.inotify_init()
         try:
             watch = inotify_c.inotify_add_watch(descriptor, os.fsencode(tmp_path), CONSTANTS["IN_CREATE"])
@@ -65,7 +65,7 @@ def scan(source: InotifySource, folder: Folder, below: str = "") -> list[str]:
 
 
 def watch_all(source: InotifySource, folder: Folder, reading: Reading, heard: Listening) -> None:
-    """Watch every directory that is there by now, and forget what was heard of it."""
+    """Watch every present directory, and forget the hints about it."""
     scan(source, folder)
     reading.read()
     heard.appeared.clear()
@@ -86,7 +86,7 @@ def inbox(folder: Folder) -> Path:
 
 class TestEvents:
     def test_files(self, source: InotifySource, inbox: Path, reading: Reading, heard: Listening, tmp_path: Path):
-        """A close, a move and a link have different hints. Hidden files and sidecars have none."""
+        """A close, a move and a link give different hints, and hidden files and sidecars give none."""
         for name in (".hidden.json", "a.bench.json", "a.bench-error.json"):
             (inbox / name).write_bytes(b"x")
         (tmp_path / "x").write_bytes(b"x")
@@ -97,7 +97,7 @@ class TestEvents:
         assert heard.hints == [("linked", "created"), ("moved", "moved"), ("written", "closed")]
 
     def test_last_hint_of_a_read_counts(self, source: InotifySource, inbox: Path, reading: Reading, heard: Listening):
-        """A file that was created and closed by the time it is read is closed, also if it was created again."""
+        """A file that was created and closed before the read counts as closed, even if it was created again."""
         (inbox / "a.json").write_bytes(b"{}")
         (inbox / "b.json").write_bytes(b"{}")
         (inbox / "a.json").unlink()
@@ -108,7 +108,7 @@ class TestEvents:
         assert heard.hints[2:] == [("a.json", "closed")]
 
     def test_more_than_one_buffer(self, source: InotifySource, inbox: Path, reading: Reading, heard: Listening):
-        """All events are read, however many there are, with names of any length and encoding."""
+        """Any number of events is read, with names of any length and encoding."""
         names = [f"{number:04d}-{'x' * (number % 200)}é.json" for number in range(600)]
         for name in names:
             (inbox / name).touch()
@@ -121,7 +121,7 @@ class TestEvents:
     def test_new_directory(
         self, source: InotifySource, inbox: Path, reading: Reading, heard: Listening, folder: Folder
     ):
-        """A directory that appears is reported; once a scan has entered it, so are its files."""
+        """A new directory is reported, and once a scan has entered it, its files are reported too."""
         (inbox / "sub").mkdir()
         reading.read()
         assert (heard.appeared, heard.hints) == (["sub"], [])
@@ -134,7 +134,7 @@ class TestEvents:
         assert heard.appeared == ["sub", "sub/deep"]
 
     def test_root_deleted(self, source: InotifySource, inbox: Path, reading: Reading, heard: Listening):
-        """The end of the folder is reported; stopping afterwards, even twice, is safe."""
+        """The deletion of the folder is reported, and stopping the source afterwards is safe, even twice."""
         inbox.rmdir()
         reading.read()
         assert heard.roots
@@ -142,13 +142,13 @@ class TestEvents:
         source.stop()
 
     def test_root_moved(self, source: InotifySource, inbox: Path, reading: Reading, heard: Listening):
-        """So is its move."""
+        """A move of the folder is reported."""
         inbox.rename(f"{inbox}.old")
         reading.read()
         assert heard.roots
 
     def test_overflow(self, source: InotifySource, inbox: Path, reading: Reading, heard: Listening):
-        """A full kernel queue counts as lost events; what comes after it is heard."""
+        """A full kernel queue counts as lost events, and later events are reported."""
         most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text(encoding="ascii"))
         if most > 200_000:
             pytest.skip("the kernel's queue is long")
@@ -175,7 +175,7 @@ class TestDirectories:
         folder: Folder,
         order: str,
     ):
-        """Files in a directory that was moved within the folder, and below it, have their new path."""
+        """Files in a directory that was moved within the folder, and below it, have their new paths."""
         (inbox / "old" / "deep").mkdir(parents=True)
         watch_all(source, folder, reading, heard)
         os.rename(inbox / "old", inbox / "new")
@@ -197,7 +197,7 @@ class TestDirectories:
     def test_moved_away(
         self, source: InotifySource, inbox: Path, reading: Reading, heard: Listening, folder: Folder, tmp_path: Path
     ):
-        """A directory that was moved out of the folder is not heard any more, nor what is below it."""
+        """Files in a directory that was moved out of the folder, and below it, are not reported any more."""
         (inbox / "sub" / "deep").mkdir(parents=True)
         (inbox / "subway").mkdir()
         watch_all(source, folder, reading, heard)
@@ -213,7 +213,7 @@ class TestDirectories:
     def test_replaced(
         self, source: InotifySource, inbox: Path, reading: Reading, heard: Listening, folder: Folder, tmp_path: Path
     ):
-        """If another directory has the name by now, that one is watched, and the one that was moved is not."""
+        """If another directory has replaced a moved one, the new one is watched, and the moved one is not."""
         (inbox / "sub").mkdir()
         watch_all(source, folder, reading, heard)
         os.rename(inbox / "sub", tmp_path / "away")
@@ -227,7 +227,7 @@ class TestDirectories:
         assert heard.hints == [("sub/b", "closed")]
 
     def test_deleted(self, source: InotifySource, inbox: Path, reading: Reading, heard: Listening, folder: Folder):
-        """A directory that was deleted is forgotten; one that is made again is new."""
+        """A deleted directory is forgotten, and a directory that is created again counts as new."""
         (inbox / "sub").mkdir()
         watch_all(source, folder, reading, heard)
         (inbox / "sub").rmdir()
@@ -260,7 +260,7 @@ class TestDirectories:
     def test_link_is_not_followed(
         self, source: InotifySource, inbox: Path, reading: Reading, heard: Listening, folder: Folder, tmp_path: Path
     ):
-        """A link in the place of a directory that was moved is not watched."""
+        """A link that has replaced a moved directory is not watched."""
         (inbox / "sub").mkdir()
         watch_all(source, folder, reading, heard)
         (inbox / "sub").rmdir()
@@ -306,7 +306,7 @@ class Only(Instances):
 
 class TestLimits:
     def test_no_more_watches(self, reading: Reading, folder: Folder, heard: Listening):
-        """At the system's limit it says so once; any other refusal is an error."""
+        """At the system's limit the source reports the problem once, and any other failure is an error."""
         instance = Refusing.open()
         source = InotifySource(Only(reading, instance), heard)
         source.start(folder)
@@ -325,7 +325,7 @@ class TestLimits:
         source.stop()
 
     def test_missing_folder(self, instances: Instances, tmp_path: Path, heard: Listening, reading: Reading):
-        """A folder that is not there can't be watched, and takes no instance."""
+        """A missing folder can't be watched, and takes no instance."""
         source = InotifySource(instances, heard)
         with pytest.raises(FileNotFoundError):
             source.start(Folder(FolderSettings(path=str(tmp_path / "no")), max_bytes=1))
@@ -333,7 +333,7 @@ class TestLimits:
         assert reading.readers == []
 
     def test_stopped(self, source: InotifySource, folder: Folder, reading: Reading):
-        """A source that was stopped takes no more watches, and its instance is closed."""
+        """A stopped source accepts no more watches, and its instance is closed."""
         assert source.alive
         source.stop()
         assert not source.alive
@@ -345,7 +345,7 @@ class TestLimits:
         source.recheck(1, "")
 
     def test_descriptor(self, tmp_path: Path):
-        """An instance's descriptor is not inherited, and reading it does not block; closing it twice is safe."""
+        """An instance's descriptor is not inherited and does not block, and closing it twice is safe."""
         instance = Inotify.open()
         assert not os.get_inheritable(instance.fileno())
         instance.read()
@@ -366,7 +366,7 @@ class TestInstances:
         assert len(reading.readers) == 2
 
     def test_shared_beyond_most(self, make_folder: Callable[..., Folder], reading: Reading):
-        """Beyond `most` folders share instances evenly; each hears only its own events; the last one closes."""
+        """Beyond `most` folders share instances evenly, get only their own events, and the last one closes."""
         instances = Instances(reading, most=2)
         folders = [make_folder(str(number)) for number in range(5)]
         heard = [Listening() for _ in folders]
@@ -389,7 +389,7 @@ class TestInstances:
         assert reading.readers == []
 
     def test_shared_when_the_system_has_no_more(self, make_folder: Callable[..., Folder], reading: Reading):
-        """If the system refuses another instance, folders share those there are; without any it is an error."""
+        """If the system refuses another instance, folders share the existing ones, and without any it is an error."""
         instances = Instances(reading)
         heard = [Listening(), Listening()]
         sources = [InotifySource(instances, each) for each in heard]
@@ -400,7 +400,7 @@ class TestInstances:
             sources[0].start(folders[0])
         next(limit, None)
         sources[0].start(folders[0])
-        limit = _no_more_descriptors(free=1)  # for the folder, and none for an instance
+        limit = _no_more_descriptors(free=1)  # one for the folder, none for an instance
         next(limit)
         sources[1].start(folders[1])
         next(limit, None)
@@ -415,7 +415,7 @@ class TestInstances:
     def test_second_path_to_the_same_directory(
         self, instances: Instances, make_folder: Callable[..., Folder], reading: Reading, heard: Listening
     ):
-        """Two folders may be the same directory, each with its own instance; both hear of a file."""
+        """Two folders may be the same directory with separate instances, and both get the events of a file."""
         others = Listening()
         folder = make_folder()
         first, second = InotifySource(instances, heard), InotifySource(instances, others)
@@ -428,7 +428,7 @@ class TestInstances:
         second.stop()
 
     def test_second_path_in_a_shared_instance(self, folder: Folder, reading: Reading, heard: Listening):
-        """With a shared instance the kernel has one watch for both: the second folder is refused, the first lives."""
+        """With a shared instance a second folder with the same directory is refused, and the first still works."""
         instances = Instances(reading, most=1)
         first, second = InotifySource(instances, heard), InotifySource(instances, Listening())
         first.start(folder)
@@ -441,7 +441,7 @@ class TestInstances:
         first.stop()
 
     def test_reader_fails(self, make_folder: Callable[..., Folder], reading: Reading):
-        """If an instance can't be read any more, its listeners hear of lost events, and no source is alive."""
+        """If an instance can't be read any more, its listeners get lost events, and no source is alive."""
         instances = Instances(reading, most=1)
         heard = [Listening(), Listening()]
         sources = [InotifySource(instances, each) for each in heard]
@@ -457,7 +457,7 @@ class TestInstances:
 
 
 def _no_more_descriptors(free: int = 0) -> Iterator[None]:
-    """Let this process open only `free` more files until the next step."""
+    """Limit this process to `free` more open files inside the block."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

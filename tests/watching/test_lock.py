@@ -1,4 +1,4 @@
-"""One daemon for each folder."""
+"""The lock of a watched folder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def other_process(path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def as_ordinary_user() -> Iterator[None]:
-    """Give up the rights of root for the block, if this process has them."""
+    """Give up the rights of root inside the block, if this process has them."""
     if os.geteuid() != 0:
         yield
         return
@@ -54,7 +54,7 @@ def as_ordinary_user() -> Iterator[None]:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Iterator[Path]:
-    """A folder that every user can reach and write into, unlike those of pytest."""
+    """Return a folder that every user can reach and write into, unlike those of pytest."""
     folder = Path(tempfile.mkdtemp(prefix="benchd-test-"))
     folder.chmod(0o777)
     yield folder
@@ -63,7 +63,7 @@ def shared(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def living(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """What the lock file of another living process of this user says, but for its folder."""
+    """Return the content of the lock file of another living process of this user, without its folder."""
     folder = tmp_path_factory.mktemp("living")
     with other_process(folder):
         yield {**written(folder), "path": ""}
@@ -82,13 +82,13 @@ def write(path: Path, holder: dict[str, Any]) -> None:
 
 
 def init(living: dict[str, Any]) -> dict[str, Any]:
-    """Return what a lock file of process 1 would say."""
+    """Return the content of a lock file of process 1."""
     started = Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19]
     return {**living, "pid": 1, "started": started}
 
 
 def test_claims_and_gives_up(tmp_path: Path) -> None:
-    """The file names this process while it holds the folder, and is gone afterwards."""
+    """The lock file names this process while it holds the folder, and is removed afterwards."""
     lock = FolderLock(str(tmp_path))
     assert lock.acquire() is None
     assert written(tmp_path)["pid"] == os.getpid()
@@ -119,7 +119,7 @@ def test_holds_nothing_open(tmp_path: Path) -> None:
 
 
 def test_another_process_has_it(tmp_path: Path) -> None:
-    """A living process keeps the folder and is named; a dead one does not keep it."""
+    """A living process keeps the folder and is named, and a dead process does not keep it."""
     lock = FolderLock(str(tmp_path))
     with other_process(tmp_path) as process:
         with pytest.raises(Occupied, match=f"pid {process.pid}") as caught:
@@ -133,7 +133,7 @@ def test_another_process_has_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["missing", "another"])
 def test_a_folder_that_was_moved_away(tmp_path: Path, living: dict[str, Any], folder: str) -> None:
-    """A living process that watches another folder by now does not keep this one."""
+    """A living process that now watches another folder does not keep this one."""
     write(tmp_path, living)
     with pytest.raises(Occupied):
         FolderLock(str(tmp_path)).acquire()
@@ -156,8 +156,8 @@ def test_a_folder_that_was_moved_away(tmp_path: Path, living: dict[str, Any], fo
     ],
     ids=str,
 )
-def test_worthless(tmp_path: Path, living: dict[str, Any], changes: dict[str, object]) -> None:
-    """A file of another boot or container, or of a process that can't have written it, keeps nobody out."""
+def test_file_without_effect(tmp_path: Path, living: dict[str, Any], changes: dict[str, object]) -> None:
+    """A lock file of another boot, of a container, or of a process that can't have written it has no effect."""
     write(tmp_path, {**living, **changes})
     assert FolderLock(str(tmp_path)).acquire() is None
 
@@ -174,7 +174,7 @@ _ODD = st.one_of(st.integers(), st.integers(-5, 5), st.text(), st.floats(), st.n
     )
 )
 def test_hostile_content(living: dict[str, Any], content: bytes | dict[str, object]) -> None:
-    """Whatever a lock file holds, the folder is claimed or occupied."""
+    """With any content of the lock file, the folder is either claimed or occupied."""
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(content, dict):
             content = json.dumps({**living, **content}).encode()
@@ -185,14 +185,14 @@ def test_hostile_content(living: dict[str, Any], content: bytes | dict[str, obje
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"pid": "x"}', b'{"x":' + b"[" * 4000])
 def test_broken_file(tmp_path: Path, content: bytes) -> None:
-    """A file that no benchd can have written is replaced."""
+    """A lock file that no benchd can have written is replaced."""
     (tmp_path / LOCK_NAME).write_bytes(content)
     assert FolderLock(str(tmp_path)).acquire() is None
     assert written(tmp_path)["pid"] == os.getpid()
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    """A missing folder is no error, neither to claim nor to give up."""
+    """A missing folder can be claimed and released without an error."""
     lock = FolderLock(str(tmp_path / "missing"))
     assert lock.acquire() is None
     (tmp_path / "missing").mkdir()
@@ -203,7 +203,7 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 
 def test_place_is_taken(tmp_path: Path) -> None:
-    """Anything but a regular file is left alone; the folder is used without a lock, and the reason returned."""
+    """A lock file that is not a regular file is left alone, and the reason for having no lock is returned."""
     place = tmp_path / LOCK_NAME
     place.mkdir()
     assert FolderLock(str(tmp_path)).acquire() == f"can't write {LOCK_NAME}: Is a directory"
@@ -217,7 +217,7 @@ def test_place_is_taken(tmp_path: Path) -> None:
 
 
 def test_held_by_something_else(tmp_path: Path) -> None:
-    """A process that keeps the kernel's lock is not benchd; the folder is used without a lock."""
+    """If another program keeps the kernel's lock, the folder is used without a lock."""
     with (tmp_path / LOCK_NAME).open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         reason = FolderLock(str(tmp_path), patience=0.02).acquire()
@@ -225,7 +225,7 @@ def test_held_by_something_else(tmp_path: Path) -> None:
 
 
 def test_no_locks_here(tmp_path: Path) -> None:
-    """On a file system without locks the content of the file must do."""
+    """On a file system without locks the content of the file decides."""
 
     def flock(_descriptor: int, _operation: int) -> None:
         raise OSError(38, "Function not implemented")
@@ -235,7 +235,7 @@ def test_no_locks_here(tmp_path: Path) -> None:
 
 
 def test_file_deleted_while_waiting(tmp_path: Path) -> None:
-    """A process whose turn comes when the file is deleted claims the folder by a new file, which others can see."""
+    """If the file is deleted while a process waits for it, the process claims the folder with a visible new file."""
     place = tmp_path / LOCK_NAME
     tried = threading.Event()
 
@@ -257,7 +257,7 @@ def test_file_deleted_while_waiting(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_a_link_to_a_file(tmp_path: Path) -> None:
-    """A hard link in the lock's place is removed, and the file that it links to is not written to."""
+    """A hard link at the lock's path is removed, and the linked file is not written to."""
     folder, victim = tmp_path / "in", tmp_path / "victim"
     folder.mkdir()
     victim.write_bytes(b"theirs")
@@ -272,7 +272,7 @@ def test_a_lock_that_is_a_link_to_a_file(tmp_path: Path) -> None:
 
 @root_only
 def test_file_of_another_user(shared: Path) -> None:
-    """A file that can't be written is read: a living owner keeps the folder, and a dead one's file is replaced."""
+    """If the file can't be written, its living owner keeps the folder, and a dead owner's file is replaced."""
     with other_process(shared) as process:
         (shared / LOCK_NAME).chmod(0o644)
         with as_ordinary_user(), pytest.raises(Occupied, match=str(process.pid)):
@@ -285,14 +285,14 @@ def test_file_of_another_user(shared: Path) -> None:
 
 @root_only
 def test_nobody_can_keep_benchd_out(tmp_path: Path, living: dict[str, Any]) -> None:
-    """A lock file of one user that names a living process of another does not count: anybody could have written it."""
+    """A lock file that names a living process of another user has no effect, because anybody could have written it."""
     write(tmp_path, living)
     os.chown(tmp_path / LOCK_NAME, NOBODY, NOBODY)
     assert FolderLock(str(tmp_path)).acquire() is None
 
 
 def test_a_pid_that_another_user_has_now(shared: Path, living: dict[str, Any]) -> None:
-    """A file of this user that names a process of another user is left from a dead process of the same pid."""
+    """A lock file of this user has no effect if another user's process has its pid."""
     with as_ordinary_user():
         write(shared, init(living))
         assert FolderLock(str(shared)).acquire() is None

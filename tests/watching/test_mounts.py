@@ -1,4 +1,4 @@
-"""Which file systems are polled."""
+"""Network file systems, which are polled."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ broken line
     ],
 )
 def test_is_remote(tmp_path: Path, path: str, expected: bool):
-    """The deepest, latest mount that holds the path decides."""
+    """The deepest and latest mount that contains the path decides."""
     table = tmp_path / "mountinfo"
     table.write_text(MOUNTINFO, encoding="utf-8")
     assert is_remote(path, mountinfo=str(table)) is expected
 
 
 def test_no_table(tmp_path: Path):
-    """Where the system has no table of mounts, the path counts as local."""
+    """Without a table of mounts the path counts as local."""
     assert not is_remote(str(tmp_path), mountinfo=str(tmp_path / "missing"))
 
 
 def test_real_table(tmp_path: Path):
-    """The system's table can be read."""
+    """The real table of mounts can be read."""
     assert is_remote(str(tmp_path)) in {True, False}

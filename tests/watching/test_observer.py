@@ -1,4 +1,4 @@
-"""Folders watched by watchdog's observers."""
+"""The sources of events that use watchdog's observers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def source(folder: Folder, heard: Listening, request: pytest.FixtureRequest) -> 
 
 
 def test_files(source: ObserverSource, folder: Folder, heard: Listening):
-    """New and changed files are hints; links are not followed."""
+    """New and changed files give hints, and links are not followed."""
     inbox = Path(folder.path)
     (inbox / "loop").symlink_to(inbox)
     (inbox / "sub").mkdir()
@@ -49,7 +49,7 @@ def test_files(source: ObserverSource, folder: Folder, heard: Listening):
 
 
 def test_root_deleted(source: ObserverSource, folder: Folder, heard: Listening):
-    """A root that is gone is reported, or the source is dead."""
+    """The deletion of the folder is reported, or the source is not alive."""
     shutil.rmtree(folder.path)
     until(lambda: heard.roots or not source.alive)
 
@@ -64,7 +64,7 @@ def test_stopped(source: ObserverSource, heard: Listening, folder: Folder):
 
 
 def test_scans_are_not_its_business(source: ObserverSource, folder: Folder, heard: Listening):
-    """Observers find directories by themselves: what a scan enters changes nothing."""
+    """Entering a directory has no effect, because observers find directories themselves."""
     descriptor = folder.open()
     source.enter("", descriptor)
     source.recheck(1, "a")
@@ -76,7 +76,7 @@ def test_scans_are_not_its_business(source: ObserverSource, folder: Folder, hear
 
 @pytest.mark.parametrize("polling", [True, False])
 def test_missing_folder(heard: Listening, tmp_path: Path, polling: bool):
-    """A folder that is not there can't be watched: the observers would say nothing."""
+    """A missing folder raises an error, because observers do not report it."""
     source = ObserverSource(heard, polling=polling, interval=0.05)
     assert not source.alive
     with pytest.raises(FileNotFoundError):
@@ -85,7 +85,7 @@ def test_missing_folder(heard: Listening, tmp_path: Path, polling: bool):
 
 @pytest.fixture
 def quiet(folder: Folder, heard: Listening) -> Iterator[ObserverSource]:
-    """A source that never polls in the time of a test."""
+    """Return a source that does not poll during the test."""
     source = ObserverSource(heard, polling=True, interval=1000)
     source.start(folder)
     yield source
@@ -93,7 +93,7 @@ def quiet(folder: Folder, heard: Listening) -> Iterator[ObserverSource]:
 
 
 def test_events(quiet: ObserverSource, heard: Listening, folder: Folder):
-    """Each event of watchdog's has one meaning for the folder."""
+    """Each event of watchdog has one meaning for the folder."""
     root = folder.path
     for event in (FileModifiedEvent(f"{root}/a"), FileClosedEvent(f"{root}/b"), FileMovedEvent("/x", f"{root}/c")):
         quiet.dispatch(event)

@@ -1,4 +1,4 @@
-"""Which source of events serves a folder."""
+"""The choice of the source of events for a folder."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ Backend = Literal["auto", "inotify", "polling"]
     ],
 )
 def test_network_file_systems_are_polled(backend: Backend, is_remote: bool, expected: bool):
-    """Network file systems are polled, others watched, unless the settings say otherwise."""
+    """Network file systems are polled and others are watched, unless the settings say otherwise."""
     settings = FolderSettings(path="/x", backend=backend)
     assert wants_polling(settings, is_remote=lambda _: is_remote) is expected
 
 
 @pytest.mark.parametrize(("backend", "expected"), [("inotify", "inotify"), ("polling", "polling")])
 def test_choice(instances: Instances, heard: Listening, backend: Backend, expected: str):
-    """The source is what the settings ask for."""
+    """The settings decide the source."""
     assert source_for(FolderSettings(path="/x", backend=backend), heard, instances).backend == expected
 
 
 def test_without_instances(heard: Listening):
-    """Where benchd can't use inotify, watchdog's observer watches what need not be polled."""
+    """If benchd can't use inotify, watchdog's observer watches the folders that need no polling."""
     source = source_for(FolderSettings(path="/x", backend="inotify"), heard, None)
     assert isinstance(source, ObserverSource)
     assert source.backend == "observer"
@@ -48,7 +48,7 @@ def test_without_instances(heard: Listening):
 
 
 def test_polling_works_everywhere(heard: Listening):
-    """Polling can be had for any folder."""
+    """Any folder can be polled."""
     assert polling_source(FolderSettings(path="/x", backend="inotify"), heard).backend == "polling"
 
 

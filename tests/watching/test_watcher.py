@@ -1,4 +1,4 @@
-"""The watcher over real folders."""
+"""The watcher of real folders."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="in
 
 @pytest.fixture
 def reading() -> Iterator[ReadingThread]:
-    """A loop that reads all the time."""
+    """Return a loop that reads all the time."""
     reading = ReadingThread()
     yield reading
     reading.stop()
@@ -68,7 +68,7 @@ class Watching:
         ]
 
     def taken(self) -> list[str]:
-        """Take what is due, and be done with it."""
+        """Take the due tickets, mark them as done, and return their paths."""
         tickets, _ = self.inbox.take(100)
         self.inbox.give_back((ticket, None) for ticket in tickets)
         return [ticket.relative for ticket in tickets]
@@ -82,7 +82,7 @@ class Watching:
 
 @pytest.fixture
 def watch(tmp_path: Path, folder: Folder, instances: Instances) -> Iterator[Callable[..., Watching]]:
-    """Starts watchers."""
+    """Return a function that starts watchers."""
     every: list[Watching] = []
 
     def start(folder: Folder = folder, instances: Instances | None = instances, **options: Any) -> Watching:
@@ -102,8 +102,8 @@ def watch(tmp_path: Path, folder: Folder, instances: Instances) -> Iterator[Call
 
 
 class TestScans:
-    def test_finds_what_is_there_and_what_comes(self, watch: Callable[..., Watching], folder: Folder):
-        """The first scan queues what is there; events bring the rest; names that no audit has are left out."""
+    def test_finds_present_and_later_audits(self, watch: Callable[..., Watching], folder: Folder):
+        """The first scan queues the present audits, events queue the later ones, and other names are skipped."""
         (Path(folder.path) / "old.json").touch()
         watching = watch()
         watching.until_taken("old.json")
@@ -115,7 +115,7 @@ class TestScans:
         assert watching.watcher.present
 
     def test_rescans(self, watch: Callable[..., Watching]):
-        """Every `rescan_interval` it scans, whatever the events said."""
+        """The watcher scans every `rescan_interval`, without any event."""
         watching = watch(rescan_interval=0.1)
         (watching.path / "a.json").touch()
         watching.until_taken("a.json")
@@ -124,7 +124,7 @@ class TestScans:
         until(lambda: watching.records("scan.finished")[-1]["cause"] == "rescan")
 
     def test_lost_events(self, watch: Callable[..., Watching]):
-        """Lost events are recorded and make it scan at once."""
+        """Lost events are recorded and cause a scan at once."""
         watching = watch()
         until(lambda: watching.records("scan.finished"))
         watching.watcher.lost_events("the queue was full")
@@ -133,7 +133,7 @@ class TestScans:
         assert watching.records("scan.finished")[1]["cause"] == "overflow"
 
     def test_lost_events_are_recorded_once_for_each_scan(self, watch: Callable[..., Watching], tmp_path: Path):
-        """Further overflows before the scan begins are the same one; one that comes later is a new one."""
+        """Overflows before the scan starts are recorded once, and a later one is recorded again."""
         held = Held(tmp_path / "inbox")
         watching = watch(folder=held)
         until(lambda: watching.records("scan.finished"))
@@ -149,7 +149,7 @@ class TestScans:
         assert [record["reason"] for record in watching.records("watch.overflow")] == ["first", "second"]
 
     def test_requests_before_a_scan_are_one(self, watch: Callable[..., Watching], tmp_path: Path):
-        """Requests that come before a scan begins are one, and the first names the cause."""
+        """Requests before a scan starts are combined, and the first one gives the cause."""
         held = Held(tmp_path / "inbox")
         watching = watch(folder=held)
         until(lambda: watching.records("scan.finished"))
@@ -164,14 +164,14 @@ class TestScans:
         until(lambda: causes(watching) == ["start", "first", "fourth"])
 
     def test_problem(self, watch: Callable[..., Watching]):
-        """A folder that can't be watched wholly is scanned at its polling interval from then on."""
+        """A folder that can't be watched completely is scanned at its polling interval from then on."""
         watching = watch()
         watching.watcher.problem("no more watches")
         until(lambda: len(watching.records("scan.finished")) >= 4)
         assert len(watching.records("watch.degraded")) == 1
 
     def test_stops_while_the_inbox_is_full(self, tmp_path: Path, folder: Folder, instances: Instances):
-        """A scan that waits for room ends with the inbox, and the lock is given back."""
+        """A scan that waits for room ends with the inbox, and the lock is released."""
         for number in range(20):
             (Path(folder.path) / f"{number}.json").write_bytes(audit(number))
         watching = Watching(tmp_path, folder, instances, inbox=Inbox(capacity=4))
@@ -185,7 +185,7 @@ class TestScans:
 
 
 def causes(watching: Watching) -> list[str]:
-    """Return why each scan was made."""
+    """Return the cause of each scan."""
     return [record["cause"] for record in watching.records("scan.finished")]
 
 
@@ -207,7 +207,7 @@ class Held(Folder):
 
 class TestDirectories:
     def test_new_tree(self, watch: Callable[..., Watching], tmp_path: Path):
-        """A tree that appears is watched, and what it holds already is found."""
+        """A new tree is watched, and its present files are found."""
         tree = tmp_path / "tree"
         (tree / "deep").mkdir(parents=True)
         (tree / ".hidden").mkdir()
@@ -225,7 +225,7 @@ class TestDirectories:
         assert len(watching.records("scan.finished")) == 1
 
     def test_new_directory_while_a_scan_runs(self, watch: Callable[..., Watching], folder: Folder):
-        """A long scan pauses now and then to explore directories that appeared meanwhile."""
+        """A long scan pauses regularly to explore new directories."""
         path = Path(folder.path)
         for number in range(3000):
             (path / f"{number}.json").touch()
@@ -260,7 +260,7 @@ class TestDirectories:
         watching.until_taken("new/deep/b.json")
 
     def test_moved_away_and_back(self, watch: Callable[..., Watching], tmp_path: Path):
-        """A directory that was moved out of the folder is not heard any more; when it comes back, it is."""
+        """A directory that was moved out of the folder is watched again only once it comes back."""
         watching = watch()
         (watching.path / "sub").mkdir()
         (watching.path / "sub" / "a.json").touch()
@@ -279,7 +279,7 @@ class TestDirectories:
         watching.until_taken("sub/d.json")
 
     def test_too_many_new_directories(self, watch: Callable[..., Watching], tmp_path: Path):
-        """With too many new directories at once, a scan of the whole folder finds them."""
+        """If too many new directories appear at once, a scan of the whole folder finds them."""
         held = Held(tmp_path / "inbox")
         watching = watch(folder=held)
         until(lambda: watching.records("scan.finished"))
@@ -292,7 +292,7 @@ class TestDirectories:
         until(lambda: causes(watching) == ["start", "overflow"])
 
     def test_ignored_directories_are_not_entered(self, watch: Callable[..., Watching], tmp_path: Path):
-        """A directory that the settings ignore, or that is hidden, is not explored."""
+        """A directory that is hidden, or that the settings ignore, is not explored."""
         settings = FolderSettings(path=str(tmp_path / "inbox"), backend="inotify", ignore=("skipped",))
         watching = watch(folder=Folder(settings, max_bytes=10**6))
         for name in ("skipped", ".hidden", "sub"):
@@ -301,7 +301,7 @@ class TestDirectories:
         assert watching.until_taken("sub/a.json") == {"sub/a.json"}
 
     def test_that_can_not_be_read(self, watch: Callable[..., Watching], tmp_path: Path):
-        """A directory that can't be read is recorded once, with the missing access. The others are scanned."""
+        """A directory that can't be read is recorded once, with the missing permission, and the others are scanned."""
         locked = Locked(tmp_path / "inbox")
         (tmp_path / "inbox" / "locked").mkdir()
         (tmp_path / "inbox" / "sub").mkdir()
@@ -325,7 +325,7 @@ class TestDirectories:
 
 
 class Locked(Folder):
-    """A folder in which one directory can't be opened, not even by root."""
+    """A folder with a directory that can't be opened, not even by root."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(FolderSettings(path=str(path), backend="inotify", poll_interval=0.05), max_bytes=10**6)
@@ -337,7 +337,7 @@ class Locked(Folder):
 
 
 class Noting(Inbox):
-    """An inbox that notes what scans find, and calls `act` once before it takes a find."""
+    """An inbox that records the audits from scans, and calls `act` once before it accepts one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -353,7 +353,7 @@ class Noting(Inbox):
 
 class TestRoot:
     def test_gone_and_back(self, watch: Callable[..., Watching]):
-        """A lost root is recorded once, and so is its return."""
+        """A lost folder and its return are recorded once each."""
         watching = watch()
         shutil.rmtree(watching.path)
         until(lambda: watching.records("watch.root_lost"))
@@ -375,7 +375,7 @@ class TestRoot:
         assert "does not exist" in watching.records("watch.root_lost")[0]["reason"]
 
     def test_replaced(self, watch: Callable[..., Watching]):
-        """Another folder in its place is watched instead."""
+        """If another folder replaces the watched one, the new one is watched."""
         watching = watch()
         until(lambda: watching.records("scan.finished"))
         os.rename(watching.path, f"{watching.path}.old")
@@ -387,7 +387,7 @@ class TestRoot:
 
 class TestSources:
     def test_reader_fails(self, watch: Callable[..., Watching], reading: ReadingThread):
-        """When its events can't be read any more, the folder is polled instead."""
+        """If its events can't be read any more, the folder is polled."""
         watching = watch()
         until(lambda: watching.records("scan.finished"))
         reading.fail(KeyError("a bug"))
@@ -400,7 +400,7 @@ class TestSources:
         watching.until_taken("a.json")
 
     def test_inotify_refuses(self, watch: Callable[..., Watching], reading: Reading):
-        """Where the system gives no instance the folder is polled, and that is recorded with its reason."""
+        """If the system gives no instance, the folder is polled, and the reason is recorded."""
 
         class Exhausted(Instances):
             def join(self, source: InotifySource) -> Inotify:
@@ -416,7 +416,7 @@ class TestSources:
         watching.until_taken("a.json")
 
     def test_another_watchdog(self, watch: Callable[..., Watching]):
-        """Without instances watchdog's own observer brings the events."""
+        """Without instances watchdog's observer supplies the events."""
         watching = watch(instances=None)
         until(lambda: watching.records("scan.finished"))
         assert watching.records("watch.started")[0]["backend"] == "observer"
@@ -428,7 +428,7 @@ class TestSources:
     def test_same_directory_in_a_shared_instance(
         self, watch: Callable[..., Watching], reading: ReadingThread, tmp_path: Path
     ):
-        """A second path to a directory that its instance watches already is polled."""
+        """A folder whose directory is already watched through the same instance is polled."""
         instances = Instances(reading, most=1)
         first = watch(instances=instances)
         bound = tmp_path / "same"
@@ -440,7 +440,7 @@ class TestSources:
         assert [record["backend"] for record in second.records("watch.started")] == ["polling"]
 
     def test_survives_a_bug(self, watch: Callable[..., Watching], tmp_path: Path):
-        """A failure of a round is recorded, and the folder is watched anew."""
+        """A failed round is recorded, and the folder is watched again."""
         buggy = Buggy(tmp_path / "inbox")
         watching = watch(folder=buggy)
         until(lambda: watching.records("scan.finished"))
@@ -454,7 +454,7 @@ class TestSources:
 
 
 class Buggy(Folder):
-    """A folder whose scans fail as often as there are `bugs`."""
+    """A folder whose scans fail `bugs` times."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(FolderSettings(path=str(path), backend="inotify"), max_bytes=10**6)
@@ -483,14 +483,14 @@ class Taken(FolderLock):
 
 class TestLock:
     def test_without(self, watch: Callable[..., Watching], folder: Folder):
-        """A folder that can't be locked is watched all the same, and that is recorded."""
+        """A folder that can't be locked is watched without a lock, which is recorded."""
         (Path(folder.path) / LOCK_NAME).mkdir()
         watching = watch()
         assert watching.records("watch.degraded")[0]["instead"] == "watching without a lock"
         assert watching.watcher.present
 
     def test_occupied_when_it_comes_back(self, watch: Callable[..., Watching], folder: Folder):
-        """A folder that another benchd has taken meanwhile is left to it, until it ends."""
+        """A folder that another benchd has locked meanwhile is not watched until that benchd ends."""
         lock = Taken(folder.path)
         watching = watch(lock=lock)
         lock.is_taken = True
@@ -501,7 +501,7 @@ class TestLock:
         until(lambda: watching.records("watch.root_restored"))
 
     def test_lock_file_removed(self, watch: Callable[..., Watching], folder: Folder):
-        """A lock file that somebody removed is made again, unless another benchd has the folder by now."""
+        """A removed lock file is created again, unless another benchd has locked the folder."""
         lock = Taken(folder.path)
         watching = watch(lock=lock)
         until(lambda: causes(watching) == ["start"])
@@ -519,7 +519,7 @@ class TestLock:
         until(lambda: watching.watcher.present)
 
     def test_unclaim(self, tmp_path: Path, folder: Folder, instances: Instances):
-        """A claim can be given back before anything has started."""
+        """A claim can be released before any thread starts."""
         watching = Watching(tmp_path, folder, instances)
         watching.watcher.claim()
         assert (watching.path / LOCK_NAME).exists()

@@ -149,7 +149,7 @@ def test_other_json(tmp_path: Path) -> None:
     shutil.copy(CASES / "modules.json", tmp_path)
     done = benchd("run", tmp_path)
     assert done.returncode == 0
-    assert "1 left alone: JSON, but no audit" in done.stderr
+    assert "1 ignored: JSON, but not an audit" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["modules.json"]
 
 

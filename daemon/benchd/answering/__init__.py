@@ -1,1 +1,1 @@
-"""Answer audits of folders: read, decide, record, publish."""
+"""Answer the audits of folders: read, decide, record, publish."""

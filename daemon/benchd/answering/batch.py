@@ -1,7 +1,7 @@
-"""A batch of audits, from tickets to results: the only place where the pure packages and the outside meet.
+"""Answer a batch of audits: tickets in, results out. Only this module connects the pure packages with the outside.
 
-A batch goes step by step: read all, decide all, write all under temporary names, record all, make all visible. Steps of
-one kind share their costs: the CPU's caches, one write to the trail, the waits for the disk.
+A batch goes step by step: read all, decide all, write all under temporary names, record all, make all visible. The
+audits of a step share the CPU's caches, one write to the trail, and the waits for the disk.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _Item = TypeVar("_Item", Ticket, Case)
 
 
 class Answering:
-    """Answers audits of any folder. Safe to share between threads: all state is in the batch.
+    """Answers audits of any folder. Thread-safe, because all state is in the batch.
 
-    `settle` is the number of seconds that a bad file must have been unchanged before it is rejected. With `force`
-    answered audits are answered again; with `dry_run` nothing is written. `disk`, `flusher`, `decide` and `patience`
+    `settle` is the number of seconds for which a bad file must be unchanged before it is rejected. With `force`
+    answered audits are answered again. With `dry_run` nothing is written. `disk`, `flusher`, `decide` and `patience`
     are for tests.
     """
 
@@ -64,10 +64,10 @@ class Answering:
         self._publisher = Publisher(trail, disk, flusher or Flusher(), concluder, dry_run=dry_run)
 
     def answer(self, tickets: list[Ticket], *, may_take_long: bool = True) -> list[Result]:
-        """Answer every ticket; return the results in any order.
+        """Answer every ticket. Return the results in any order.
 
-        Unless `may_take_long`, large files are left to their lane (`Outcome.LEFT`). Raises nothing that a file can
-        cause: each failure is the result of its ticket.
+        Unless `may_take_long`, large files get `Outcome.LEFT`: their lane answers them. No file can cause an exception:
+        each failure is the result of its ticket.
         """
         results: list[Result] = []
         each = partial(self._each, results)
@@ -87,7 +87,7 @@ class Answering:
     def _read_round(
         self, waiting: deque[Ticket], places: Places, results: list[Result], *, may_take_long: bool
     ) -> list[Case]:
-        """Read from `waiting` until it is empty or enough bytes are read for one round."""
+        """Read from `waiting` until it is empty or the round has enough bytes."""
         read = partial(self._reader.read, places=places, may_take_long=may_take_long)
         cases: list[Case] = []
         size = 0
@@ -98,7 +98,7 @@ class Answering:
         return cases
 
     def _each(self, results: list[Result], step: Callable[[_Item], Case | Result], items: list[_Item]) -> list[Case]:
-        """Run one step for each item; return the cases that go on, and add to `results` what ends here.
+        """Run one step for each item. Return the cases that continue, and add the other results to `results`.
 
         Every exception becomes the result of its ticket.
         """
@@ -107,7 +107,7 @@ class Answering:
         for item in items:
             try:
                 outcome = step(item)
-            except Exception as error:  # noqa: BLE001 - one bad file costs one record, whatever is wrong with it
+            except Exception as error:  # noqa: BLE001 - one bad file costs one record, for any error
                 outcome = self._failed(item, error)
             now = time.monotonic()
             if isinstance(outcome, Case):

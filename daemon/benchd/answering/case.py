@@ -1,4 +1,4 @@
-"""One audit on its way to an answer, and the open directories of a batch."""
+"""Hold the state of one audit while it is answered, and the open directories of a batch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Places:
 
 
 class Case:
-    """One audit on its way: what was found, and what the steps have made of it so far."""
+    """One audit while it is answered: the files that were found, and the results of the steps so far."""
 
     __slots__ = (
         "answer", "answered", "beside", "config", "content", "digest", "directory", "info", "is_durable", "name",
@@ -60,20 +60,20 @@ class Case:
         self.path = place.shown + entry.name
         #: True if its sidecar must be on the disk before it becomes visible.
         self.is_durable = ticket.folder.settings.bench.durable
-        #: None if the sandbox is to read the content, or nobody needs it any more.
+        #: None if the sandbox must read the content, or if it is no longer needed.
         self.content: bytes | None = None
-        #: The content's SHA-256, once it was read.
+        #: The content's SHA-256; None until it was read.
         self.digest: str | None = None
-        #: What a sidecar says about itself, if the hash has to show whether it answers this content.
+        #: The provenance of a sidecar that answers this content if the hash matches.
         self.answered: Provenance | None = None
-        #: A `Provenance` says that the sidecar already holds the answer.
+        #: A `Provenance` means that the sidecar already holds the answer.
         self.answer: Decision | AuditError | Provenance | None = None
-        #: The sidecar under its temporary name.
+        #: The sidecar's temporary file.
         self.temporary: Temporary | None = None
-        #: Seconds that its steps took.
+        #: Duration of the steps so far, in seconds.
         self.seconds = 0.0
 
     def refuse(self, error: AuditError) -> None:
-        """Set the answer. Cut it off from the frames that it went through, which keep the content in memory."""
+        """Set the answer to `error`, without the frames of its traceback, which would keep the content in memory."""
         self.answer = error.with_traceback(None)
         error.__context__ = None

@@ -1,4 +1,4 @@
-"""An answer -> what to do about it: write a sidecar, leave everything as it is, or try again later."""
+"""Decide what to do with an answer: write a sidecar, change nothing, or try again later."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAME_MAX: Final = 255
 
 
 class Concluder:
-    """Says what becomes of each answer. With `dry_run` it changes nothing in the folder."""
+    """Decides what to do with each answer. With `dry_run` it changes nothing in the folder."""
 
     def __init__(self, trail: Trail, disk: Disk, patience: Patience, *, force: bool, dry_run: bool) -> None:
         self._trail = trail
@@ -36,7 +36,7 @@ class Concluder:
         self._dry_run = dry_run
 
     def conclude(self, case: Case) -> bytes | Result:
-        """Return the content of the sidecar that is to be written, or the result if none is."""
+        """Return the content of the sidecar to write, or the result if there is none."""
         answer = case.answer
         if isinstance(answer, Decision):
             return self._keep(case) or self._claim(case) or answer.config
@@ -50,24 +50,24 @@ class Concluder:
         return self._wait_for_writer(case, answer) or self._reject(case, answer)
 
     def remove_report(self, case: Case) -> None:
-        """Remove benchd's error report about earlier content: the audit is usable now."""
+        """Remove benchd's error report about earlier content, because the audit is usable now."""
         if case.beside.report is None or self._dry_run:
             return
-        present = self._disk.read_sidecar(case.directory, case.report)  # again: a person may have edited it since
+        present = self._disk.read_sidecar(case.directory, case.report)  # a person may have edited it meanwhile
         if present is not None and unbroken(present[0]):
             with contextlib.suppress(OSError):
                 self._disk.remove(case.directory, case.report)
 
-    # --- what is there already -----------------------------------------------------------------------------
+    # --- an existing answer --------------------------------------------------------------------------------
 
     def _confirm(self, case: Case, answer: Provenance) -> Result:
-        """The sidecar holds the answer. If only the hash could show that, date the sidecar after the audit."""
+        """Return the result for a sidecar that holds. If only the hash proved that, date it after the audit."""
         reason = "answered before"
         if case.digest is not None:
             reason = "same content, same answer"
             self._renew(case, case.report if answer.code else case.config)
         if not answer.code:
-            self.remove_report(case)  # another daemon that was slower may have written it
+            self.remove_report(case)  # a slower daemon may have written it
         return self._unchanged(case, reason, answer)
 
     def _renew(self, case: Case, sidecar: str) -> None:
@@ -79,14 +79,14 @@ class Concluder:
                 self._disk.make_old(case.directory, sidecar)
 
     def _unchanged(self, case: Case, reason: str, answer: Provenance | AuditError) -> Result:
-        """Return that nothing is to be written. If the sidecar is a rejection, the result says so."""
+        """Return the result `UNCHANGED`. If the sidecar is an error report, the result has its error."""
         self._trail.write(Unchanged(audit=case.path, trigger=case.ticket.trigger, reason=reason))
         return Result(case.ticket, Outcome.UNCHANGED, error=_shown(answer) if answer.code else None)
 
     # --- a config ------------------------------------------------------------------------------------------
 
     def _keep(self, case: Case) -> Result | None:
-        """If the config's place holds anything but benchd's own unedited work, keep that."""
+        """Keep the file at the config's path, unless it is benchd's own and unedited. Return None if it may change."""
         if case.beside.config is None:
             return None
         reason = _why_kept(case, case.beside.config[0])
@@ -100,17 +100,17 @@ class Concluder:
 
     @staticmethod
     def _claim(case: Case) -> Result | None:
-        """If another audit of this batch has a config of the same name (`x` and `x.json`), try again after it."""
+        """Defer this audit if another one in the batch has the same config name, as `x` and `x.json` have."""
         if case.config in case.place.claimed:
-            error = f"another audit is being answered in {case.config}"
+            error = f"benchd is answering another audit with the same config name, {case.config}"
             return Result(case.ticket, Outcome.DEFERRED, error=error, retry_in=SOON)
         case.place.claimed.add(case.config)
         return None
 
-    # --- a file that can't be used -------------------------------------------------------------------------
+    # --- a rejection ---------------------------------------------------------------------------------------
 
     def _wait_for_writer(self, case: Case, error: AuditError) -> Result | None:
-        """Return a result that says when to try again, or None if the verdict is final."""
+        """Return a result with the time of the next attempt, or None if the verdict is final."""
         wait = self._patience.wait(case.ticket, error, case.digest, case.info, case.directory, case.name)
         if wait is None:
             return None
@@ -145,12 +145,12 @@ def rejected_result(case: Case, error: AuditError) -> Result:
 
 
 def _why_kept(case: Case, content: bytes) -> str | None:
-    """Return why the file in the config's place stays; None if it is benchd's own unedited work."""
+    """Return why benchd keeps the file at the config's path; None if it is benchd's own and unedited."""
     provenance = provenance_of(content)
     if provenance is None:
-        return "the file there is not benchd's; move it away to get the answer"
+        return "benchd did not write this file; move it away to get the answer"
     if provenance.audit != utf8(case.name) and config_name(provenance.audit) == utf8(case.config):
-        # `x` and `x.json` would take turns for ever. A copy, or a pair that was renamed, has another config's name.
+        # `x` and `x.json` would replace each other's config forever. A copied or renamed pair has another config name.
         return f"it answers another audit, {provenance.audit}"
     if not unbroken(content):
         return "it was edited after benchd wrote it; move it away to get the new answer"

@@ -1,4 +1,4 @@
-"""Everything that answering does to the disk. A test passes a disk that fails in its way."""
+"""Define the disk operations of answering. Tests can pass a disk that fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Disk"]
 
 
 class Disk:
-    """The real disk. Each call takes an open directory and a plain name; see `benchd.folder.files`."""
+    """The real disk. Each method takes an open directory and a plain name, as in `benchd.folder.files`."""
 
     stat_now = staticmethod(files.stat_now)
     is_same = staticmethod(files.is_same)
@@ -30,7 +30,7 @@ class Disk:
 
     @staticmethod
     def touch(directory: int, name: str) -> None:
-        """Set the mtime of `name` to now. Raises OSError."""
+        """Set the mtime of `name` to the present time. Raises OSError."""
         os.utime(name, dir_fd=directory, follow_symlinks=False)
 
     @staticmethod

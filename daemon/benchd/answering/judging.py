@@ -1,4 +1,4 @@
-"""A case -> its answer: decide here, or in the sandbox."""
+"""Decide the answer of a case, in this process or in the sandbox."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Judge"]
 
-#: Maximum bytes of files that are decided without checking how dense they are, because they can't do harm.
+#: Maximum bytes of files that are decided without checking their density, because they are too small to do harm.
 _SMALL: Final = 128 * 2**10
 
 _PIECE_BYTES: Final = 2**20
 
 
 def _decide_in_sandbox(descriptor: int, **options: Any) -> Verdict:
-    from benchd.answering.sandbox import decide_isolated  # noqa: PLC0415 - few files need it, and importing takes time
+    from benchd.answering.sandbox import decide_isolated  # noqa: PLC0415 - few files need it, and importing is slow
 
     return decide_isolated(descriptor, **options)
 
 
 class Judge:
-    """Decides the answer to the content of a case. A test may pass another `decide` or `sandbox`."""
+    """Decides the answer to the content of a case. Tests can pass another `decide` or `sandbox`."""
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class Judge:
     def judge(self, case: Case, *, may_take_long: bool) -> Case | Result:
         """Set the answer of `case`, if it has none.
 
-        Unless `may_take_long`, leave to the lane for large files what only the sandbox can decide.
+        Unless `may_take_long`, return `Outcome.LEFT` for content that only the sandbox can decide.
         """
         if case.answer is not None:
             return case
-        content, case.content = case.content, None  # the case lives on until its answer is published
+        content, case.content = case.content, None  # frees the content before the answer is published
         if content is None:
             return self._judge_in_sandbox(case)
         case.digest = hashlib.sha256(content).hexdigest()

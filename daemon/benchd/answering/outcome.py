@@ -1,4 +1,4 @@
-"""What became of an audit."""
+"""Define the outcome of an audit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Outcome", "Result"]
 
 
 class Outcome(StrEnum):
-    """What became of an audit."""
+    """What benchd did with an audit."""
 
     SELECTED = "selected"
     REJECTED = "rejected"
@@ -20,13 +20,13 @@ class Outcome(StrEnum):
     KEPT = "kept"
     GONE = "gone"
     DEFERRED = "deferred"
-    #: Not answered: it may take long, and belongs to the lane for large files.
+    #: Not answered here: the lane for large files answers it, because it may take long.
     LEFT = "left"
     FAILED = "failed"
 
 
 class Result(NamedTuple):
-    """The outcome for one ticket, and what a summary needs.
+    """The outcome of one ticket, and the details for a summary.
 
     `retry_in` is the number of seconds until the next attempt, or None if this result is final.
     """
@@ -36,5 +36,5 @@ class Result(NamedTuple):
     strategy: str | None = None
     error: str | None = None
     retry_in: float | None = None
-    #: Why there is no answer, where that is no error.
+    #: Why there is no answer, if the cause is not an error.
     reason: str | None = None

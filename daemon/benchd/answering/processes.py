@@ -1,7 +1,7 @@
 """Answer a backlog with several processes, as `benchd run` does.
 
-The processes are forked: each knows the tickets already, is told which batch to answer, and returns the results. What
-a process that dies had not answered, this process answers.
+The processes are forked, so they already have all tickets. Each receives the numbers of its batches and returns the
+results. If a process dies, the main process answers its remaining audits.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ["answer_all", "count_workers"]
 
-#: More workers than this wait for each other rather than for the disk.
+#: Maximum number of workers for "auto". More of them would wait for each other rather than for the disk.
 _MOST_AUTO: Final = 4
 
-#: Audits in a batch. They share their waits for the disk.
+#: Audits in a batch. They share the waits for the disk.
 _BATCH: Final = 128
 
-#: Batches that each process is given at a time: one to answer, and one to start on without waiting for this process.
+#: Batches that each process gets in advance: one to answer, and one to start without waiting for the main process.
 _BATCHES_AHEAD: Final = 2
 
 #: Seconds between checks for a signal.
@@ -39,20 +39,20 @@ _CHECK_SECONDS: Final = 0.1
 
 
 def count_workers(setting: int | Literal["auto"]) -> int:
-    """Return the number of workers that `watching.workers` asks for; "auto" means one for each core, at most 4."""
+    """Return the number of workers for `watching.workers`. "auto" means one for each core, at most 4."""
     return min(_MOST_AUTO, os.cpu_count() or 1) if setting == "auto" else setting
 
 
 def answer_all(
     answering: Answering, tickets: list[Ticket], *, trail: Trail, processes: int, stopped: Callable[[], bool]
 ) -> Iterator[Result]:
-    """Answer `tickets` with at most `processes` processes; yield results as they come.
+    """Answer `tickets` with at most `processes` processes. Yield each result when it is ready.
 
-    Once `stopped()` is true, finish the batches that were begun and leave the others.
+    Once `stopped()` is true, finish the batches in progress and skip the others.
     """
     batches = deque(tickets[start : start + _BATCH] for start in range(0, len(tickets), _BATCH))
     processes = min(processes, len(tickets) // _BATCH)
-    # If a standard stream is closed, a pipe of the pool's would take its number.
+    # If a standard stream is closed, a pipe of the pool would get its number.
     if processes > 1 and None not in (sys.stdin, sys.stdout, sys.stderr):
         yield from _answer_forked(batches, answering, trail, processes, stopped)
     while batches and not stopped():
@@ -62,7 +62,7 @@ def answer_all(
 def _answer_forked(
     batches: deque[list[Ticket]], answering: Answering, trail: Trail, processes: int, stopped: Callable[[], bool]
 ) -> Iterator[Result]:
-    """Answer `batches`; leave there what no process has answered."""
+    """Answer `batches`. Afterwards `batches` holds those that no process has answered."""
     from concurrent.futures import FIRST_COMPLETED, wait  # noqa: PLC0415 - only large backlogs need it
 
     every = list(batches)
@@ -78,7 +78,7 @@ def _answer_forked(
                 for future in wait(held, _CHECK_SECONDS, FIRST_COMPLETED).done:
                     yield from _results(every[held[future]], future.result())
                     del held[future]
-        except Exception as error:  # noqa: BLE001 - a process died, or met a bug; this process answers the rest
+        except Exception as error:  # noqa: BLE001 - a process died or has a bug, so this process answers the rest
             reason = f"{type(error).__name__}: {error}"
             recovery = "the main process answers its audits"
             trail.write(ThreadFailed(thread="worker process", error=reason, recovery=recovery))
@@ -96,7 +96,7 @@ def _answer_forked(
 def _pool(
     batches: list[list[Ticket]], answering: Answering, trail: Trail, processes: int
 ) -> Iterator[ProcessPoolExecutor]:
-    """Return a pool whose processes take turns at the trail, so that a pipe does not mix their long lines."""
+    """Return a pool whose processes lock the trail for each write, so that a pipe does not mix their long lines."""
     from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415 - only large backlogs need it
     from multiprocessing import get_context  # noqa: PLC0415
     from tempfile import NamedTemporaryFile  # noqa: PLC0415
@@ -118,7 +118,7 @@ def _results(batch: list[Ticket], told: list[_Told]) -> Iterator[Result]:
 
 
 class _Told(NamedTuple):
-    """A result on its way to the main process, which knows the ticket by its number in the batch."""
+    """A result for the main process, which identifies the ticket by its number in the batch."""
 
     number: int
     outcome: Outcome
@@ -128,19 +128,19 @@ class _Told(NamedTuple):
     reason: str | None
 
 
-#: What a forked process knows of its work; empty in the main process.
+#: The work of a forked process. Empty in the main process.
 _work: list[tuple[list[list[Ticket]], Answering]] = []
 
 
 def _begin(batches: list[list[Ticket]], answering: Answering, trail: Trail, turns: str) -> None:
-    """Begin a process, which ends when the main process ends."""
-    trail.share(turns)  # a lock belongs to one opening of the file
+    """Initialise a process of the pool. The process ends when the main process ends."""
+    trail.share(turns)  # each process needs its own open file for the lock
     _work.append((batches, answering))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    import multiprocessing  # noqa: PLC0415 - the main process may have no pool
+    import multiprocessing  # noqa: PLC0415 - only a process of the pool needs it
 
     if parent := multiprocessing.parent_process():
         parent.join()

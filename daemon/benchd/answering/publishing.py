@@ -1,4 +1,4 @@
-"""Sidecars -> the folder: written under temporary names, recorded, flushed, then made visible at once."""
+"""Publish sidecars: write them under temporary names, record them, flush them, and rename them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from benchd.trail.trail import Trail
 
 __all__ = ["Publisher"]
 
-#: Runs one step for each case; returns the cases that go on.
+#: Runs one step for each case. Returns the cases that continue.
 Each = Callable[[Callable[[Case], Case | Result], list[Case]], list[Case]]
 
 
 class Publisher:
-    """Puts sidecars into their folders. The order is the promise: the record first, then the sidecar."""
+    """Writes sidecars into their folders. It guarantees that the record comes before the sidecar."""
 
     def __init__(self, trail: Trail, disk: Disk, flusher: Flusher, concluder: Concluder, *, dry_run: bool) -> None:
         self._trail = trail
@@ -36,7 +36,7 @@ class Publisher:
         self._dry_run = dry_run
 
     def prepare(self, case: Case) -> Case | Result:
-        """Write the sidecar under a temporary name, or return the result if there is none to write."""
+        """Write the sidecar to a temporary file, or return the result if there is no sidecar to write."""
         content = self._concluder.conclude(case)
         if isinstance(content, Result):
             return content
@@ -49,7 +49,7 @@ class Publisher:
         return case
 
     def publish(self, cases: list[Case], each: Each) -> list[Result]:
-        """Record what was decided, flush, and make it visible. Return the results of what is visible then."""
+        """Record the decisions, flush, and make the sidecars visible. Return the results of the visible ones."""
         records: list[Record] = []
         cases = each(lambda case: self._record(case, records), cases)
         self._trail.write(*records)
@@ -87,7 +87,7 @@ class Publisher:
         return failed
 
     def _make_visible(self, case: Case, failed: dict[int, OSError]) -> Case | Result:
-        """Give the sidecar its name, unless flushing it has `failed` or a person has put something there."""
+        """Rename the sidecar, unless its flush has `failed` or a person has changed the file at its path."""
         is_config = isinstance(case.answer, Decision)
         name, before = (case.config, case.beside.config) if is_config else (case.report, case.beside.report)
         assert case.temporary is not None  # noqa: S101 - `prepare` has set it
@@ -98,10 +98,10 @@ class Publisher:
                 temporary, case.temporary = case.temporary, case.temporary._replace(descriptor=-1)
                 self._disk.close(case.directory, temporary)  # it is closed even if that fails
             if is_config and case.beside.report is not None:
-                # First the report: a crash in between leaves an audit without an answer, not one with two.
+                # The report goes first: a crash in between leaves an audit with no answer instead of two.
                 self._concluder.remove_report(case)
             if not self._is_as_before(case.directory, name, before):
-                # A person was quicker; nobody has looked at the file that is there now.
+                # A person has just put a file there, and nobody has checked it yet.
                 self.discard(case)
                 return Result(case.ticket, Outcome.DEFERRED, error=f"{name} changed meanwhile", retry_in=SOON)
             self._disk.publish(case.directory, case.temporary, name)
@@ -111,7 +111,7 @@ class Publisher:
         return case
 
     def _is_as_before(self, directory: int, name: str, before: Found | None) -> bool:
-        """Return whether a sidecar's place holds what was read there: the same file, unedited, or nothing."""
+        """Return whether the sidecar's path is unchanged since it was read: the same unedited file, or none."""
         now = self._disk.stat_now(directory, name)
         if now is None or before is None:
             return now is None and before is None
@@ -130,7 +130,7 @@ class Publisher:
             case.temporary = None
 
     def _failed(self, case: Case, error: OSError) -> Result:
-        if error.errno == errno.ENOENT:  # the folder is being deleted, or somebody removes everything in it
+        if error.errno == errno.ENOENT:  # somebody is deleting the folder or the files in it
             return Result(case.ticket, Outcome.DEFERRED, error="its folder changed meanwhile", retry_in=SOON)
         history = history_of(case.ticket)
         wait, reason = history.next_failure(), explained(error, os.path.dirname(case.path), "write into")

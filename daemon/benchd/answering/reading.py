@@ -1,4 +1,4 @@
-"""A ticket -> its case: open the directory, check the sidecars, read the audit if it is not answered yet."""
+"""Turn a ticket into a case: open the directory, check the sidecars, and read the audit if it has no answer."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from benchd.inbox import Ticket
 
 __all__ = ["Reader", "Route", "route"]
 
-#: The maximum bytes of a name in most file systems, and of a character in UTF-8.
+#: The maximum bytes of a file name in most file systems, and of a character in UTF-8.
 _NAME_MAX: Final = 255
 _CHARACTER_MAX: Final = 4
 
-#: Larger files go to a lane of their own, so that the others don't wait for them. Very large ones are decided in the
-#: sandbox as well.
+#: Bytes. Larger files go to a separate lane, so that the others don't wait for them. Very large files are also decided
+#: in the sandbox.
 _LARGE: Final = 2**20
 _VERY_LARGE: Final = 16 * 2**20
 
 
 class Route(Enum):
-    """Where an audit is answered."""
+    """Where benchd answers an audit."""
 
     HERE = auto()
     LARGE_LANE = auto()
@@ -36,23 +36,23 @@ class Route(Enum):
 
 
 def route(size: int, max_bytes: int) -> Route:
-    """Return where an audit of `size` bytes is answered. One above `max_bytes` is rejected unread, here."""
+    """Return where to answer an audit of `size` bytes. Files above `max_bytes` are rejected here, without reading."""
     if size <= _LARGE or size > max_bytes:
         return Route.HERE
     return Route.LARGE_LANE if size <= _VERY_LARGE else Route.SANDBOX
 
 
 class Reader:
-    """Reads audits. With `force` it reads answered ones too."""
+    """Reads audits. With `force` it also reads those that have an answer."""
 
     def __init__(self, disk: Disk, *, force: bool) -> None:
         self._disk = disk
         self._force = force
 
     def read(self, ticket: Ticket, places: Places, *, may_take_long: bool) -> Case | Result:
-        """Return the case of `ticket`, with its content or an answer that needs none.
+        """Return the case of `ticket`, with its content or with an answer that needs no content.
 
-        Unless `may_take_long`, leave a large file to its lane. Raises `Vanished`, OSError.
+        Unless `may_take_long`, return `Outcome.LEFT` for a large file. Raises `Vanished`, OSError.
         """
         folder = ticket.folder
         below, _, name = ticket.relative.rpartition("/")
@@ -73,11 +73,11 @@ class Reader:
         return case
 
     def _is_answered(self, case: Case) -> bool:
-        """Return whether a sidecar holds the answer; note the one that the hash has to decide on."""
+        """Return whether a sidecar holds the answer. Note a sidecar that needs the hash for that."""
         if self._force or (case.beside.config is None and case.beside.report is None):
             return False
         standing, provenance = case.ticket.folder.standing(case.name, case.info, case.beside)
-        # After an event the file has just been written: dates that say otherwise come from a clock that was set.
+        # After an event the file was just written. If the dates contradict that, a clock was set.
         in_doubt = standing is Standing.IN_DOUBT or case.ticket.trigger in {"closed", "moved", "poll"}
         if provenance is None:
             return False
@@ -89,7 +89,7 @@ class Reader:
 
     @staticmethod
     def _is_judged(case: Case) -> bool:
-        """Return whether an earlier attempt found this content unusable: only its writer may have changed since."""
+        """Return whether an earlier attempt found this content unusable. Then only its writer may have changed."""
         history = case.ticket.history
         if not isinstance(history, History) or history.verdict is None or history.state != state_of(case.info):
             return False
@@ -100,7 +100,7 @@ class Reader:
 
 
 def _check_name(sidecar: str) -> None:
-    """Refuse a name that leaves no room for the sidecar's. Raises `AuditError`."""
+    """Check that the sidecar's name fits the file system. Raises `AuditError`."""
     if len(sidecar) * _CHARACTER_MAX <= _NAME_MAX:
         return
     size = len(os.fsencode(sidecar))

@@ -1,4 +1,4 @@
-"""Answers as records of the trail."""
+"""Build the trail's records of answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["rejected", "selected"]
 
 
 def selected(decision: Decision, *, audit: str, trigger: Trigger, config: str, took: float) -> Selected:
-    """Return the record of `decision`. `took` is the number of seconds to read, decide and write."""
+    """Return the record of `decision`. `took` is the time to read, decide and write, in seconds."""
     selection = decision.selection
     kind = SelectedNothing if decision.is_of_nothing else Selected
     return kind(

@@ -1,6 +1,6 @@
-"""When to try an audit again: what earlier attempts saw, growing waits, and how long to wait for a writer.
+"""Decide when to try an audit again: the history of attempts, growing waits, and patience with writers.
 
-The rules for files that may be unfinished are those of the spec, section 2.
+docs/spec.md, section 2 has the rules for files that may be unfinished.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ CHANGED: Final = Backoff(0.0125, 1.0)
 #: After a failed write, or a failure of benchd itself.
 FAILED: Final = Backoff(1.0, 60.0)
 
-#: Seconds until the next attempt, if something else in the folder got in the way.
+#: Seconds until the next attempt after a conflict with another process in the folder.
 SOON: Final = 0.05
 
-#: Seconds after which a file without content is given up, where the system doesn't say whether it has a writer.
+#: Seconds after which benchd rejects a file without content, if the system can't say whether it has a writer.
 _ABANDONED: Final = 3600.0
 
-#: Inode, size, mtime and ctime (ns): if any differs, the content may differ.
+#: Inode, size, mtime and ctime (ns). If one of them differs, the content may differ.
 State = tuple[int, int, int, int]
 
 
 class History:
-    """What earlier attempts to answer a ticket saw."""
+    """The observations of earlier attempts to answer a ticket."""
 
     __slots__ = ("attempts", "digest", "failures", "is_recorded", "settles_from", "state", "verdict")
 
@@ -56,43 +56,43 @@ class History:
         self.attempts = 0
         self.failures = 0
         self.state: State | None = None
-        #: What was wrong with the content of that state, and its SHA-256.
+        #: The error in the content of that state, and its SHA-256.
         self.verdict: AuditError | None = None
         self.digest: str | None = None
-        #: Since when the file has been in that state (monotonic).
+        #: The time (monotonic, seconds) since which the file is in that state.
         self.settles_from = 0.0
-        #: True once the trail has said that benchd waits for this file.
+        #: True once the trail has a record that benchd waits for this file.
         self.is_recorded = False
 
     def next_failure(self) -> float:
-        """Count one more failure; return the seconds until the next attempt."""
+        """Count one more failure. Return the seconds until the next attempt."""
         self.failures += 1
         return FAILED.wait(self.failures)
 
     def next_change(self) -> float:
-        """Count one more change under our hands; return the seconds until the next attempt."""
+        """Count one more change during an attempt. Return the seconds until the next attempt."""
         self.attempts += 1
         return CHANGED.wait(self.attempts)
 
 
 def history_of(ticket: Ticket) -> History:
-    """Return the history of `ticket`; make it at the first call."""
+    """Return the history of `ticket`. The first call creates it."""
     if ticket.history is None:
         ticket.history = History()
-    assert isinstance(ticket.history, History)  # noqa: S101 - for the type checker; nobody else writes it
+    assert isinstance(ticket.history, History)  # noqa: S101 - for the type checker; only this module writes it
     return ticket.history
 
 
 def state_of(info: os.stat_result) -> State:
-    """Return what distinguishes one content of a file from the next."""
+    """Return the values that change when the content of a file changes."""
     return (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
 class Patience(NamedTuple):
-    """How long to wait for a bad file that a writer may still complete.
+    """Decides how long to wait for a bad file that a writer may still complete.
 
-    `settle` is the number of seconds that a bad file must have been unchanged. `has_writer` takes an open directory and
-    a name; it returns whether some process has the file open for writing, or None if the system doesn't say. `wall` and
+    `settle` is the number of seconds for which a bad file must be unchanged. `has_writer` takes an open directory and a
+    name. It returns whether a process has the file open for writing, or None if the system can't say. `wall` and
     `steady` are the clocks.
     """
 
@@ -112,12 +112,12 @@ class Patience(NamedTuple):
             return None
         history, now, state = history_of(ticket), self.steady(), state_of(info)
         if history.state not in {None, state} and ticket.trigger not in {"closed", "moved"}:
-            ticket.closed = False  # another writer has opened it since it was closed
+            ticket.closed = False  # another writer has opened the file since it was closed
         writer = None if ticket.closed else self.has_writer(directory, name)
         is_closed = ticket.closed or writer is False
         if history.state != state:
-            # The wall clock says how long the file has been unchanged, if it is the clock of its writer. On a file
-            # server it may not be, and there nobody can say whether there is a writer: count from the first attempt.
+            # The age of the file is right only if its writer has the same clock. A file server may have another
+            # clock, and can't say whether the file has a writer. Then count from the first attempt.
             age = max(0.0, self.wall() - info.st_ctime) if is_closed else 0.0
             history.state, history.settles_from, history.attempts = state, now - age, 0
             history.verdict, history.digest = error, digest
@@ -133,5 +133,5 @@ def _may_have_writer(error: AuditError, unchanged: float, *, writer: bool | None
     """Return whether a writer may still complete a bad file that has settled."""
     if writer:
         return True
-    # Unknown. An empty file and one of progress lines are what a redirect of `gradience audit` looks like for minutes.
+    # The system can't say. For minutes a redirect of `gradience audit` is an empty file or has only progress lines.
     return error.code in {"empty", "audit_interrupted"} and unchanged < _ABANDONED

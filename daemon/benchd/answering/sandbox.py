@@ -1,8 +1,8 @@
-"""Decide large and odd audits in a separate process, with limits on its memory and CPU time.
+"""Decide large and unusual audits in a separate process, with limits on its memory and CPU time.
 
 A parser can take much memory, and holds the GIL while it runs. In a separate process the file's size limits it, and
-the other audits keep their latency. The process costs about 50 ms. Therefore it gets only very large files and files
-that hold much more than Gradience writes (`Costly`).
+the other audits keep their latency. The process costs about 50 ms, so it gets only very large files and files that
+hold much more than Gradience writes (`Costly`).
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from benchd.settings.keys import BenchSettings, SelectionSettings
 
 __all__ = ["Verdict", "decide_isolated", "matchable"]
 
-#: Maximum bytes of memory for each byte of the file, and in addition. The interpreter and the parent process take the
+#: Maximum bytes of memory for each byte of the file, and a constant. The interpreter and the parent process take the
 #: rest of the promised 64 MiB.
 _MEMORY_FACTOR: Final = 3
 _MORE_MEMORY: Final = 32 * 2**20
 
-#: Maximum CPU seconds, and the bytes for which there is one more. The standard parser reads 30 MB/s.
+#: Maximum CPU seconds, and the number of bytes that add one second. The standard parser reads 30 MB/s.
 _SECONDS: Final = 10
 _BYTES_A_SECOND: Final = 16 * 2**20
 
 #: Maximum CPU seconds for matching the patterns in an `adapter_config.json`; usual patterns take milliseconds.
 _MATCHING_SECONDS: Final = 2.0
 
-#: Seconds to wait for the process. It may take longer on a busy machine; the audit is then tried again later.
+#: Maximum seconds to wait for the process. On a busy machine it may take longer; benchd then retries the audit.
 _TIMEOUT_SECONDS: Final = 50.0
 
-#: The command of the process; the number of the audit's descriptor follows.
+#: The command of the process. The number of the audit's descriptor follows it.
 _COMMAND: Final = (sys.executable, "-P", "-s", "-m", __spec__.name)
 
 #: From <linux/prctl.h>.
@@ -63,9 +63,9 @@ class _Request(msgspec.Struct):
 
 
 class Verdict(msgspec.Struct):
-    """The result: a decision, a refusal (code, message, hint), or `not_an_audit`.
+    """The result of the process: a decision, a refusal (code, message, hint), or `not_an_audit`.
 
-    `audit_sha256` is of the content that was read. `failure` describes an error that is not the file's fault.
+    `audit_sha256` is that of the content. `failure` describes an error that the file did not cause.
     """
 
     audit_sha256: str | None = None
@@ -80,7 +80,7 @@ class Verdict(msgspec.Struct):
             raise NotAnAudit
         if self.refusal is not None:
             raise AuditError(*self.refusal)
-        assert self.decision is not None  # noqa: S101 - one of the three is always there
+        assert self.decision is not None  # noqa: S101 - exactly one of the three is set
         return self.decision
 
 
@@ -97,8 +97,8 @@ def decide_isolated(
 ) -> Verdict:
     """Decide the open audit `descriptor` of `size` bytes.
 
-    A process that exceeds its limits is a refusal. Raises `OSError` if the process fails otherwise, or takes more than
-    `timeout` seconds.
+    If the process exceeds its limits, the verdict is a refusal. Raises OSError if the process fails otherwise, or
+    takes more than `timeout` seconds.
     """
     request = msgspec.msgpack.encode(_Request(name, size, os.getpid(), selection, bench, adapter))
     os.lseek(descriptor, 0, os.SEEK_SET)
@@ -118,7 +118,7 @@ def decide_isolated(
         except BaseException:
             process.kill()
             raise
-    if process.returncode < 0:  # a limit ended it, or the kernel because memory ran out
+    if process.returncode < 0:  # it reached a limit, or the kernel ended it because memory ran out
         return _too_complex(size)
     if process.returncode > 0:
         raise ChildProcessError(f"the process that reads large audits failed with code {process.returncode}")
@@ -146,7 +146,7 @@ def _seconds(size: int) -> int:
 
 def main() -> None:
     """Read a request from standard input and the audit from a descriptor; write a verdict to standard output."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the threads of the service block signals, and a limit is one
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the service's threads block signals, but a limit sends one
     request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Request)
     _die_with(request.parent)
     _limit(request.size)
@@ -181,13 +181,13 @@ def _decide(content: bytes, digest: str, request: _Request) -> Decision:
 
 
 class _TooLongError(Exception):
-    """Matching has used up its CPU time."""
+    """The matching has used its CPU time."""
 
 
 def matchable(audit: Audit, *, seconds: float = _MATCHING_SECONDS) -> AdapterConfig | None:
-    """Return the adapter's own file beside `audit`, with a `problem` if its patterns take too long to match.
+    """Return the adapter's file beside `audit`, with a `problem` if its patterns take too long to match.
 
-    `seconds` is the maximum CPU time. Call it in the main thread: a signal interrupts the matching.
+    `seconds` is the maximum CPU time. Call it in the main thread, because a signal interrupts the matching.
     """
     adapter = audit.beside
     if adapter is None or adapter.problem is not None or not adapter.is_costly():
@@ -196,13 +196,13 @@ def matchable(audit: Audit, *, seconds: float = _MATCHING_SECONDS) -> AdapterCon
     matching = True
 
     def stop(*_: object) -> None:
-        if matching:  # a signal that comes later must not interrupt the clean-up
+        if matching:  # a late signal must not interrupt the clean-up
             raise _TooLongError
 
     before = signal.signal(signal.SIGVTALRM, stop)
     try:
         try:
-            signal.setitimer(signal.ITIMER_VIRTUAL, seconds)  # CPU time: a busy machine makes no difference
+            signal.setitimer(signal.ITIMER_VIRTUAL, seconds)  # CPU time, so that other processes have no effect
             audit.modules.adapter_problem  # noqa: B018 - matches the patterns
         finally:
             matching = False
@@ -216,8 +216,8 @@ def matchable(audit: Audit, *, seconds: float = _MATCHING_SECONDS) -> AdapterCon
 
 
 def _die_with(parent: int) -> None:
-    """End this process when its parent ends, even if that is killed."""
-    with contextlib.suppress(OSError, AttributeError):  # not on Linux: there its time limit ends it
+    """End this process when its parent ends, even if the parent is killed."""
+    with contextlib.suppress(OSError, AttributeError):  # not on Linux, where the time limit ends it
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
@@ -228,12 +228,12 @@ def _limit(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError):  # a container may forbid it; other processes matter more
+    with contextlib.suppress(OSError):  # a container may forbid it
         os.nice(10)
 
 
 def _data_bytes() -> int:
-    """Return the bytes of private memory that this process has taken so far."""
+    """Return the bytes of private memory that this process uses now."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         lines = status.read().splitlines()
     for line in lines:

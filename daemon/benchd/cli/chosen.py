@@ -1,4 +1,4 @@
-"""One audit named on the command line, and what it selects; mistakes end the command."""
+"""Read one audit that the command line names, and select its layers. Mistakes end the command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Chosen", "choose"]
 
 
 class Chosen(NamedTuple):
-    """An audit with its answer, the settings for its folder, and the path of its adapter's folder."""
+    """An audit with its selection, the settings for its folder, and the path of its adapter's folder."""
 
     audit: Audit
     selection: Selection
@@ -33,12 +33,13 @@ class Chosen(NamedTuple):
 
 
 def choose(command: str, audit: str, config: str | None, adapter_folder: str | None = None) -> Chosen:
-    """Read the file `audit` and select from it. Ends the command: 1 if it can't be used, 2 if it can't be found.
+    """Read the file `audit` and select its layers. End the command with 1 if it can't be used, with 2 if it is missing.
 
-    `adapter_folder` is where the adapter's own file is, if not beside the audit. The command ends if it can't be used.
+    `adapter_folder` contains the adapter's own file; by default it is the audit's folder. If that file can't be used,
+    the command ends with 2.
     """
     settings = load_settings(config)
-    path = os.path.realpath(audit)  # a person may name a link; only folders are watched with suspicion
+    path = os.path.realpath(audit)  # a user may name a link; only files in watched folders are not trusted
     folder = folder_for(settings, os.path.dirname(path))
     try:
         parsed = _read(path, settings.watching.max_bytes, adapter_folder, command)
@@ -58,16 +59,16 @@ def choose(command: str, audit: str, config: str | None, adapter_folder: str | N
 
 
 def _folder_of(adapter: str) -> str:
-    """The folder of an adapter, be it named itself or by its file."""
+    """Return the folder of an adapter, given the folder or the file in it."""
     return os.path.dirname(adapter) or "." if os.path.basename(adapter) == ADAPTER_CONFIG else adapter
 
 
 def _named_adapter(command: str, adapter: str) -> AdapterConfig:
-    """The file of an adapter that a person named: links are followed, as in a cache of downloaded ones."""
+    """Return the file of an adapter that the user named. Follow links, because a download cache has them."""
     path = os.path.join(_folder_of(adapter), ADAPTER_CONFIG)
     try:
         if not adapter:
-            fail(f"benchd {command}: --adapter: an empty name is no folder")
+            fail(f"benchd {command}: --adapter: the name is empty")
         if os.path.isdir(_folder_of(adapter)) and not os.path.exists(path):
             fail(f"benchd {command}: --adapter {adapter}: there is no {ADAPTER_CONFIG} in this folder")
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""`benchd config`: show each setting, with the file that it comes from."""
+"""Run `benchd config`: show each setting, with the file that it comes from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["command"]
 @click.command("config")
 @config_option
 @click.option(
-    "--check", metavar="FILE", type=click.Path(), help="Only check FILE: print every mistake, or that there is none."
+    "--check", metavar="FILE", type=click.Path(), help="Only check FILE: print every mistake, or that there are none."
 )
 def command(config: str | None, check: str | None) -> None:
     """Show each setting, and the file that it comes from."""
@@ -37,7 +37,7 @@ def command(config: str | None, check: str | None) -> None:
 
 
 def _rows(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """Yield key, value and origin. A folder's overrides are shown only where it has any."""
+    """Yield key, value and origin. Show a folder's overrides only if it has any."""
     for index, folder in enumerate(settings.watch):
         where = f"watch[{index}]"
         yield from _section_rows(where, folder, settings)
@@ -50,7 +50,7 @@ def _rows(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _section_rows(where: str, section: Any, settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """Yield the rows of one table; of `[bench.base]` one for each key of its tables."""
+    """Yield the rows of one table. For `[bench.base]`, yield one row for each key of its tables."""
     rows = [(name, key.rule.write(getattr(section, name))) for name, key in keys(type(section)).items()]
     base = getattr(section, "base", None)
     if base is not None:

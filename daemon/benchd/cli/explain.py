@@ -1,4 +1,4 @@
-"""`benchd explain`: the validation plan of one audit, for people."""
+"""Run `benchd explain`: show the validation plan of one audit to people."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["command"]
 
 _BAR: Final = 20
 
-#: Below this width a table of layers is a heap of fragments.
+#: Columns. On narrower terminals a table would break every name.
 _WIDE: Final = 118
 
-#: So many layers are shown to people.
+#: Maximum number of layers to show.
 _MOST: Final = 50
 _COLOURS: Final = {"HIGH": "red", "MEDIUM": "yellow", "LOW": "cyan", "SKIP": "bright_black"}
 _ADVICE: Final = {
@@ -49,11 +49,11 @@ _RUNGS: Final = ("flagged", "priority_score", "disagreement", "none")
 @click.command("explain")
 @click.argument("audit", metavar="AUDIT", type=click.Path())
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="The same as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as one JSON object.")
 def command(audit: str, config: str | None, *, as_json: bool) -> None:
-    """Show what AUDIT selects and why: the ladder, each layer against its thresholds, what to do.
+    """Show which layers benchd selects from AUDIT and why: the ladder, each layer's thresholds, and advice.
 
-    Writes nothing. Exit code 1 if the file can't be used.
+    Writes no files. Exit code 1 if AUDIT can't be used.
     """
     chosen = choose("explain", audit, config)
     if as_json:
@@ -96,7 +96,7 @@ def _show(chosen: Chosen) -> None:
         console.print()
         console.print(_recommendations(selection))
         if any(layer.spread_threshold is None for layer in selection.layers):
-            hint = "thresholds that this audit leaves out: gradience audit --disagreement-rationale full"
+            hint = "this audit omits some thresholds; to include them: gradience audit --disagreement-rationale full"
             console.print(Text(hint, "dim"))
     plan = plan_config(audit, selection, folder.bench)
     console.print(Text.assemble(("For Bench: ", "bold"), _strategies(plan)))
@@ -106,7 +106,7 @@ def _show(chosen: Chosen) -> None:
 
 def _ladder(audit: Audit, selection: Selection) -> Table:
     tried = {rung.strategy: rung for rung in selection.ladder}
-    untried = "not tried" if audit.no_analysis is None else "no analysis to try it on"
+    untried = "not tried" if audit.no_analysis is None else "not tried: the audit has no analysis"
     table = Table("", "rung", "why", show_header=False, title="Ladder", **_PLAIN)
     for name in _RUNGS:
         rung = tried.get(name)
@@ -121,7 +121,7 @@ def _ladder(audit: Audit, selection: Selection) -> Table:
 
 
 class _Row(NamedTuple):
-    """What is shown of one layer."""
+    """The cells of one layer."""
 
     number: str
     name: Text
@@ -161,11 +161,11 @@ def _rows(selection: Selection, settings: SelectionSettings) -> list[_Row]:
 
 
 def _layers(selection: Selection, settings: SelectionSettings, width: int) -> RenderableType:
-    """A table, or on a narrow terminal a few lines for each layer."""
+    """Return a table, or on a narrow terminal a few lines for each layer."""
     thresholds = f"low {settings.low_priority:g} ┆ medium {settings.medium_priority:g} │"
     rows = _rows(selection, settings)
     left = len(selection.layers) - len(rows)
-    more = [Text(f"… and {left} more; --json has them all", "dim")] if left else []
+    more = [Text(f"… and {left} more; --json lists all layers", "dim")] if left else []
     if width < _WIDE:
         head = Text.assemble(("Layers", "bold"), (f"   score: {thresholds}", "dim"))
         return Group(head, *(line for row in rows for line in _block(row)), *more)
@@ -187,7 +187,7 @@ def _block(row: _Row) -> Iterator[Text]:
 
 
 def _bar(layer: SelectedLayer, top: float, low: float, medium: float) -> Text:
-    """The score as a bar, with the places of the two thresholds marked in it."""
+    """Return the score as a bar, with marks for the two thresholds."""
     score = layer.priority_score
     filled = 0 if score is None else min(_BAR, max(0, round(score / top * _BAR))) if top > 0 else 0
     cells = ["█" if index < filled else "·" for index in range(_BAR)]
@@ -200,7 +200,7 @@ def _bar(layer: SelectedLayer, top: float, low: float, medium: float) -> Text:
 
 
 def _against(value: float | None, threshold: float | None, form: str, *, failed: bool) -> Text:
-    """`6 ≥ 4 ✓`; a condensed rationale has no threshold, but says what failed."""
+    """Return text such as `6 ≥ 4 ✓`. A condensed rationale has no thresholds, only the failed conditions."""
     if value is None:
         return Text("–")
     shown = format(value, form) if abs(value) < 1e6 else f"{value:.3g}"
@@ -211,7 +211,7 @@ def _against(value: float | None, threshold: float | None, form: str, *, failed:
 
 
 def _strategies(plan: Plan) -> str:
-    """Return what the config asks of Bench, as a phrase."""
+    """Return the variants of the config as a phrase."""
     uniform, *others = plan.strategies
     text = f"the uniform baseline at rank {uniform['rank']}"
     for strategy in others:

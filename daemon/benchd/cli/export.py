@@ -1,4 +1,4 @@
-"""`benchd export`: what one audit selects, in the form that PEFT, Axolotl or Bench takes."""
+"""Run `benchd export`: print the selected ranks of one audit for PEFT, Axolotl or Bench."""
 
 from __future__ import annotations
 
@@ -27,18 +27,16 @@ _FORMS: Final = "--peft, --adapter-config DIR, --axolotl, --bench-audit or --ben
 
 @click.command("export")
 @click.argument("audit", metavar="AUDIT", type=click.Path())
-@click.option("--peft", is_flag=True, help="JSON with what peft.LoraConfig takes to retrain the adapter.")
+@click.option("--peft", is_flag=True, help="Print JSON with the arguments of peft.LoraConfig for retraining.")
 @click.option(
     "--adapter-config",
     metavar="DIR",
     type=click.Path(),
     help=f"Write the same as DIR/{ADAPTER_CONFIG}, which LoraConfig.from_pretrained reads.",
 )
-@click.option("--axolotl", "as_axolotl", is_flag=True, help="The same as YAML, with Axolotl's keys.")
-@click.option(
-    "--bench-audit", "as_bench_audit", is_flag=True, help="The probe audit whose ranks gradience-bench --resume trains."
-)
-@click.option("--bench-yaml", is_flag=True, help="The config as YAML, for gradience-bench.")
+@click.option("--axolotl", "as_axolotl", is_flag=True, help="Print the same as YAML with Axolotl's keys.")
+@click.option("--bench-audit", "as_bench_audit", is_flag=True, help="Print a probe audit for gradience-bench --resume.")
+@click.option("--bench-yaml", is_flag=True, help="Print the config as YAML for gradience-bench.")
 @click.option(
     "--adapter",
     metavar="DIR",
@@ -57,9 +55,9 @@ def command(
     as_bench_audit: bool,
     bench_yaml: bool,
 ) -> None:
-    """Print what AUDIT selects in the form that PEFT, Axolotl or Bench takes.
+    """Print the ranks selected from AUDIT for PEFT, Axolotl or Bench.
 
-    Standard error says what changes, and what to know. Exit code 1 if there is nothing to export.
+    Standard error has the notes and the change in parameters. Exit code 1 if there is nothing to export.
     """
     forms = {
         "--peft": peft,
@@ -70,14 +68,12 @@ def command(
     }
     given = [name for name, asked in forms.items() if asked]
     if len(given) != 1:
-        raise click.UsageError(
-            f"{' and '.join(given)}: one form at a time." if given else f"which form? Give {_FORMS}."
-        )
+        raise click.UsageError(f"{' and '.join(given)}: choose one form." if given else f"no form: give {_FORMS}.")
     path = None if adapter_config is None else _new_file(adapter_config, audit)
     chosen = choose("export", audit, config, adapter)
     parsed, selection, folder, adapter_folder = chosen
     if parsed.is_of_nothing or not parsed.modules.adapted:
-        _end(audit, parsed.no_analysis if parsed.is_of_nothing else "the audit names no module: nothing to export")
+        _end(audit, parsed.no_analysis if parsed.is_of_nothing else "nothing to export: the audit names no modules")
     weights = read_weights(adapter_folder)
     training = plan_training(parsed, selection, folder.bench, weights=weights)
     if bench_yaml:
@@ -107,7 +103,7 @@ def command(
 
 
 def _end(audit: str, why: str | None) -> NoReturn:
-    """End the command: the audit can be read, and there is nothing to export, or not in this form."""
+    """End the command, because there is nothing to export or it can't be exported in this form."""
     click.echo(f"benchd export: {audit}: {why}", err=True)
     sys.exit(1)
 
@@ -115,7 +111,7 @@ def _end(audit: str, why: str | None) -> NoReturn:
 def _print(notes: Iterable[str], training: Training, text: str | None) -> None:
     for note in notes:
         click.echo(f"note: {note}", err=True)
-    click.echo(str(training.change or "the audit doesn't tell the modules' own ranks: no change to show"), err=True)
+    click.echo(str(training.change or "the audit lacks the modules' present ranks: no change to show"), err=True)
     if text is not None:
         click.echo(text, nl=False)
 
@@ -127,7 +123,7 @@ def _as_json(value: Mapping[str, Any]) -> str:
 def _axolotl(
     name: str, chosen: Chosen, training: Training, weights: Mapping[str, Weights]
 ) -> tuple[dict[str, Any], Training, tuple[str, ...]]:
-    """Axolotl's options; with use_rslora where all alphas are whole, else without it. Ends the command if none are."""
+    """Return Axolotl's options. Without use_rslora if that makes some alphas fractions. End the command if none fit."""
     audit, selection, folder, _ = chosen
     plain = plan_training(audit, selection, folder.bench, weights=weights, may_use_rslora=False)
     for attempt in (training, plain):
@@ -142,22 +138,22 @@ def _axolotl(
 
 
 def _new_file(folder: str, audit: str) -> str:
-    """The path of the file to write in `folder`; mistakes end the command."""
+    """Return the path of the file to write in `folder`. Mistakes end the command."""
     path = os.path.join(folder, ADAPTER_CONFIG)
     if not folder or (os.path.exists(folder) and not os.path.isdir(folder)):
-        fail(f'benchd export: --adapter-config: "{folder}" is no folder')
+        fail(f'benchd export: --adapter-config: "{folder}" is not a folder')
     if os.path.realpath(folder) == os.path.dirname(os.path.realpath(audit)):
         fail(
-            f"benchd export: --adapter-config: {folder} is the audit's folder, in which an {ADAPTER_CONFIG} is taken "
-            "for the audited adapter's own; name another"
+            f"benchd export: --adapter-config: {folder} is the audit's folder, where benchd would read the new "
+            f"{ADAPTER_CONFIG} as the audited adapter's; name another folder"
         )
     if os.path.lexists(path):
-        fail(f"benchd export: {path} is there already; name a new folder, or move that file away")
+        fail(f"benchd export: {path} exists already; name a new folder, or move that file away")
     return path
 
 
 def _write_new(path: str, text: str) -> None:
-    """Write a file that is not there yet, whole or not at all; what goes wrong ends the command."""
+    """Write a new file, completely or not at all. Errors end the command."""
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         with open(path, "x", encoding="utf-8") as file:

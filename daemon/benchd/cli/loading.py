@@ -1,4 +1,4 @@
-"""Find and read the settings for a command; mistakes in them end it with exit code 2."""
+"""Find and read the settings of a command. Mistakes in them end the command with exit code 2."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ config_option = click.option(
     "config",
     metavar="FILE",
     type=click.Path(),
-    help=f"Settings file. By default the file that {ENVIRONMENT} names, else no file: all defaults.",
+    help=f"Settings file. Default: the file that {ENVIRONMENT} names, else none (all defaults).",
 )
 
 
 def fail(*lines: str) -> NoReturn:
-    """Print `lines` to stderr and end the command with exit code 2, the one for mistakes of the user."""
+    """Print `lines` to stderr and end the command with exit code 2, the code for mistakes of the user."""
     for line in lines:
         click.echo(line, err=True)
     sys.exit(2)
@@ -38,7 +38,7 @@ def fail(*lines: str) -> NoReturn:
 def read_settings(path: str, source: str | None = None) -> Settings:
     """Return the settings in the file `path` and in the YAML files that it names. Raises `SettingsError`.
 
-    `source` names the file in messages; by default its path does.
+    `source` is the name of the file in messages, by default its path.
     """
     source = source or path
     try:
@@ -53,7 +53,7 @@ def read_settings(path: str, source: str | None = None) -> Settings:
 
 
 def _read_base_file(path: str) -> bytes:
-    """Return at most one byte more of the file than is allowed. Never waits for a pipe. Raises OSError."""
+    """Return at most one byte more than the maximum. Never wait for a pipe. Raises OSError."""
     from benchd.settings.base_file import MAX_BASE_FILE  # noqa: PLC0415 - most settings name no file
 
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
@@ -63,7 +63,7 @@ def _read_base_file(path: str) -> bytes:
 
 
 def find_settings(config: str | None) -> Settings:
-    """Return the settings of `--config`, else those of the environment's file, else the defaults.
+    """Return the settings from `--config`, else from the environment's file, else the defaults.
 
     Raises `SettingsError`. Its messages say if the environment named the file.
     """
@@ -74,7 +74,7 @@ def find_settings(config: str | None) -> Settings:
 
 
 def load_settings(config: str | None) -> Settings:
-    """Return the same as `find_settings`. Mistakes end the command."""
+    """Return the result of `find_settings`. Mistakes end the command."""
     try:
         return find_settings(config)
     except SettingsError as error:
@@ -82,9 +82,9 @@ def load_settings(config: str | None) -> Settings:
 
 
 def with_folders(settings: Settings, paths: Sequence[str]) -> Settings:
-    """Return `settings` that watch only `paths`. A path in a folder of the file keeps that folder's settings.
+    """Return `settings` with only `paths` to watch. A path inside a folder of the file gets that folder's settings.
 
-    Raises `SettingsError` if the base of a path lacks keys, which only the file's own folders may have.
+    Raises `SettingsError` if the base of a path lacks keys that only the file's folders set.
     """
     folders = {path: folder_for(settings, path) for path in (os.path.abspath(path) for path in paths)}
     problems = [f"{path}: {line}" for path, folder in folders.items() for line in lacking(folder.bench)]

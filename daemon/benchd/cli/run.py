@@ -1,4 +1,4 @@
-"""`benchd run`: answer every audit in files and folders once."""
+"""Run `benchd run`: answer every audit in files and folders once."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from benchd.trail.trail import Trail
 
 __all__ = ["command"]
 
-#: Seconds to go on trying a bad file after it should have settled: its writer may not have finished.
+#: Seconds to keep trying a bad file after it should have settled, because its writer may not have finished.
 _PATIENCE_SECONDS: Final = 1.0
 
 #: Seconds between updates of the progress bar.
 _REFRESH_SECONDS: Final = 0.1
 
-_NOTHING: Final = "no audits found: no file there has a name that watch.patterns takes"
+_NOTHING: Final = "no audits found: no file name matches watch.patterns"
 _STRATEGIES: Final = ("flagged", "priority_score", "disagreement", "none")
 
 
 class _Summary:
-    """Counts results, and collects what the user should know about single audits."""
+    """Counts results, and collects messages about single audits."""
 
     def __init__(self) -> None:
         self.outcomes: Counter[Outcome] = Counter()
@@ -88,14 +88,14 @@ class _Summary:
 @click.command("run")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
 @config_option
-@click.option("--force", is_flag=True, help="Answer audits anew that are answered already. Edited configs stay.")
+@click.option("--force", is_flag=True, help="Answer audits again that have an answer. Edited configs are kept.")
 @click.option("--dry-run", is_flag=True, help="Decide, but write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Records as JSON lines even on a terminal, the summary too.")
+@click.option("--json", "as_json", is_flag=True, help="Print records and summary as JSON lines, even on a terminal.")
 def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run: bool, as_json: bool) -> None:
     """Answer every audit in the files and folders PATH once.
 
-    Standard output carries the audit trail (JSON lines unless it is a terminal), standard error the summary.
-    Exit code 0 if all are answered, 1 if some were rejected or failed, 2 for a mistake in the call.
+    Records go to standard output (as JSON lines unless it is a terminal), the summary to standard error. Exit code 0 if
+    all audits are answered, 1 if some were rejected or failed, 2 for a mistake in the call.
     """
     settings = load_settings(config)
     trail_settings = msgspec.structs.replace(settings.trail, format="json") if as_json else settings.trail
@@ -109,7 +109,7 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
     if finder.mistakes:
         fail(*finder.mistakes)
     tickets = list(finder.tickets.values())
-    gc.freeze()  # the list stays to the end: keep the collector from walking through it
+    gc.freeze()  # the list lives until the end, so the collector can skip it
     answering = Answering(trail, settle=settings.watching.settle, force=force, dry_run=dry_run)
     with _stop_on_signal() as stopped, _progress(len(tickets), shown=not as_json) as advance:
         results = answer_all(
@@ -136,7 +136,7 @@ def command(paths: tuple[str, ...], config: str | None, *, force: bool, dry_run:
 
 
 class _Finder:
-    """Collects the audits to answer, each once even if the command line names it twice."""
+    """Collects the audits to answer, each once, even if the command line names it twice."""
 
     def __init__(self, settings: Settings, summary: _Summary, *, force: bool, dry_run: bool) -> None:
         self.tickets: dict[str, Ticket] = {}
@@ -149,14 +149,14 @@ class _Finder:
         self._folders: dict[str, Folder] = {}
 
     def add(self, path: str) -> None:
-        """Add a file, or all audits in a folder that have no valid answer."""
+        """Add a file, or all audits without a valid answer in a folder."""
         absolute = os.path.abspath(path)
         try:
             os.lstat(absolute)
         except OSError as error:
             self.mistakes.append(f"benchd run: {path}: {error.strerror}")
             return
-        if os.path.isdir(absolute):  # follows a link that the user names
+        if os.path.isdir(absolute):  # follows a link, because the user names it
             self._add_folder(self._folder(absolute))
         elif is_sidecar(absolute):
             self.sidecars.append(path)  # `benchd run *.json` names sidecars too
@@ -188,7 +188,7 @@ class _Finder:
 
 
 def _settled(results: Iterator[Result], answering: Answering, settle: float, stopped: list[int]) -> Iterator[Result]:
-    """Yield final results. Answer files that may be unfinished again, until they settle or the time is over."""
+    """Yield final results. Retry files that may be unfinished, until they settle or the time is over."""
     waiting: list[Result] = []
     for result in results:
         if result.outcome is Outcome.DEFERRED:
@@ -210,7 +210,7 @@ def _settled(results: Iterator[Result], answering: Answering, settle: float, sto
 
 @contextmanager
 def _stop_on_signal() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of ending: the caller finishes what it has begun."""
+    """Yield a list that collects SIGINT and SIGTERM. They don't end the process, so that the caller can finish."""
     received: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda number, _: received.append(number)) for number in signals]
@@ -230,7 +230,7 @@ def _progress(total: int, *, shown: bool) -> Iterator[Any]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
 
     columns = ("answering", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # `advance` refreshes it: a thread would compete for the GIL with the audits.
+    # Only `advance` refreshes it: a thread would compete with the audits for the GIL.
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
         task, shown_at = progress.add_task("", total=total), 0.0
 
@@ -252,7 +252,7 @@ def _print(summary: _Summary, *, dry_run: bool) -> None:
     for key, text in (
         ("unchanged", "answered before"),
         ("kept", "kept: a person edited the config"),
-        ("ignored", "left alone: JSON, but no audit"),
+        ("ignored", "ignored: JSON, but not an audit"),
         ("rejected", f"{would}rejected"),
         ("rejected_before", "rejected before, and unchanged"),
         ("unfinished", "unfinished: still being written"),
@@ -263,5 +263,5 @@ def _print(summary: _Summary, *, dry_run: bool) -> None:
     for path, problem in sorted(summary.problems)[:20] + sorted(summary.kept)[:20]:
         lines.append(f"  {printable(os.path.relpath(path))}: {printable(problem)}")
     if len(summary.problems) > 20:
-        lines.append(f"  … and {len(summary.problems) - 20} more; the trail has them all")
+        lines.append(f"  … and {len(summary.problems) - 20} more; the trail has all of them")
     click.echo("\n".join(lines), err=True)

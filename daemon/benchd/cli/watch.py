@@ -1,4 +1,4 @@
-"""`benchd watch`: the daemon."""
+"""Run `benchd watch`: start the daemon."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["command"]
 @click.argument("paths", nargs=-1, metavar="[PATH]...", type=click.Path())
 @config_option
 def command(paths: tuple[str, ...], config: str | None) -> None:
-    """Answer every audit in the folders PATH, and every one that arrives, until SIGTERM or SIGINT.
+    """Answer every audit in the folders PATH, present and future, until SIGTERM or SIGINT.
 
-    Without PATH the folders of the settings file are watched. Standard output carries the audit trail.
-    SIGHUP reads the settings file again.
+    Without PATH, watch the folders of the settings file. Records go to standard output. SIGHUP reads the settings
+    file again.
     """
     block_signals()
 
@@ -36,11 +36,11 @@ def command(paths: tuple[str, ...], config: str | None) -> None:
             settings = find_settings(config)
             if paths:
                 settings = with_folders(settings, paths)
-        except OSError as error:  # the working directory is gone, and relative paths with it
+        except OSError as error:  # the working directory is gone, so relative paths have no meaning
             raise SettingsError([f"benchd watch: {error.strerror}; relative paths can't be found"]) from None
         if not settings.watch:
             raise SettingsError(
-                ["benchd watch: no folder to watch: name one (benchd watch DIR), or a file with a [[watch]] table"]
+                ["benchd watch: no folder to watch: name one (benchd watch DIR), or a file with [[watch]] tables"]
             )
         return settings
 
@@ -61,7 +61,7 @@ def command(paths: tuple[str, ...], config: str | None) -> None:
 
 
 def _refuse(*lines: str) -> NoReturn:
-    """End as a mistake of the user, and let `systemctl status` say which."""
+    """End with exit code 2 because of a mistake of the user. Show the mistake in `systemctl status`."""
     more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
     notify(STATUS=lines[0] + more)
     fail(*lines)

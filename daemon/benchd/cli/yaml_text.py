@@ -1,4 +1,4 @@
-"""A config as YAML: the text that `benchd export --bench-yaml` prints."""
+"""Format a config as YAML, for `benchd export --bench-yaml`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ if TYPE_CHECKING:
 
 __all__ = ["yaml_text"]
 
-#: Line breaks that only YAML 1.1 knows. PyYAML's own emitter, used where libyaml is absent, loses them in plain text.
+#: Line breaks of YAML 1.1 only. PyYAML's Python emitter, used without libyaml, loses them in plain text.
 _BREAKS: Final = frozenset("\x85\u2028\u2029")
 
 
 def yaml_text(value: dict[str, Any]) -> str:
-    """Return an object of JSON as YAML 1.1 in block style; `yaml.safe_load` of it gives an equal object."""
+    """Return a JSON object as YAML 1.1 in block style. `yaml.safe_load` returns an equal object from it."""
     import yaml  # noqa: PLC0415 - one option of one command needs it
 
     class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # the faster one, if present
-        """A subclass, so that the representer is not added to PyYAML's own class."""
+        """A subclass, so that PyYAML's own class does not get the representer."""
 
     Dumper.add_representer(str, _represent)
-    # Lines are never broken, so that people can search for names and sentences.
+    # No line breaks inside text, so that people can search for names and sentences.
     text: str = yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=2**31 - 1)
     return text
 

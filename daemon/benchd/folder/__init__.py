@@ -1,1 +1,1 @@
-"""A watched folder's files: names, standing, scans, safe reads and whole writes."""
+"""Access a watched folder: its names, scans, safe reads, atomic writes, and the state of each audit."""

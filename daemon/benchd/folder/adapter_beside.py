@@ -1,4 +1,4 @@
-"""The `adapter_config.json` beside an audit. It is untrusted input, like the audit."""
+"""Read the `adapter_config.json` beside an audit. It is untrusted input, like the audit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["adapter_beside"]
 
 
 def adapter_beside(directory: int, read: Callable[..., tuple[bytes, object]] = read_regular) -> AdapterConfig | None:
-    """Return the `adapter_config.json` in an open directory, or None if there is none.
+    """Return the `adapter_config.json` in an open directory, or None if it is absent.
 
     `read` reads the file. Raises OSError as `read_regular` does.
     """

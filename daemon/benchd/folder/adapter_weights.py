@@ -1,4 +1,4 @@
-"""The modules of a saved adapter with their ranks and sizes, from the header of its weights."""
+"""Read the modules of a saved adapter, with their ranks and sizes, from the header of its weights."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["ADAPTER_WEIGHTS", "read_weights"]
 
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 
-#: Maximum bytes of the header, as in safetensors itself.
+#: Maximum bytes of the header. safetensors has the same limit.
 _MAX_HEADER: Final = 100_000_000
 _LENGTH_BYTES: Final = 8
 
-#: The two matrices of a LoRA layer, and of one over an embedding, by the part of a tensor's name behind the module's.
+#: The matrices of a LoRA layer and of a LoRA embedding, by the part that follows the module in a tensor's name.
 _DOWN: Final = (".lora_A.", ".lora_embedding_A")
 _UP: Final = (".lora_B.", ".lora_embedding_B")
 
@@ -33,9 +33,9 @@ _decode = msgspec.json.Decoder(dict[str, _Tensor]).decode
 
 
 def read_weights(folder: str) -> dict[str, Weights]:
-    """Return what the adapter in `folder` has for each module, by the name that PEFT has for it.
+    """Return rank and number of parameters of each module of the adapter in `folder`, by PEFT's module name.
 
-    Reads the header of `adapter_model.safetensors` only. Returns nothing if the file is absent or can't be read.
+    Read only the header of `adapter_model.safetensors`. Return nothing if the file is absent or can't be read.
     """
     try:
         tensors = _header(os.path.join(folder, ADAPTER_WEIGHTS))

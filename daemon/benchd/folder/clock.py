@@ -1,7 +1,7 @@
-"""The clock that dates a folder's files: the clock of this system, or of a file server.
+"""Read the clock that dates a folder's files: the clock of this system, or of a file server.
 
-benchd compares dates of two files, both from that clock, to see whether an audit is answered. Comparing a date with
-"now" needs the system's clock too, which may be minutes off, or be set while the process runs.
+Whether an audit is answered depends on the dates of two files, which both come from that clock. A comparison with "now"
+also needs the clock of this system. The two clocks may differ by minutes, and a clock may be set at any time.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from benchd.folder.files import discard, write_temporary
 
 __all__ = ["FolderClock"]
 
-#: Dates have a resolution of up to 10 ms. Differences below this are ignored.
+#: Nanoseconds. Dates have a resolution of up to 10 ms, so smaller differences are ignored.
 _ALIKE_NS: Final = 50_000_000
 
-#: Maximum share of the time that a clock gains or loses while NTP slews it.
+#: Maximum rate at which a clock gains or loses time while NTP slews it.
 _SLEWING: Final = 0.001
 
 _RUNNING: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class FolderClock:
-    """Returns the date that a folder's files would get now. `system_ns` is the clock of this system."""
+    """Returns the date that a new file in the folder would get. `system_ns` is the clock of this system."""
 
     def __init__(self, system_ns: Callable[[], int] | None = None) -> None:
         self._system_ns = system_ns or time.time_ns
@@ -44,7 +44,7 @@ class FolderClock:
         return abs(now[0] - before[0] - elapsed) > elapsed * _SLEWING + _ALIKE_NS
 
     def read(self, directory: int) -> None:
-        """Create a file in the open `directory` to read the clock; without a file, keep what is known."""
+        """Create a file in the open `directory` to read its clock. If that fails, keep the known difference."""
         try:
             dated_ns = _date_of_new_file(directory)
         except OSError:
@@ -55,9 +55,9 @@ class FolderClock:
 
 def _date_of_new_file(directory: int) -> int:
     try:
-        # A file without a name can't hinder another process that removes the folder.
+        # A file without a name does not disturb a process that removes the folder.
         descriptor = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=directory)
-    except (OSError, AttributeError):  # not supported here
+    except (OSError, AttributeError):  # the system does not support it
         temporary = write_temporary(directory, b"", durable=False)
         try:
             return os.stat(temporary.name, dir_fd=directory, follow_symlinks=False).st_mtime_ns

@@ -1,7 +1,7 @@
-"""Single files in a folder that anybody may write to: by directory descriptor, never through a link.
+"""Read and write single files in a folder that anybody may write to.
 
-Everything takes an open directory and a plain name. Reads never block and never follow; writes are whole or
-not there at all.
+Every function takes an open directory and a plain name, and follows no link. Reads never block. A write shows either
+the whole file or none.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: A config of a 4488-module audit with 683 layers has 0.4 MB; what is larger than this is not ours.
+#: Bytes. benchd writes no larger sidecars. An audit with 4,488 modules and 683 selected layers has a config of 0.4 MB.
 _MAX_SIDECAR: Final = 64 * 2**20
 
-#: Names of unfinished files of ours: which system, which process; and what nobody can guess, and so be there first.
+#: Names of benchd's temporary files: system, process, and a random part that nobody can guess and create first.
 TEMPORARY: Final = re.compile(r"\.benchd-([0-9a-f]{8})-([0-9]+)-[0-9a-f]+\.tmp")
 _SYSTEM: Final = hashlib.sha256("\0".join(this_system()).encode(errors="surrogateescape")).hexdigest()[:8]
 _in_use: set[str] = set()
 
-#: After this a temporary file of another system has no writer any more.
+#: Age in seconds from which a temporary file of another system counts as abandoned.
 _ABANDONED_SECONDS: Final = 3600.0
 
 
@@ -65,13 +65,13 @@ Found = tuple[bytes, os.stat_result]
 
 
 class Vanished(Exception):
-    """The file or its directory is not there any more."""
+    """The file or its directory does not exist any more."""
 
 
 def open_directory(root: str, relative: str = "") -> int:
-    """A descriptor of the directory `relative` below `root`; the caller closes it.
+    """Return a descriptor of the directory `relative` below `root`; the caller closes it.
 
-    `root` itself may be a link (its owner configured it); nothing below it may. Raises OSError.
+    `root` may be a link, because the user configured it. Nothing below it may be a link. Raises OSError.
     """
     descriptor = os.open(root, _DIRECTORY)
     for part in relative.split("/") if relative else ():
@@ -92,12 +92,12 @@ _KINDS: Final = {
 }
 _OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
-#: Whoever is asked for has the rights of this process, not those of the user who started it.
+#: Check access with the effective user ID where the system supports that.
 _AS_OURSELVES: Final = os.access in os.supports_effective_ids
 
 
 def explained(error: OSError, path: str, access: str) -> str:
-    """What the system says of `path`, and for a lack of rights who lacks which, and what to do."""
+    """Return the system's message about `path`, with the missing permission and a fix if there is one."""
     reason = error.strerror or str(error)
     who = f"uid {os.geteuid()}, gid {os.getegid()}"
     if error.errno in {errno.EACCES, errno.EPERM}:
@@ -105,24 +105,24 @@ def explained(error: OSError, path: str, access: str) -> str:
     if error.errno == errno.EROFS:
         return f"{reason}: {path}; for a systemd service add ReadWritePaths={path}, else remount it writable"
     if error.errno == errno.ENOSPC:
-        return f"{reason}: {path}; free some"
+        return f"{reason}: {path}; free some space"
     return reason
 
 
-#: There is no such file, or none can have that name.
+#: The file does not exist, or no file can have that name.
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENAMETOOLONG})
 
 
 def seems_there(directory: int, name: str) -> bool:
-    """Whether there is something of that name, be it a link to nowhere; no where that can't be told.
+    """Return whether `name` exists, which may be a dangling link. Return False if the system can't say.
 
-    Sooner done than to ask for what is mostly not there, and to be told so by an exception.
+    This avoids an exception: the file is usually absent.
     """
     return os.access(name, os.F_OK, dir_fd=directory, effective_ids=_AS_OURSELVES, follow_symlinks=False)
 
 
 def exists(directory: int, name: str) -> bool:
-    """Whether there is anything of that name, be it a link to nowhere. Raises OSError where that can't be told."""
+    """Return whether `name` exists, which may be a dangling link. Raises OSError if the system can't say."""
     try:
         os.stat(name, dir_fd=directory, follow_symlinks=False)
     except OSError as error:
@@ -133,7 +133,7 @@ def exists(directory: int, name: str) -> bool:
 
 
 def look(directory: int, name: str) -> os.stat_result:
-    """The `stat` of `name` itself, be it a link or not. Raises `Vanished`, OSError."""
+    """Return the `stat` of `name`, which may be a link. Raises `Vanished`, OSError."""
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
@@ -158,12 +158,12 @@ def is_same(directory: int, name: str, info: os.stat_result) -> bool:
 
 
 def open_regular(directory: int, name: str, info: os.stat_result, max_bytes: int) -> tuple[int, os.stat_result]:
-    """A descriptor of the file `name`, of which `look` said `info`, and its `stat` now; the caller closes it.
+    """Return a descriptor of the file `name` and its present `stat`; the caller closes the descriptor.
 
-    Raises `Vanished`, `AuditError` (symlink, not_a_regular_file, too_large, unreadable), or OSError where the
-    process itself lacks something, such as descriptors.
+    `info` is the file's `stat` from `look`. Raises `Vanished`, `AuditError` (symlink, not_a_regular_file, too_large,
+    unreadable), or OSError if the process lacks a resource, such as descriptors.
     """
-    _check(info, max_bytes)  # before it is opened: opening a device can do things
+    _check(info, max_bytes)  # before opening: opening a device can have side effects
     try:
         descriptor = os.open(name, _READ, dir_fd=directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -182,7 +182,7 @@ def open_regular(directory: int, name: str, info: os.stat_result, max_bytes: int
 
 
 def read_regular(directory: int, name: str, info: os.stat_result, max_bytes: int) -> tuple[bytes, os.stat_result]:
-    """The content of `name`, and its `stat` from just before it was read. Raises as `open_regular` does."""
+    """Return the content of `name`, and its `stat` from before the read. Raises the errors of `open_regular`."""
     descriptor, info = open_regular(directory, name, info, max_bytes)
     try:
         return read_all(descriptor, info.st_size), info
@@ -203,7 +203,7 @@ def _check(info: os.stat_result, max_bytes: int) -> None:
 
 
 def _unreadable(error: OSError) -> AuditError | OSError:
-    # EAGAIN: somebody holds a lease on it, as Samba does for a client that writes; it is a matter of time.
+    # EAGAIN: another process holds a lease on it, as Samba does for a client that writes. A retry will succeed.
     if error.errno in _OURS or error.errno == errno.EAGAIN:
         return error
     who = f"uid {os.geteuid()}, gid {os.getegid()}"
@@ -211,7 +211,7 @@ def _unreadable(error: OSError) -> AuditError | OSError:
 
 
 def read_all(descriptor: int, size: int) -> bytes:
-    """At most `size` bytes: a file that grows for ever is read once, as long as it was."""
+    """Return at most `size` bytes, so that a file that keeps growing is read only once."""
     content = os.read(descriptor, size) if size else b""
     if len(content) == size:
         return content
@@ -224,7 +224,7 @@ def read_all(descriptor: int, size: int) -> bytes:
 
 
 def read_sidecar(directory: int, name: str) -> Found | None:
-    """A sidecar's content and `stat`; None if there is no such file; empty content if it can't be one of ours."""
+    """Return a sidecar's content and `stat`; None if it is absent. Content that can't be benchd's is empty."""
     try:
         descriptor = os.open(name, _READ, dir_fd=directory)
     except OSError as error:
@@ -246,9 +246,9 @@ def read_sidecar(directory: int, name: str) -> Found | None:
 
 
 def has_writer(directory: int, name: str) -> bool | None:
-    """Whether some process has `name` open for writing; None where the system doesn't tell.
+    """Return whether a process has `name` open for writing; None if the system can't say.
 
-    Linux grants a read lease only on a file without writers, and only to the file's owner or CAP_LEASE.
+    Linux grants a read lease only on a file without writers, and only to the file's owner or with CAP_LEASE.
     """
     if not hasattr(fcntl, "F_SETLEASE"):  # pragma: no cover - not Linux
         return None
@@ -257,8 +257,8 @@ def has_writer(directory: int, name: str) -> bool | None:
     except OSError:
         return None
     try:
-        # A writer that comes while the lease stands makes the kernel signal us. The default signal, SIGIO, kills;
-        # SIGURG is ignored by default.
+        # If a writer comes while the lease is held, the kernel sends a signal. The default signal, SIGIO, ends the
+        # process. The default action for SIGURG is to ignore it.
         fcntl.fcntl(descriptor, 10, signal.SIGURG)  # F_SETSIG has no name in Python
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -271,7 +271,7 @@ def has_writer(directory: int, name: str) -> bool | None:
 
 
 class Temporary(NamedTuple):
-    """A file of ours that nobody is to look at yet. Its descriptor is open as long as it is to be flushed, else -1."""
+    """A file that is not visible as a sidecar yet. The descriptor is open if it must be flushed, else -1."""
 
     name: str
     descriptor: int = -1
@@ -287,11 +287,10 @@ def write_temporary(
 ) -> Temporary:
     """Write `content` to a new temporary file of `group`, so that all users of the folder can read the answer.
 
-    If `durable` its descriptor stays open, so that it can be flushed. `random` returns bytes for its name. Raises
-    OSError.
+    If `durable`, leave its descriptor open for flushing. `random` returns bytes for the name. Raises OSError.
     """
     name = f".benchd-{_SYSTEM}-{os.getpid()}-{random(8).hex()}.tmp"
-    _in_use.add(name)  # before it is there: a scan, on another thread, removes what nobody uses
+    _in_use.add(name)  # before the file exists: a scan on another thread removes unused temporary files
     try:
         descriptor = os.open(name, _CREATE, 0o666, dir_fd=directory)
     except BaseException:
@@ -299,7 +298,7 @@ def write_temporary(
         raise
     try:
         if group is not None and os.fstat(descriptor).st_gid != group:
-            # Only members of the group may give it away; and in a user namespace it may have no number at all.
+            # Only members of the group may change it to that group. In a user namespace the group may have no number.
             with contextlib.suppress(OSError):
                 os.fchown(descriptor, -1, group)
         view = memoryview(content)
@@ -315,21 +314,21 @@ def write_temporary(
 
 
 def close_temporary(directory: int, temporary: Temporary) -> Temporary:
-    """Close a temporary file's descriptor. Raises OSError; the temporary file is then gone."""
+    """Close a temporary file's descriptor. Raises OSError after removing the file."""
     _close(directory, temporary)
     return temporary._replace(descriptor=-1)
 
 
 def _close(directory: int, temporary: Temporary) -> None:
     try:
-        os.close(temporary.descriptor)  # a file server may say only now that there is no room
+        os.close(temporary.descriptor)  # a file server may report a full disk only here
     except OSError:
-        discard(directory, temporary._replace(descriptor=-1))  # it is closed all the same
+        discard(directory, temporary._replace(descriptor=-1))  # the descriptor is closed even after an error
         raise
 
 
 def publish(directory: int, temporary: Temporary, name: str) -> None:
-    """Make a temporary file visible as `name`, at once and whole. Raises OSError; the temporary file is then gone."""
+    """Rename a temporary file to `name`, which is atomic. Raises OSError after removing the temporary file."""
     try:
         os.rename(temporary.name, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
@@ -339,7 +338,7 @@ def publish(directory: int, temporary: Temporary, name: str) -> None:
 
 
 def discard(directory: int, temporary: Temporary) -> None:
-    """Remove a temporary file of ours, if it is there."""
+    """Remove a temporary file, if it exists."""
     with contextlib.suppress(OSError):
         if temporary.descriptor >= 0:
             os.close(temporary.descriptor)
@@ -349,7 +348,10 @@ def discard(directory: int, temporary: Temporary) -> None:
 
 
 def remove_stale_temporary(directory: int, name: str, now: float) -> bool:
-    """Remove `name` if it is what a crashed benchd left behind: of a dead process of this system, or of long ago."""
+    """Remove `name` if a crashed benchd left it: its process on this system is dead, or the file is old enough.
+
+    `now` is in seconds since the epoch. Return whether the file was removed.
+    """
     match = TEMPORARY.fullmatch(name)
     if match is None or name in _in_use:
         return False

@@ -1,8 +1,8 @@
-"""How what was written to many files gets to the disk with few waits.
+"""Flush many files to the disk with few waits.
 
-`fdatasync` waits for one file, and each call flushes the drive, though an earlier one may have written everything.
-`syncfs` is one wait for all that any process has written to a file system. It is used only while that is little:
-another program's checkpoint of many gigabytes must not hold up an answer of two kilobytes.
+`fdatasync` waits for one file, and each call flushes the drive, even if an earlier call has written everything.
+`syncfs` is one wait for the data of all processes on a file system. benchd uses it only while little data is waiting: a
+checkpoint of many gigabytes by another program must not delay an answer of two kilobytes.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
 
 __all__ = ["FileSystems", "Flusher"]
 
-#: File systems that keep what `syncfs` has waited for. Others may do so too; a file server is not asked for it.
+#: File systems that keep the data that `syncfs` has waited for. Others may do so too, but file servers are excluded.
 _LASTING: Final = frozenset({"ext3", "ext4", "f2fs", "xfs"})
 
-#: From this version of Linux on `syncfs` reports what could not be written.
+#: `syncfs` reports write errors from this version of Linux on.
 _REPORTS_ERRORS: Final = (5, 8)
 
-#: Bytes that may wait to be written for each wait that `syncfs` saves, and in addition: what a slow disk writes in
-#: about 50 ms, and Linux by itself within seconds.
+#: Maximum bytes waiting to be written: for each wait that `syncfs` saves, and a constant. A slow disk writes as much in
+#: about 50 ms, and Linux writes it within seconds without being asked.
 _BYTES_A_WAIT: Final = 128 * 1024
 _BYTES_BESIDES: Final = 4 * 2**20
 
-#: Seconds. After a wait that took longer, the other waits of a batch overlap.
+#: Seconds. After a wait longer than this, the other waits of a batch run in parallel.
 _SLOW_WAIT: Final = 0.002
 
-#: Errors of `fsync` for a directory on file systems whose names are as durable as they get, and of a flush for a pipe
-#: or a file that has been closed, and so flushed, meanwhile.
+#: Errors of `fsync` for a directory on file systems that do not support it, and of a flush for a pipe or for a file
+#: that was closed meanwhile. Closing flushes.
 _NOTHING_TO_FLUSH: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 
 _WAITING: Final = re.compile(rb"^(?:Dirty|Writeback): +([0-9]+) kB$", re.MULTILINE)
 
 
 class FileSystems:
-    """What the system says about its file systems. A test passes another.
+    """Asks the system about its file systems. Tests can pass another instance.
 
-    `proc` is where it says so, and `release` the version of Linux; without it that of this system.
+    `proc` is the path of procfs. `release` is the version of Linux, by default that of this system.
     """
 
     def __init__(self, proc: str = "/proc", release: str | None = None) -> None:
@@ -56,10 +56,10 @@ class FileSystems:
         self._lasting: dict[int, bool] = {}
 
     def sync(self, descriptor: int, device: int, waits: int) -> bool:
-        """Flush the file system on `device`, if that is cheaper than `waits` flushes of single files.
+        """Flush the file system on `device`, if one `syncfs` is cheaper than `waits` flushes of single files.
 
-        `descriptor` is open in it. Return whether everything is on the disk. After an error, which may be that of
-        another file, each file must be flushed by itself.
+        `descriptor` is open in it. Return whether everything is on the disk. An error may be that of another file, so
+        after an error the caller must flush each file.
         """
         if waits < 2 or not self.is_lasting(device):
             return False
@@ -68,7 +68,7 @@ class FileSystems:
         return self.syncfs(descriptor)
 
     def is_lasting(self, device: int) -> bool:
-        """Return whether the file system on `device` is one of `_LASTING`; the answer is kept."""
+        """Return whether the file system on `device` is one of `_LASTING`. The answer is cached."""
         known = self._lasting.get(device)
         if known is None:
             known = self._lasting[device] = self._has_lasting_kind(device)
@@ -86,7 +86,7 @@ class FileSystems:
         return bool(kinds) and kinds <= _LASTING
 
     def bytes_to_write(self) -> float:
-        """Return how many bytes, written by any process, are not on a disk yet; infinity if the system doesn't say."""
+        """Return the number of bytes of all processes that no disk has yet; infinity if the system can't say."""
         try:
             with open(f"{self._proc}/meminfo", "rb", buffering=0) as file:
                 found = _WAITING.findall(file.read(16 * 1024))
@@ -95,13 +95,13 @@ class FileSystems:
         return sum(int(size) for size in found) * 1024.0 if len(found) == 2 else float("inf")
 
     def syncfs(self, descriptor: int) -> bool:
-        """Flush the file system that `descriptor` is open in; return False after an error, or if none is reported."""
+        """Flush the file system of `descriptor`. Return False after an error, or if Linux does not report errors."""
         call = self._syncfs
         return call is not None and call(descriptor) == 0
 
     @cached_property
     def _syncfs(self) -> Callable[[int], int] | None:
-        """The system call, which Python does not have; None if it does not report errors."""
+        """Return the system call, which Python lacks; None if it does not report errors."""
         version = re.match(r"([0-9]+)\.([0-9]+)", self._release or platform.release())
         if version is None or (int(version[1]), int(version[2])) < _REPORTS_ERRORS:
             return None
@@ -117,9 +117,9 @@ class FileSystems:
 
 
 class Flusher:
-    """Flushes files and directories, which are given as (descriptor, device). Safe to share between threads.
+    """Flushes files and directories, each given as (descriptor, device). Thread-safe.
 
-    `waits` is the number of waits that may overlap on a slow disk.
+    `waits` is the maximum number of parallel waits on a slow disk.
     """
 
     def __init__(self, waits: int = 4, systems: FileSystems | None = None) -> None:
@@ -128,7 +128,7 @@ class Flusher:
         self._pool: ThreadPoolExecutor | None = None
 
     def flush(self, written: Collection[tuple[int, int]], *, directories: bool = False) -> dict[int, OSError]:
-        """Wait until the contents of files, or the names in `directories`, are on the disk.
+        """Wait until the contents of files are on the disk, or the names in directories if `directories` is set.
 
         Return the errors by descriptor.
         """

@@ -1,7 +1,7 @@
-"""A watched folder: its settings, its names, its clock, and which audits in it are answered.
+"""Represent a watched folder: its settings, names and clock, and which of its audits are answered.
 
-The folder itself is the only state. An audit is answered when its sidecar belongs to its present content: the same
-size, and changed clearly before the sidecar was written; in doubt the hash decides (spec, section 1).
+The folder itself is the only state. An audit is answered if its sidecar belongs to its present content: it has the same
+size, and it changed clearly before the sidecar was written. In doubt the hash decides (docs/spec.md, section 1).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = ["Folder", "Memory"]
 
 
 class Memory:
-    """Contents that need no sidecar: other JSON, and audits whose config a person has edited.
+    """Remembers contents that need no sidecar: other JSON, and audits whose config a person has edited.
 
-    A cache: it saves rescans from reading these files again, and may be lost at any time.
+    It is a cache, so that rescans do not read these files again. It may be lost at any time.
     """
 
     def __init__(self, most: int = 50_000) -> None:
@@ -31,13 +31,13 @@ class Memory:
         self._known: dict[tuple[str, int, int], str | None] = {}
 
     def add(self, relative: str, info: os.stat_result, beside: str | None) -> None:
-        """Remember this content; with `beside` only while the directory holds a file of that name."""
+        """Remember this content. With `beside`, it counts only while the directory has a file of that name."""
         if len(self._known) >= self._most:
             self._known.clear()
         self._known[relative, info.st_ino, info.st_ctime_ns] = beside
 
     def has(self, directory: int, relative: str, info: os.stat_result) -> bool:
-        """Return whether this content needs no sidecar. `directory` is the open directory that it is in."""
+        """Return whether this content needs no sidecar. `directory` is the open directory of the file."""
         key = (relative, info.st_ino, info.st_ctime_ns)
         if key not in self._known:
             return False
@@ -46,7 +46,7 @@ class Memory:
 
 
 class Folder:
-    """One watched folder. It keeps no descriptor, so that the folder can be unmounted, moved and deleted."""
+    """One watched folder. It keeps no descriptor open, so the folder can be unmounted, moved and deleted."""
 
     def __init__(
         self,
@@ -64,15 +64,15 @@ class Folder:
         self.memory = memory or Memory()
         self._check = SidecarCheck(settings.selection, settings.bench, max_bytes=max_bytes)
         self._clock = clock or FolderClock()
-        #: Nanoseconds by the folder's clock: the last whole scan has dealt with everything that changed before.
+        #: Nanoseconds by the folder's clock. The last complete scan has handled all changes before this time.
         self.scanned_until_ns = 0
-        #: Counts the calls of `forget_scans`: a scan that was under way then must not count as a whole one.
+        #: Number of calls of `forget_scans`. A scan that was running during a call does not count as complete.
         self.generation = 0
-        #: The directories in which the last scan met an adapter_config.json.
+        #: The directories in which the last scan found an adapter_config.json.
         self.adapters: set[str] = set()
 
     def shown(self, relative: str) -> str:
-        """Return the path of a file, for people and records."""
+        """Return the path of a file for people and records."""
         return os.path.join(self.path, relative)
 
     def open(self, relative: str = "") -> int:
@@ -80,14 +80,14 @@ class Folder:
         return open_directory(self.path, relative)
 
     def standing(self, name: str, info: os.stat_result, beside: Beside) -> tuple[Standing, Provenance | None]:
-        """Return how the audit `name`, with `stat` `info`, stands, and the sidecar that says so."""
+        """Return the standing of the audit `name` with the `stat` `info`, and the provenance that proves it."""
         return standing(self._check, name, info, beside, now_ns=self.now_ns())
 
     def remember(self, relative: str, info: os.stat_result, *, beside: str | None = None) -> None:
-        """Note that this content needs no sidecar, so that the next scan skips it.
+        """Remember that this content needs no sidecar, so that the next scan skips it.
 
-        With `beside` only while a file of that name is in the same directory: once a person has moved it away, the
-        audit is to be answered.
+        With `beside`, this counts only while a file of that name is in the same directory. If a person moves that file
+        away, benchd must answer the audit.
         """
         self.memory.add(relative, info, beside)
 
@@ -101,12 +101,12 @@ class Folder:
         return self._clock.now_ns()
 
     def set_clock(self, *, check: bool) -> None:
-        """Compare the folder's clock with the system's, if `check`; if the system's was set, forget the scans."""
+        """Compare the folder's clock with the system's if `check`. If the system's clock was set, forget the scans."""
         if self._clock.was_set():
             self.forget_scans()
             check = True
         if check:
-            with contextlib.suppress(OSError):  # the folder is missing; the scan says so
+            with contextlib.suppress(OSError):  # the folder is missing, and the scan reports it
                 descriptor = self.open()
                 try:
                     self._clock.read(descriptor)

@@ -1,4 +1,4 @@
-"""Which names in a folder are audits', and what benchd calls the files that it writes beside them."""
+"""Recognise the names of audits in a folder, and build the names of their sidecars."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ ERROR_SUFFIX: Final = ".bench-error.json"
 
 
 def config_name(audit: str) -> str:
-    """`NAME.json` -> `NAME.bench.json`."""
+    """Return the name of an audit's config: `NAME.json` -> `NAME.bench.json`."""
     return audit.removesuffix(".json") + CONFIG_SUFFIX
 
 
 def error_name(audit: str) -> str:
-    """`NAME.json` -> `NAME.bench-error.json`."""
+    """Return the name of an audit's error report: `NAME.json` -> `NAME.bench-error.json`."""
     return audit.removesuffix(".json") + ERROR_SUFFIX
 
 
 def is_sidecar(name: str) -> bool:
-    """Return whether benchd gives such a name to its own files."""
+    """Return whether `name` is that of a config or an error report."""
     return name.endswith((CONFIG_SUFFIX, ERROR_SUFFIX))
 
 
 class Names:
-    """The rules of one folder. All paths are relative to it; `nested` are the folders in it that are watched too."""
+    """The name rules of one folder. All paths are relative to it. `nested` are the watched folders inside it."""
 
     def __init__(self, settings: FolderSettings, nested: frozenset[str] = frozenset()) -> None:
         self._is_recursive = settings.recursive
@@ -44,13 +44,13 @@ class Names:
         return not name.startswith(".") and not is_sidecar(name) and self.matches(name, path)
 
     def matches(self, name: str, path: str) -> bool:
-        """Return whether the file `name` matches the patterns, and none of those that are ignored."""
+        """Return whether the file `name` matches `patterns`, but not `ignore`."""
         if not (self._wanted_names.match(name) or self._wanted_paths.match(path)):
             return False
         return not (self._ignored_names.match(name) or self._ignored_paths.match(path))
 
     def enters(self, path: str) -> bool:
-        """Return whether the directory is watched too: not if it is hidden, ignored, or a watched folder itself."""
+        """Return whether the directory is watched too. Hidden, ignored and separately watched ones are not."""
         name = path.rpartition("/")[2]
         if not self._is_recursive or name.startswith(".") or path in self._nested:
             return False
@@ -58,7 +58,7 @@ class Names:
 
 
 def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Return the shell patterns as one expression for names, and one for paths: those with a slash."""
+    """Return shell patterns as two expressions: one for names, and one for paths (the patterns with a slash)."""
     names = [fnmatch.translate(pattern) for pattern in patterns if "/" not in pattern]
     paths = [fnmatch.translate(pattern.strip("/")) for pattern in patterns if "/" in pattern]
     return re.compile("|".join(names) or r"(?!)"), re.compile("|".join(paths) or r"(?!)")

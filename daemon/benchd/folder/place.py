@@ -1,4 +1,4 @@
-"""One open directory of a watched folder, and an audit in it with what is beside it."""
+"""Open one directory of a watched folder, and find an audit in it with the files beside it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Entry", "Place"]
 
 
 class Entry(NamedTuple):
-    """An audit as it was found: its name, those of its sidecars, its `stat`, and what is beside it."""
+    """An audit as it was found: its name, the names of its sidecars, its `stat`, and the files beside it."""
 
     name: str
     config: str
@@ -27,20 +27,20 @@ class Entry(NamedTuple):
 
 
 class Place:
-    """An open directory."""
+    """One open directory."""
 
     __slots__ = ("adapter", "claimed", "descriptor", "device", "group", "shown")
 
     def __init__(self, descriptor: int, info: os.stat_result, adapter: AdapterConfig | None, shown: str) -> None:
         self.descriptor = descriptor
         self.device = info.st_dev
-        #: The group to give new files, so that those who share the folder can read them; None if they get it anyway.
+        #: The group for new files, so that all users of the folder can read them; None if they get it anyway.
         self.group = None if info.st_gid == os.getegid() else info.st_gid
-        #: What the `adapter_config.json` in it says, if there is one.
+        #: The content of the directory's `adapter_config.json`; None if it is absent.
         self.adapter = adapter
-        #: Its path for people and records, with a slash at its end.
+        #: The path for people and records, with a slash at the end.
         self.shown = shown
-        #: Names of configs that are written and not visible yet.
+        #: Names of configs that are written but not visible yet.
         self.claimed: set[str] = set()
 
     @classmethod
@@ -51,7 +51,7 @@ class Place:
         except (FileNotFoundError, NotADirectoryError):
             raise Vanished from None
         except OSError as error:
-            if error.errno == errno.ELOOP:  # a folder on the way was swapped for a link
+            if error.errno == errno.ELOOP:  # a folder on the path was replaced by a link
                 raise Vanished from None
             raise
         try:
@@ -65,7 +65,7 @@ class Place:
         """Return the audit `name`. Raises `Vanished`, OSError."""
         directory, config, report = self.descriptor, config_name(name), error_name(name)
         info = look(directory, name)
-        # Usually neither sidecar is there. `seems_there` is cheap, and may be wrong: publishing checks again.
+        # Usually both sidecars are absent. `seems_there` is cheap but may be wrong, so publishing checks again.
         beside = Beside(
             read_sidecar(directory, config) if seems_there(directory, config) else None,
             read_sidecar(directory, report) if seems_there(directory, report) else None,

@@ -1,4 +1,4 @@
-"""One walk through a folder: which audits in it have no valid answer."""
+"""Scan a folder for audits without a valid answer."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ from benchd.folder.standing import CLEARLY_NS, Beside, Standing
 
 __all__ = ["Scan", "Tally"]
 
-#: How many rejections a tally describes; it counts all.
+#: Maximum number of rejections that a tally describes. It counts all of them.
 _MAX_REJECTIONS: Final = 1000
 
-#: A few milliseconds of work.
+#: Entries between two pauses: a few milliseconds of work.
 _ENTRIES_BETWEEN_PAUSES: Final = 512
 
 
 class Tally:
-    """What one scan has met."""
+    """The counts of one scan."""
 
     def __init__(self) -> None:
         self.found = 0
         self.answered = 0
         self.queued = 0
-        #: Audits that seem answered, which only their hash can show.
+        #: Audits that have a sidecar, but only their hash can prove that it holds.
         self.in_doubt = 0
-        #: Answered ones whose answer is an error report; the path and reason of the first.
+        #: The number of answered audits whose sidecar is an error report, and the path and reason of the first ones.
         self.rejected = 0
         self.rejections: list[tuple[str, str]] = []
 
 
 class _Directory(NamedTuple):
-    """The directory that a scan lists at present."""
+    """The directory that a scan is listing."""
 
     descriptor: int
     prefix: str
-    #: Audits that changed before this (ns) need only have a config; 0 if every sidecar must be read.
+    #: Nanoseconds. Audits that changed before this only need a config; 0 if the scan must read every sidecar.
     until_ns: int
     adapter: AdapterConfig | None
 
 
 class Scan:
-    """One scan of a folder. Iterate it once for the audits without a valid answer, by path relative to the folder.
+    """One scan of a folder. Iterating it yields the audits without a valid answer, by path relative to the folder.
 
-    `below` is the directory to begin with, and empty for the whole folder. `entering` gets each directory and its open
-    descriptor before it is listed: watch first, then list. `failed` gets each path that can't be read. `pause` is
-    called now and then, so that the caller can do something else meanwhile. With `force` answered audits are yielded
-    too. A `tidy` scan removes what a dead benchd left behind. With `check_clock` a scan of the whole folder reads the
-    folder's clock first, for which it writes a file. Memory does not grow with the number of files.
+    `below` is the directory to start in; it is empty for the whole folder. The scan calls `entering` with each
+    directory and its open descriptor before it lists the directory (watch first, then list), `failed` with each path
+    that can't be read, and `pause` regularly, so that the caller can do other work. With `force` it yields answered
+    audits too. With `tidy` it removes the files of a dead benchd. With `check_clock` a scan of the whole folder first
+    writes a file to read the folder's clock. Memory does not grow with the number of files. Iterate only once.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Scan:
             finally:
                 os.close(descriptor)
         if self._is_complete and generation == folder.generation:
-            # Of what had been unchanged for a while when this scan began, the next one need only see the sidecars.
+            # The next scan only checks that there is a config for files that were unchanged when this scan began.
             folder.scanned_until_ns = started_ns - CLEARLY_NS
 
     def _fail(self, relative: str, error: OSError) -> None:
@@ -113,7 +113,7 @@ class Scan:
     def _list(self, descriptor: int, relative: str) -> Iterator[str]:
         folder = self._folder
         changed_ns = _changed_ns(descriptor, ADAPTER_CONFIG)
-        # With another adapter_config.json, or none any more, each sidecar must be read again.
+        # If the adapter_config.json has changed or is gone, every sidecar must be read again.
         is_same = (changed_ns > 0) is (relative in folder.adapters) and changed_ns <= folder.scanned_until_ns
         directory = _Directory(
             descriptor,
@@ -130,7 +130,7 @@ class Scan:
                 except FileNotFoundError:
                     continue
                 except OSError as error:
-                    # One entry that can't be read must not hide the others; answering it says more.
+                    # One unreadable entry must not hide the others. Answering it reports the details.
                     self._failed(directory.prefix + entry.name, error)
                     is_wanted = folder.names.wants(directory.prefix + entry.name)
                 if is_wanted:
@@ -141,7 +141,7 @@ class Scan:
             folder.adapters.discard(relative)
 
     def _visit(self, directory: _Directory, entry: os.DirEntry[str]) -> bool:
-        """Deal with one entry; return whether it is an audit without a valid answer."""
+        """Handle one entry. Return whether it is an audit without a valid answer."""
         names, path = self._folder.names, directory.prefix + entry.name
         if entry.name.startswith("."):
             if self._tidy and TEMPORARY.fullmatch(entry.name):
@@ -170,7 +170,7 @@ class Scan:
             return True
         if found is None and not seems_there(descriptor, report):
             return False
-        # Nearly every audit has a config that holds, and no report: one file to open for each.
+        # Nearly every audit has a valid config and no report, so the report is read only if needed.
         beside = Beside(found, None, directory.adapter)
         standing, provenance = folder.standing(name, info, beside)
         if standing is not Standing.ANSWERED:
@@ -188,9 +188,9 @@ class Scan:
         return True
 
     def _remove_stale_report(self, directory: _Directory, name: str) -> None:
-        """Remove an error report of benchd's whose file is gone or has a valid config.
+        """Remove benchd's error report if its file is gone or has a valid config.
 
-        Two daemons on one folder can leave the second kind.
+        The second case happens when two daemons watch one folder.
         """
         descriptor = directory.descriptor
         stem = name.removesuffix(ERROR_SUFFIX)
@@ -212,7 +212,7 @@ class Scan:
 
 
 def _changed_ns(directory: int, name: str) -> int:
-    """Return when the file was last changed; 0 if it is absent."""
+    """Return the ctime of the file in nanoseconds; 0 if it is absent."""
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False).st_ctime_ns
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Whether an audit is answered, by its time stamps and those of its sidecars (spec, section 1)."""
+"""Decide whether an audit is answered, from its dates and those of its sidecars (docs/spec.md, section 1)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from benchd.folder.files import Found
 
 __all__ = ["CLEARLY_NS", "Beside", "Standing", "standing"]
 
-#: Nanoseconds. Time stamps come from the kernel's coarse clock, which moves in ticks of up to 10 ms; that of a file
-#: server may be coarser. The order of two changes that are nearer than this is in doubt.
+#: Nanoseconds. Dates come from the kernel's coarse clock, which has ticks of up to 10 ms. A file server's clock may be
+#: coarser. If two changes are closer than this, their order is in doubt.
 CLEARLY_NS: Final = 50_000_000
 
 
@@ -27,9 +27,9 @@ class Standing(Enum):
 
 
 class Beside(NamedTuple):
-    """What is beside an audit: its config and error report (content and `stat`), and the adapter's own file.
+    """The files beside an audit: config and error report (content and `stat`), and the adapter's own file.
 
-    None stands for a file that is absent.
+    None means that the file is absent.
     """
 
     config: Found | None
@@ -40,10 +40,10 @@ class Beside(NamedTuple):
 def standing(
     check: SidecarCheck, name: str, info: os.stat_result, beside: Beside, *, now_ns: int
 ) -> tuple[Standing, Provenance | None]:
-    """Return how the audit `name` stands, and the provenance of the sidecar that says so. Never read the audit.
+    """Return the standing of the audit `name`, and the provenance of its sidecar. Do not read the audit.
 
-    `info` is the audit's `stat`. `now_ns` is the present time by the folder's clock: a sidecar from the future proves
-    nothing.
+    `info` is the audit's `stat`. `now_ns` is the present time by the folder's clock: a sidecar with a future date
+    proves nothing.
     """
     doubtful: Provenance | None = None
     adapter = beside.adapter.token if beside.adapter else None

@@ -1,4 +1,4 @@
-"""Which system this process runs on: the host, this boot of it, and the namespace that its process number counts in."""
+"""Identify the system of this process: the host, the boot, and the pid namespace."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["System", "this_system"]
 
 
 class System(NamedTuple):
-    """Two processes with the same number are the same, or one of them is dead, if all of this is alike.
+    """The identity of a system. Two processes with the same number on it are the same one, or one of them is dead.
 
-    Empty parts are what the system doesn't tell.
+    A part is empty if the system can't say.
     """
 
     host: str
@@ -21,7 +21,7 @@ class System(NamedTuple):
 
 
 def this_system(proc: str = "/proc") -> System:
-    """Return the system of this process. Containers share a host name and a boot; each has its own process 1."""
+    """Return the system of this process. Containers share host name and boot, but have separate pid namespaces."""
     try:
         with open(f"{proc}/sys/kernel/random/boot_id", encoding="ascii", errors="replace") as file:
             boot = file.read().strip()

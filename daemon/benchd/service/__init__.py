@@ -1,1 +1,1 @@
-"""The daemon's process: start, reload, stop, threads, systemd."""
+"""Run the daemon's process: start, reload, stop, threads, systemd."""

@@ -1,4 +1,4 @@
-"""Whether the daemon's threads live, and whether its work moves."""
+"""Check that the daemon's threads run and that its work makes progress."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["Health"]
 
 
 class Health:
-    """Checks threads and progress. Only one thread may use it."""
+    """Checks threads and progress. Not thread-safe."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
-        #: The number of results when work last moved, and when (monotonic) that was.
+        #: The number of results at the last progress, and its time (monotonic, seconds).
         self._moved = (0, time.monotonic())
 
     def trouble(self, workers: Workers, watchers: Iterable[Thread], *, limit: float) -> str | None:
-        """Return what is wrong, or None. Work that has not moved for `limit` seconds is stuck."""
+        """Return the problem, or None. Work without progress for `limit` seconds is stuck."""
         now = time.monotonic()
         dead = [thread.name for thread in [*workers.threads, *watchers] if not thread.is_alive()]
         if dead:
@@ -34,5 +34,5 @@ class Health:
         if not ready or self._counts.total != self._moved[0]:
             self._moved = (self._counts.total, now)
         elif now - self._moved[1] > limit:
-            return f"{ready} audits wait and none is answered"
+            return f"{ready} audits wait, but none is being answered"
         return None

@@ -1,4 +1,4 @@
-"""The threads that answer: a loop that reads events and answers what is due, and a lane for large files."""
+"""Run the threads that answer: a loop that reads events and answers due audits, and a lane for large files."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from benchd.watching.events import Reader
 
 __all__ = ["Counts", "LargeLane", "Loop"]
 
-#: Answers of a batch share their costs, and their waits for the disk.
+#: Audits in a batch. They share costs and the waits for the disk.
 _BATCH: Final = 32
 
-#: Seconds until audits are tried again whose batch has failed as a whole.
+#: Seconds until benchd retries the audits of a batch that failed as a whole.
 _RETRY: Final = 1.0
 
 
 class Counts:
-    """How many audits of this process had each outcome. Survives a reload. Thread-safe."""
+    """Counts the outcomes of this process, also across reloads. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -46,27 +46,27 @@ class Counts:
 
     @property
     def last_answer(self) -> str | None:
-        """Return the path of the file that was answered last."""
+        """Return the path of the last answered file, or None."""
         return self._last.folder.shown(self._last.relative) if self._last else None
 
     @property
     def answered(self) -> int:
-        """Return how many configs were written."""
+        """Return the number of written configs."""
         return self._outcomes[Outcome.SELECTED]
 
     @property
     def rejected(self) -> int:
-        """Return how many files were rejected."""
+        """Return the number of rejected files."""
         return self._outcomes[Outcome.REJECTED]
 
     @property
     def total(self) -> int:
-        """Return how many results there were, of any kind: it grows while work moves."""
+        """Return the number of results of any kind, which grows while work makes progress."""
         return self._outcomes.total()
 
 
 class LargeLane:
-    """One thread for files that may take long. Their tickets stay taken in their inboxes meanwhile."""
+    """Runs one thread for files that may take long. Their tickets stay taken in their inboxes meanwhile."""
 
     def __init__(self, answering: Answering, counts: Counts, trail: Trail) -> None:
         self._answering = answering
@@ -74,16 +74,16 @@ class LargeLane:
         self._trail = trail
         self._waiting: queue.SimpleQueue[tuple[Ticket, Inbox] | None] = queue.SimpleQueue()
         self._is_stopping = False
-        #: When (monotonic) the present file was begun; None while the thread waits.
+        #: The time (monotonic, seconds) at which the present file was started; None while the thread waits.
         self.busy_since: float | None = None
         self.thread = threading.Thread(target=self._run, name="benchd-large", daemon=True)
 
     def put(self, ticket: Ticket, inbox: Inbox) -> None:
-        """Answer a taken ticket, and give it back to its inbox."""
+        """Have the thread answer a taken ticket and give it back to its inbox."""
         self._waiting.put((ticket, inbox))
 
     def stop(self) -> None:
-        """Ask the thread to end after the file at hand; return at once."""
+        """Ask the thread to end after its present file. Return at once."""
         self._is_stopping = True
         self._waiting.put(None)
 
@@ -100,20 +100,20 @@ class LargeLane:
 
 
 def answer(answering: Answering, batch: list[Ticket], trail: Trail, *, may_take_long: bool) -> list[Result]:
-    """Return a result for each ticket of `batch`, also after a failure that answering did not expect."""
+    """Return a result for each ticket of `batch`, even after an unexpected failure."""
     try:
         return answering.answer(batch, may_take_long=may_take_long)
-    except Exception as error:  # noqa: BLE001 - the thread survives anything, and says so
+    except Exception as error:  # noqa: BLE001 - the thread must survive any error, and records it
         name, failure = threading.current_thread().name, f"{type(error).__name__}: {error}"
-        trail.write(ThreadFailed(thread=name, error=failure, recovery="its audits are tried again"))
+        trail.write(ThreadFailed(thread=name, error=failure, recovery="trying its audits again"))
         return [Result(ticket, Outcome.FAILED, error=failure, retry_in=_RETRY) for ticket in batch]
 
 
 class Loop:
-    """One thread that reads the events of its folders and answers what is due. Owns an inbox.
+    """Runs one thread that reads the events of its folders and answers due audits. Owns an inbox.
 
-    Where the GIL lets one thread run at a time, handing an audit to another thread costs as much as answering it.
-    `on_refused` gets the folders of hints that the inbox had no room for.
+    With the GIL one thread runs at a time, so handing an audit to another thread costs as much as answering it. The
+    inbox calls `on_refused` with the folder of hints that it refuses.
     """
 
     def __init__(
@@ -134,36 +134,36 @@ class Loop:
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._bell, select.EPOLLIN)
-        #: So that nobody rings after the loop has ended, when the number may belong to another file.
+        #: After the loop has ended, the descriptor may be that of another file. The lock prevents writing to it.
         self._bell_lock = threading.Lock()
         self._readers: dict[int, Reader] = {}
         self._removed: deque[Reader] = deque()
         self._is_stopping = False
-        #: When (monotonic) the present batch was begun; None while the loop waits.
+        #: The time (monotonic, seconds) at which the present batch was started; None while the loop waits.
         self.busy_since: float | None = None
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     # --- from any thread -----------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Make the loop ask its inbox again, if it waits or is about to."""
-        self.inbox.is_awaited = False  # one ring is enough
+        """Make the loop call `take` again, if it sleeps or is about to."""
+        self.inbox.is_awaited = False  # one wake-up is enough
         with self._bell_lock:
             if self._bell >= 0:
                 os.eventfd_write(self._bell, 1)
 
     def add(self, reader: Reader) -> None:
-        """Call `reader.read` on the loop's thread whenever there is something to read."""
+        """Call `reader.read` on the loop's thread whenever its descriptor is readable."""
         self._readers[reader.fileno()] = reader
         self._epoll.register(reader.fileno(), select.EPOLLIN)
 
     def remove(self, reader: Reader) -> None:
-        """Call it no more, and close it on the loop's thread."""
+        """Stop calling `reader`, and close it on the loop's thread."""
         self._removed.append(reader)
         self.wake()
 
     def stop(self) -> None:
-        """Ask the thread to end after the batch at hand; return at once."""
+        """Ask the thread to end after its present batch. Return at once."""
         self._is_stopping = True
         self.inbox.close()
 
@@ -190,7 +190,7 @@ class Loop:
         os.close(bell)
 
     def _answer(self, batch: list[Ticket]) -> float:
-        """Answer a batch, give it back, and return the seconds that it took."""
+        """Answer a batch and give it back. Return the seconds that it took."""
         self.busy_since = started = time.monotonic()
         results = answer(self._answering, batch, self._trail, may_take_long=False)
         self._counts.add(results)
@@ -206,13 +206,13 @@ class Loop:
         return time.monotonic() - started
 
     def _read_for(self, seconds: float) -> None:
-        """Read events until there are none, at most for `seconds`: the kernel's queues filled meanwhile."""
+        """Read events until there are none, but at most for `seconds`: answering has let the kernel's queues fill."""
         deadline = time.monotonic() + seconds
         while self._read(0.0) and time.monotonic() < deadline:
             pass
 
     def _read(self, wait: float | None) -> bool:
-        """Wait for events up to `wait` seconds, None for ever, and read them. Return whether there were some."""
+        """Wait up to `wait` seconds for events (None: without limit) and read them. Return whether there were any."""
         ready = self._epoll.poll(wait)
         self.inbox.is_awaited = False
         for descriptor, _ in ready:
@@ -222,7 +222,7 @@ class Loop:
                 continue
             try:
                 reader.read()
-            except Exception as error:  # noqa: BLE001 - the loop lives on; the reader tells its folders
+            except Exception as error:  # noqa: BLE001 - the loop continues, and the reader informs its folders
                 self._drop(reader)
                 reader.failed(error)
         return bool(ready)

@@ -1,6 +1,6 @@
-"""The life of the daemon: start, ready, reload, stop. Owns the process: its signals, its threads, its exit.
+"""Run the daemon from start to exit: signals, readiness, reload, stop.
 
-Everything else is owned elsewhere; this module only connects the rooms, waits for signals, and tells systemd.
+Other packages own everything else. This module connects them, waits for signals, and notifies systemd.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ from benchd.watching.watcher import Watcher
 
 __all__ = ["Service", "block_signals", "changed_settings"]
 
-#: malloc.h: options of mallopt(3), and what they are set to.
+#: Options of mallopt(3), with their numbers from malloc.h, and their values.
 _HEAP: Final = (
     (-8, 1),  # M_ARENA_MAX: one heap
-    (-3, 2**20),  # M_MMAP_THRESHOLD: what is larger has a mapping of its own, and leaves no hole that the next misses
-    (-1, 4 * 2**20),  # M_TRIM_THRESHOLD: so much is kept at the end, not given back and asked for again all the time
+    (-3, 2**20),  # M_MMAP_THRESHOLD, bytes: larger blocks get a separate mapping, so they leave no holes in the heap
+    (-1, 4 * 2**20),  # M_TRIM_THRESHOLD, bytes: keep this much free memory instead of returning it and asking again
 )
 
 _STOPPING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _SIGNALS: Final = _STOPPING | {signal.SIGHUP}
 
-#: A folder that takes longer than this to open (a file server that is slow to answer) does not keep the others waiting.
+#: Seconds. The service becomes ready without a folder that takes longer to open, for example on a slow file server.
 _READY_SECONDS: Final = 30.0
 
-#: What is in flight gets this long to end after a signal.
+#: Seconds that the threads get to finish after a signal.
 _GRACE_SECONDS: Final = 0.8
 
-#: And this long before a changed folder is watched with its new settings.
+#: Seconds that the old watcher of a changed folder gets to finish.
 _HANDOVER_SECONDS: Final = 10.0
 
 
 def block_signals() -> None:
-    """Keep the signals of the service for its main thread. Call before any thread starts."""
+    """Block the service's signals, so that only its main thread receives them. Call it before any thread starts."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
 def changed_settings(settings: Settings) -> dict[str, Any]:
-    """The settings that are not the default, by dotted key, and the watched folders."""
+    """Return the settings that differ from their defaults, by dotted key, and the watched folders."""
     changed: dict[str, Any] = {"watch": [folder.path for folder in settings.watch]}
     for section in ("watching", "selection", "bench", "trail"):
         values = getattr(settings, section)
@@ -85,10 +85,10 @@ def _differences(where: str, values: msgspec.Struct, general: msgspec.Struct) ->
 
 
 class Service:
-    """One daemon over any number of folders.
+    """Runs one daemon for any number of folders.
 
-    `reread` gives the settings anew, or raises `SettingsError`; it is called on SIGHUP, on the main thread. `make_lock`
-    is for tests.
+    `reread` returns the new settings after SIGHUP, or raises `SettingsError`. The main thread calls it. `make_lock` is
+    for tests.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Service:
         )
 
     def claim(self) -> None:
-        """Take all folders. Raises `Occupied` if another benchd has one; then none is taken."""
+        """Lock all folders. If another benchd has one of them, lock none and raise `Occupied`."""
         watchers = list(self._watchers.values())
         for index, watcher in enumerate(watchers):
             try:
@@ -143,7 +143,7 @@ class Service:
     # --- the main thread -----------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Watch and answer until a signal comes. Returns the exit code: 0, or 1 after a failure of our own."""
+        """Watch and answer until a signal comes. Return the exit code: 0, or 1 after a failure of benchd."""
         _share_one_heap()
         _tell_of_library_logs(self._trail)
         threading.excepthook = self._thread_died
@@ -155,7 +155,7 @@ class Service:
         self._await_watched(list(self._watchers.values()))
         roots = [path for path, watcher in self._watchers.items() if watcher.present]
         self._trail.write(Ready(roots=roots, duration_ms=round((time.monotonic() - self._started) * 1000, 3)))
-        gc.freeze()  # all that is there now is there for good: no collection need look at it again
+        gc.freeze()  # all present objects live until the end, so the collector can skip them
         notify(READY="1", STATUS=self._status())
         while (received := self._await_signal()) == signal.SIGHUP:
             self._reload()
@@ -164,7 +164,7 @@ class Service:
 
     @staticmethod
     def _await_watched(watchers: list[Watcher]) -> None:
-        """Wait until each folder is watched or known to be missing; not for ever, and not against a signal to stop."""
+        """Wait until each folder is watched or known to be missing, but stop at a deadline or a signal."""
         deadline = time.monotonic() + _READY_SECONDS
         for watcher in watchers:
             while not watcher.watched.wait(0.05):
@@ -172,7 +172,7 @@ class Service:
                     return
 
     def _await_signal(self) -> int:
-        """The next signal. Meanwhile systemd's watchdog, if there is one, hears from us while all is well."""
+        """Return the next signal. Meanwhile notify systemd's watchdog, if there is one, as long as all is well."""
         interval = watchdog_seconds()
         if interval is None or not hasattr(signal, "sigtimedwait"):
             return signal.sigwait(_SIGNALS)
@@ -186,10 +186,10 @@ class Service:
             if trouble is None:
                 notify(WATCHDOG="1", STATUS=self._status())
             else:
-                notify(STATUS=f"{trouble}; no longer telling the watchdog that all is well")
+                notify(STATUS=f"{trouble}; benchd no longer notifies the watchdog")
 
     def _status(self) -> str:
-        """What matters, in one line."""
+        """Return the status line for systemd."""
         missing = [path for path, watcher in self._watchers.items() if not watcher.present]
         ready, delayed = self._workers.waiting()
         parts = [
@@ -219,7 +219,7 @@ class Service:
         notify(READY="1", STATUS=self._status())
 
     def _apply(self, settings: Settings) -> None:
-        """Put new settings in force. No drop is lost: what happens meanwhile, the new watchers' first scan finds."""
+        """Apply new settings. The first scan of the new watchers finds the drops that arrive meanwhile."""
         before, self._settings = self._settings, settings
         self._trail.reopen(settings.trail, console=self._console)
         kept = {
@@ -234,7 +234,7 @@ class Service:
             watcher.stop()
         for watcher in retired:
             watcher.thread.join(_HANDOVER_SECONDS)
-            # An answer by the old settings must not come after one by the new.
+            # An answer with the old settings must not replace one with the new settings.
             watcher.inbox.drop(watcher.folder)
             watcher.inbox.await_idle(watcher.folder, _HANDOVER_SECONDS)
             self._workers.release(watcher.folder.settings)
@@ -266,39 +266,39 @@ class Service:
     # --- other threads -------------------------------------------------------------------------------------
 
     def _rescan(self, folder: Folder) -> None:
-        """The inbox had to drop something of `folder`: only a full scan finds it again."""
+        """Request a full scan of `folder`, because the inbox has refused hints about it."""
         folder.forget_scans()
         watcher = self._watchers.get(folder.path)
         if watcher is not None and watcher.folder is folder:
             watcher.request_scan("inbox full")
 
     def _thread_died(self, arguments: threading.ExceptHookArgs) -> None:
-        """A thread of ours or of a library ended by an exception: record it, and end the process so that all see it."""
+        """Record that an exception ended a thread of benchd or of a library, and end the process."""
         name = arguments.thread.name if arguments.thread else "?"
         self._failure = f"thread {name} died of {arguments.exc_type.__name__}: {arguments.exc_value}"
-        self._trail.write(ThreadFailed(thread=name, error=self._failure, recovery="benchd stops, to be started again"))
+        self._trail.write(ThreadFailed(thread=name, error=self._failure, recovery="benchd stops and must be restarted"))
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _unraisable(self, arguments: sys.UnraisableHookArgs) -> None:
-        """An exception where Python can't raise one, as in a finalizer: recorded, for nobody else would hear of it."""
+        """Record an exception that Python can't raise, for example from a finalizer."""
         error = f"{arguments.exc_type.__name__}: {arguments.exc_value} in {arguments.object!r}"
         name = threading.current_thread().name
-        self._trail.write(ThreadFailed(thread=name, error=error, recovery="none is needed: it goes on"))
+        self._trail.write(ThreadFailed(thread=name, error=error, recovery="none needed; the thread continues"))
 
 
 def _same(one: FolderSettings, other: FolderSettings) -> bool:
-    """Return whether both give the same answers. The order of a base's keys counts, and `==` ignores it."""
+    """Return whether both settings give the same answers. `==` ignores the order of a base's keys, which counts."""
     return one == other and base_digest(one.bench.base) == base_digest(other.bench.base)
 
 
 def _nested(path: str, settings: Settings) -> frozenset[str]:
-    """The watched folders inside `path`, relative to it: each belongs to its own watcher alone."""
+    """Return the watched folders inside `path`, relative to it. Each has a separate watcher."""
     prefix = os.path.join(path, "")
     return frozenset(other.path.removeprefix(prefix) for other in settings.watch if other.path.startswith(prefix))
 
 
 def _tell_of_library_logs(trail: Trail) -> None:
-    """Have what libraries log as a warning, or worse, in the trail: on standard error it would be a line of text."""
+    """Write the warnings and errors that libraries log to the trail, which keeps standard error free of other text."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -308,10 +308,10 @@ def _tell_of_library_logs(trail: Trail) -> None:
 
 
 def _share_one_heap() -> None:
-    """Have all threads take their memory from one place, where the C library is glibc.
+    """Make all threads use one heap, if the C library is glibc.
 
-    It gives each new thread a heap of its own, up to eight a core, and each keeps what one large file took there once.
-    Python's own lock lets one thread allocate at a time anyway.
+    By default glibc gives new threads separate heaps, up to eight for each core. Each heap keeps the memory that one
+    large file needed once. The GIL lets one thread allocate at a time anyway.
     """
     with contextlib.suppress(OSError, AttributeError):
         for option, value in _HEAP:

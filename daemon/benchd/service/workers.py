@@ -1,4 +1,4 @@
-"""Which loop answers which folder."""
+"""Assign each folder to the loop that answers it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Workers"]
 
-#: With the GIL one thread runs at a time, and more loops would only take turns.
+#: With the GIL one thread runs at a time, so more loops would not be faster.
 _HAS_GIL: Final = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class Workers:
     """The loops of a service, and the lane for large files.
 
-    Folders watched through inotify share a loop; without the GIL, as many loops as `watching.workers` says. Each polled
-    folder has a loop of its own, so that a slow file server keeps no other folder waiting. `has_gil` and
+    Folders on inotify share one loop, or with a free-threaded Python as many loops as `watching.workers` says. Each
+    polled folder has a separate loop, so that a slow file server does not delay other folders. `has_gil` and
     `open_instances` are for tests.
     """
 
@@ -57,7 +57,7 @@ class Workers:
         self._assigned = 0
         self._is_started = False
         self._open_instances = open_instances
-        #: What to record at the start if this watchdog lacks a name.
+        #: The record to write at the start if watchdog lacks a function for inotify.
         self._degraded: Degraded | None = None
 
     @property
@@ -71,7 +71,7 @@ class Workers:
         return [*(loop.thread for loop in self.loops), self.large.thread]
 
     def loop_for(self, settings: FolderSettings) -> tuple[Loop, Instances | None]:
-        """Return the loop that answers a folder, and what opens its inotify instances. Raises OSError."""
+        """Return the loop that answers a folder, and the object that opens its inotify instances. Raises OSError."""
         if wants_polling(settings):
             loop = self._own[settings.path] = self._make(f"benchd-loop {settings.path}")
             return loop, None
@@ -85,10 +85,10 @@ class Workers:
     def _instances_of(self, loop: Loop) -> Instances | None:
         try:
             return self._open_instances(loop)
-        except (ImportError, AttributeError) as error:  # a function, or a constant of a class
+        except (ImportError, AttributeError) as error:  # watchdog lacks a function, or a constant of a class
             if self._degraded is None:
-                reason = f"this watchdog can't be used for inotify: {error}"
-                self._degraded = Degraded(root="", reason=reason, instead="watchdog's own observer")
+                reason = f"this version of watchdog can't be used for inotify: {error}"
+                self._degraded = Degraded(root="", reason=reason, instead="watchdog's observer")
                 if self._is_started:
                     self._trail.write(self._degraded)
             return None
@@ -106,7 +106,7 @@ class Workers:
             loop.stop()
 
     def start(self) -> None:
-        """Start all threads; loops that are made later start at once."""
+        """Start all threads. Loops that are created later start at once."""
         self._is_started = True
         if self._degraded is not None:
             self._trail.write(self._degraded)
@@ -114,19 +114,19 @@ class Workers:
             thread.start()
 
     def stop(self) -> None:
-        """Ask all threads to end after the batch at hand; return at once."""
+        """Ask all threads to end after their present batch. Return at once."""
         self.large.stop()
         for loop in self.loops:
             loop.stop()
 
     def join(self, seconds: float) -> bool:
-        """Wait up to `seconds` until all threads have ended; return whether they have."""
+        """Wait up to `seconds` until all threads have ended. Return whether they have."""
         deadline = time.monotonic() + seconds
         for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self.threads)
 
     def waiting(self) -> tuple[int, int]:
-        """Return how many audits are ready or taken, and how many wait for a later moment."""
+        """Return the number of audits that are ready or taken, and the number of those that are delayed."""
         counts = [loop.inbox.counts() for loop in self.loops]
         return sum(ready for ready, _ in counts), sum(delayed for _, delayed in counts)

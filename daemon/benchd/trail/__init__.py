@@ -1,1 +1,1 @@
-"""The audit trail: its records, where they go, and how people see them."""
+"""Write the audit trail: its records, their form, and the files and streams that they go to."""

@@ -1,4 +1,4 @@
-"""The records of the trail for people: one or more lines each."""
+"""Format the records of the trail for people, one or more lines for each."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _MARKS: Final[dict[Level, tuple[str, str]]] = {
 
 
 def console_line(ts: str, record: Record) -> bytes:
-    """Return `record` as text; coloured if standard output is a terminal."""
+    """Return `record` as text, with colours if standard output is a terminal."""
     mark, colour = _MARKS[record.level]
     if isinstance(record, records.Selected) and record.level == "info":
         mark, colour = "✓", "green"
-    # People see local time. Records have UTC.
+    # People read local time. Records contain UTC.
     head = click.style(f"{datetime.fromisoformat(ts).astimezone():%H:%M:%S}", dim=True)
     texts = TEXTS[record.__struct_config__.tag](_clean(record))
     lines = [f"{head} {click.style(mark, fg=colour, bold=True)} {texts[0]}"]
@@ -41,12 +41,12 @@ def console_line(ts: str, record: Record) -> bytes:
 
 
 def printable(text: str) -> str:
-    """Return `text` without control characters, which a terminal could obey."""
+    """Return `text` without control characters, because a terminal would execute them."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)
 
 
 def _clean(value: Any) -> Any:
-    """Return `value`, a record or a part of one, with printable text only."""
+    """Return `value`, a record or a part of one, without control characters."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, list | tuple):
@@ -59,12 +59,12 @@ def _clean(value: Any) -> Any:
 
 
 def _short(path: str) -> str:
-    """Return `path`, relative to the working directory if it is below that."""
+    """Return `path`, relative to the working directory if it is inside."""
     try:
         relative = os.path.relpath(path)
     except (OSError, ValueError):
         relative = path
-    # The working directory's name may have control characters, too.
+    # The name of the working directory may contain control characters, too.
     return printable(relative if len(relative) < len(path) and not relative.startswith("..") else path)
 
 
@@ -77,10 +77,10 @@ def _selected(record: records.Selected) -> list[str]:
 
 
 def _outcome(record: records.Selected) -> str:
-    """Say what Bench gets. The record has only the first layers."""
+    """Return a phrase about the variants for Bench. The record has only the first layers."""
     ranked = sum(1 for layer in record.layers if layer.rank)
     if not ranked:
-        return "for Bench: the uniform baseline alone" if record.layers_total else ""
+        return "for Bench: only the uniform baseline" if record.layers_total else ""
     more = " or more" if record.layers_total > len(record.layers) else ""
     return f"for Bench: custom ranks for {ranked}{more} {'layer' if ranked == 1 and not more else 'layers'}"
 
@@ -106,7 +106,7 @@ def _about(record: records.Deferred | records.Ignored | records.Unchanged) -> li
     return [f"{_short(record.audit)}: {event}: {record.reason}"]
 
 
-#: The lines for each event: the first one follows the time, the others are below it.
+#: The lines for each event. The first line follows the time, and the others are below it.
 TEXTS: Final[dict[Any, Callable[[Any], list[str]]]] = {
     "audit.selected": _selected,
     "audit.rejected": lambda record: [f"{_short(record.audit)}: {record.message} [{record.code}]", record.hint],
@@ -114,11 +114,11 @@ TEXTS: Final[dict[Any, Callable[[Any], list[str]]]] = {
     "audit.ignored": _about,
     "audit.unchanged": _about,
     "audit.failed": lambda record: [
-        f"{_short(record.audit)}: benchd failed: {record.error}; again in {record.retry_in_s:g} s"
+        f"{_short(record.audit)}: benchd failed: {record.error}; retrying in {record.retry_in_s:g} s"
     ],
-    "config.kept": lambda record: [f"{_short(record.config)} stays as it is", record.reason],
+    "config.kept": lambda record: [f"benchd keeps {_short(record.config)}", record.reason],
     "config.write_failed": lambda record: [
-        f"{_short(record.audit)}: can't write the answer: {record.error}; again in {record.retry_in_s:g} s"
+        f"{_short(record.audit)}: can't write the answer: {record.error}; retrying in {record.retry_in_s:g} s"
     ],
     "watch.started": lambda record: [f"watching {_short(record.root)} ({record.backend})"],
     "watch.overflow": lambda record: [f"{_short(record.root)}: {record.reason}"],
@@ -129,11 +129,11 @@ TEXTS: Final[dict[Any, Callable[[Any], list[str]]]] = {
     "service.started": lambda record: [f"benchd {record.version} (pid {record.pid})"],
     "service.ready": lambda record: [f"ready in {record.duration_ms:.0f} ms; Ctrl-C stops"],
     "service.reloaded": _reloaded,
-    "service.reload_failed": lambda record: ["the settings can't be used; the old ones stay", *record.problems],
+    "service.reload_failed": lambda record: ["can't use the new settings; the old ones stay active", *record.problems],
     "service.thread_failed": lambda record: [f"{record.thread} failed: {record.error}; {record.recovery}"],
     "service.stopping": lambda record: [f"stopping: {record.signal}"],
     "service.stopped": lambda record: [
-        f"stopped: {record.answered} answered, {record.rejected} rejected, {record.waiting} left for next time"
+        f"stopped: {record.answered} answered, {record.rejected} rejected, {record.waiting} left for the next start"
     ],
     "run.finished": lambda record: [f"{record.selected} answered"],
     "trail.failed": lambda record: [f"can't write the trail {_short(record.file)}: {record.error}"],

@@ -1,4 +1,4 @@
-"""Records as lines of JSON. No record ever fails: a value that JSON can't hold becomes readable text."""
+"""Encode records as lines of JSON. Encoding never fails: a value that JSON can't represent becomes text."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MAX_LINE: Final = 46 * 1024
 _MAX_TEXT: Final = 2000
 _MAX_ITEMS: Final = 5
 
-#: Priorities as the journal reads them at the start of a line (sd-daemon(3)).
+#: The journal's priorities at the start of a line (sd-daemon(3)).
 _PRIORITIES: Final[dict[Level, bytes]] = {"debug": b"<7>", "info": b"<6>", "warning": b"<4>", "error": b"<3>"}
 
 _encode = msgspec.json.Encoder().encode
 
 
 def json_line(ts: str, record: Record) -> bytes:
-    """Return `record` as one line of JSON: at most `MAX_LINE` bytes, and a newline."""
+    """Return `record` as one line of JSON, with at most `MAX_LINE` bytes and a newline."""
     head = f'{{"ts":"{ts}","level":"{record.level}",'.encode()
     try:
         body = _encode(record)
@@ -40,7 +40,7 @@ def json_line(ts: str, record: Record) -> bytes:
 
 
 def journal_line(ts: str, record: Record) -> bytes:
-    """Return `record` as one line for the journal, which removes the priority in front."""
+    """Return `record` as one line for the journal. The journal removes the priority at its start."""
     return _PRIORITIES[record.level] + json_line(ts, record)
 
 
@@ -55,7 +55,7 @@ def _clipped(value: Any) -> Any:
 
 
 def _printable(value: Any) -> Any:
-    """Return `value` with text in place of surrogates, large integers, keys of other types and unknown objects."""
+    """Return `value` with text instead of surrogates, large integers, other keys than text, and unknown objects."""
     if isinstance(value, str):
         return utf8(value)
     if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""The records of the trail, one type for each event.
+"""Declare the records of the trail, one type for each event.
 
-A record's type declares its event, its fields, its level and its description. The JSON Schema and the tables in
-docs/trail.md are generated from these types.
+A type declares the event, its fields, its level and its description. The JSON Schema and the tables in docs/trail.md
+are generated from these types.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ __all__ = [
     "WriteFailed",
 ]
 
-#: Maximum layers and notes in a record. `layers_total` counts all layers, and the config has all of both.
+#: Maximum layers and notes in a record. `layers_total` counts all layers, and the config has all layers and notes.
 MAX_LAYERS: Final = 20
 MAX_NOTES: Final = 20
 
 Level = Literal["debug", "info", "warning", "error"]
 
-#: What made benchd read an audit.
+#: The reason why benchd read an audit.
 Trigger = Literal["closed", "moved", "scan", "poll", "retry", "command"]
 
-# --- the fields that several records share ---------------------------------------------------------------------
+# --- fields that several records share -------------------------------------------------------------------------
 
 _Audit = Annotated[str, Meta(description="The audit's path. Bytes that are not UTF-8 are escaped.", min_length=1)]
 _Config = Annotated[str, Meta(description="The config's path. Bytes that are not UTF-8 are escaped.", min_length=1)]
@@ -92,7 +92,7 @@ _Settings = Annotated[
 
 
 class Record(Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True, tag_field="event"):
-    """One event: its tag is the name, `level` its level. A subclass with the same tag is the event at another level."""
+    """One event. The tag is its name, and `level` its level. A subclass can have the same tag and another level."""
 
     level: ClassVar[Level] = "info"
 
@@ -303,8 +303,8 @@ class ScanFinished(Record, frozen=True, kw_only=True, gc=False, tag="scan.finish
     queued: Annotated[
         _Count,
         Meta(
-            description="Audits that were queued to be answered. It counts neither audits that waited already nor "
-            "those whose hash alone is compared."
+            description="Audits that were queued for an answer. Audits that waited already, or that only need a "
+            "comparison of the hash, do not count."
         ),
     ]
     duration_ms: _Duration

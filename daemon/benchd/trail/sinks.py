@@ -1,4 +1,4 @@
-"""Where the lines of the trail go: to a file or a stream, and to standard error while that fails."""
+"""Write lines to a file or a stream, and to standard error while that fails."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from typing import Final, NamedTuple, Protocol
 
 __all__ = ["Disk", "Output", "Sink", "TrailFile", "TrailStream", "Written", "is_journal"]
 
-#: Maximum number of lines that are kept until they are on the disk.
+#: Maximum number of lines to keep until they are flushed.
 _MAX_UNFLUSHED: Final = 1000
 
 _NEWLINE: Final = ord("\n")
 
-#: Errors of `fdatasync` for a pipe, and for a file that was closed in the meantime. Closing flushes.
+#: `fdatasync` returns these errors for a pipe, and for a file that was closed meanwhile. Closing flushes.
 _NOTHING_TO_FLUSH: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 
 
 class Written(NamedTuple):
-    """An open file that has data to flush: its descriptor, and the device that it is on."""
+    """An open file that has data to flush: the file's descriptor and its device."""
 
     descriptor: int
     device: int
 
 
 class Disk(Protocol):  # pragma: no cover - a shape
-    """The system calls that can fail with the disk; the module `os` has them."""
+    """The system calls that can fail with the disk. The module `os` implements them."""
 
     def write(self, descriptor: int, text: bytes, /) -> int:
         """Write some of `text`. Return the number of bytes."""
 
     def fdatasync(self, descriptor: int, /) -> None:
-        """Wait until the file is on the disk."""
+        """Wait until the file's content is on the disk."""
 
 
 class Sink(Protocol):  # pragma: no cover - a shape
-    """Takes lines."""
+    """Writes lines to one target."""
 
     @property
     def name(self) -> str:
@@ -49,17 +49,17 @@ class Sink(Protocol):  # pragma: no cover - a shape
 
     @property
     def written(self) -> Written | None:
-        """Where the lines are; None if they are on no disk that can be flushed."""
+        """Return the file that has the lines; None if it can't be flushed."""
 
     def write(self, text: bytes) -> None:
-        """Hand whole lines to the operating system. Raises OSError."""
+        """Pass whole lines to the operating system. Raises OSError."""
 
     def close(self) -> None:
-        """Flush and close what `write` has opened. Raises OSError."""
+        """Flush and close the file that `write` has opened. Raises OSError."""
 
 
 class TrailStream:
-    """An open stream, usually standard output."""
+    """Writes to an open stream, usually standard output."""
 
     written: Final = None
 
@@ -68,7 +68,7 @@ class TrailStream:
         self._descriptor = descriptor
 
     def write(self, text: bytes) -> None:
-        """Hand whole lines to the operating system. Raises OSError."""
+        """Pass whole lines to the operating system. Raises OSError."""
         _, error = _write_all(self._descriptor, text)
         if error is not None:
             raise error
@@ -78,7 +78,7 @@ class TrailStream:
 
 
 def is_journal(descriptor: int) -> bool:
-    """Return whether systemd has connected the stream to its journal (systemd.exec(5), JOURNAL_STREAM)."""
+    """Return whether systemd has connected the stream to the journal (systemd.exec(5), JOURNAL_STREAM)."""
     try:
         info = os.fstat(descriptor)
     except OSError:
@@ -87,9 +87,9 @@ def is_journal(descriptor: int) -> bool:
 
 
 class TrailFile:
-    """A trail file, opened by the first `write`.
+    """Writes to a trail file. The first `write` opens it.
 
-    It follows logrotate: a file that was moved or deleted is created again, and a truncated file is appended to.
+    It follows logrotate: it creates a moved or deleted file again, and appends to a truncated file.
     """
 
     def __init__(self, path: str, *, disk: Disk = os) -> None:
@@ -100,7 +100,7 @@ class TrailFile:
         self._torn = False
 
     def write(self, text: bytes) -> None:
-        """Append whole lines, after opening the file if needed. Raises OSError."""
+        """Append whole lines, and open the file first if needed. Raises OSError."""
         self._follow()
         if self._torn:
             text = b"\n" + text
@@ -112,11 +112,11 @@ class TrailFile:
 
     @property
     def written(self) -> Written | None:
-        """Where the lines are; None while the file is not open."""
+        """Return the open file; None while it is not open."""
         return Written(self._descriptor, self._identity[0]) if self._descriptor >= 0 else None
 
     def _follow(self) -> None:
-        """Open the file that has the path now, unless it is open already."""
+        """Open the file at the path, unless it is open already."""
         try:
             info = os.stat(self.name)
         except FileNotFoundError:
@@ -131,7 +131,7 @@ class TrailFile:
         self._torn = stat.S_ISREG(opened.st_mode) and opened.st_size > 0 and self._ends_torn()
 
     def _ends_torn(self) -> bool:
-        """Return whether the file ends inside a line, after a full disk or a power cut."""
+        """Return whether the file ends with a partial line, for example after a full disk or a power failure."""
         try:
             with open(self.name, "rb") as file:
                 file.seek(-1, os.SEEK_END)
@@ -143,7 +143,7 @@ class TrailFile:
         """Flush and close the file. The next `write` opens it again. Raises OSError."""
         if self._descriptor >= 0:
             try:
-                self._disk.fdatasync(self._descriptor)  # a thread that flushes the new file may count on the old one
+                self._disk.fdatasync(self._descriptor)  # a flush of the new file must cover the old one
             except OSError as error:
                 if error.errno not in _NOTHING_TO_FLUSH:
                     raise
@@ -153,7 +153,7 @@ class TrailFile:
 
 
 def _write_all(descriptor: int, text: bytes, disk: Disk = os) -> tuple[int, OSError | None]:
-    """Write `text`, with several calls if needed. Return the number of bytes written, and the error that stopped it."""
+    """Write `text`, with several calls if needed. Return the number of bytes written and the error, if any."""
     written = 0
     while written < len(text):
         try:
@@ -164,11 +164,11 @@ def _write_all(descriptor: int, text: bytes, disk: Disk = os) -> tuple[int, OSEr
 
 
 class _SharedLock:
-    """A lock between the threads of this process, and with other processes through the file `path`."""
+    """A lock for the threads of this process, and for other processes through the file `path`."""
 
     def __init__(self, path: str) -> None:
         self._threads = threading.Lock()
-        self._file = open(path, "ab")  # noqa: SIM115 - as long as the process
+        self._file = open(path, "ab")  # noqa: SIM115 - open until the process ends
 
     def __enter__(self) -> None:
         self._threads.acquire()
@@ -183,9 +183,9 @@ class _SharedLock:
 
 
 class Output:
-    """Writes lines to a sink, and to the descriptor `fallback` while that fails.
+    """Writes lines to a sink. While the sink fails, writes them to the descriptor `fallback`.
 
-    `complain` makes the line that reports a failure, from the sink's name and the reason. A lock protects all state.
+    `complain` returns the line that reports a failure, given the sink's name and the reason. A lock protects all state.
     """
 
     def __init__(self, sink: Sink, *, complain: Callable[[str, str], bytes], fallback: int = 2) -> None:
@@ -193,23 +193,23 @@ class Output:
         self._complain = complain
         self._fallback = fallback
         self._lock: AbstractContextManager[object] = threading.Lock()
-        #: The operations that fail at present. Each is reported once.
+        #: The operations that currently fail. Each is reported once.
         self._failing: set[str] = set()
-        #: The lines that no flush covers yet. None until the first flush, since most trails are never flushed.
+        #: The lines that no flush covers yet. None until the first flush, because most trails are never flushed.
         self._unflushed: deque[bytes] | None = None
-        #: The lines that the flushes under way cover, and the number of these flushes.
+        #: The lines that the running flushes cover, and the number of these flushes.
         self._covered: deque[bytes] = deque(maxlen=_MAX_UNFLUSHED)
         self._flushes = 0
 
     def share(self, path: str) -> None:
-        """Take turns with all processes that share the file `path`. Call it before other threads start.
+        """Lock the file `path` for each write, so that the processes that share it take turns.
 
-        Raises OSError.
+        Call it before other threads start. Raises OSError.
         """
         self._lock = _SharedLock(path)
 
     def write(self, lines: list[bytes]) -> None:
-        """Write whole lines in one piece, to the fallback if the sink fails."""
+        """Write whole lines in one piece. Write them to the fallback if the sink fails."""
         text = b"".join(lines)
         with self._lock:
             try:
@@ -222,7 +222,7 @@ class Output:
                     self._unflushed.extend(lines)
 
     def unflushed(self) -> Written | None:
-        """Return what to flush, so that all lines written until now are on the disk. Report it by `flushed`.
+        """Return the file to flush for all lines so far. Report the result to `flushed`.
 
         None means that there is nothing to flush and nothing to report.
         """
@@ -235,10 +235,10 @@ class Output:
             return written
 
     def flushed(self, error: OSError | None) -> None:
-        """Take note that a flush has ended. After an error, write all lines that may be lost to the fallback.
+        """Record that a flush has ended. After an error, write all lines that may be lost to the fallback.
 
-        The system reports an error to one flush only. Another flush under way may have received it, so lines are kept
-        until none is.
+        The system reports an error to one flush only, so another running flush may have received it. Therefore the
+        lines are kept until no flush is running.
         """
         with self._lock:
             self._flushes -= 1
@@ -258,8 +258,8 @@ class Output:
             self._lock = threading.Lock()
 
     def replace(self, sink: Sink) -> None:
-        """Close the sink and write to another one."""
-        with self._lock:  # in one turn, or a line in between would open the old file again
+        """Close the sink and write to `sink` from now on."""
+        with self._lock:  # without releasing it: a line in between would open the old file again
             self._close()
             self._sink = sink
             self._failing.clear()

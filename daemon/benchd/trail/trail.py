@@ -1,7 +1,7 @@
-"""The audit trail: one line for each event, in a file, on standard output or in the journal.
+"""Write the audit trail: one line for each event, to a file, standard output or the journal.
 
-A record is handed to the operating system before `Trail.write` returns. While the trail can't be written, its records
-go to standard error.
+The operating system has the record when `Trail.write` returns. While the trail can't be written, its records go to
+standard error.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from benchd.trail.lines import Render, journal_line, json_line
 from benchd.trail.records import Level, Record, TrailFailed
 from benchd.trail.sinks import Output, Sink, TrailFile, TrailStream, Written, is_journal
 
-# structlog imports rich for tracebacks on terminals, and none of its public modules does without. Records have no
+# structlog imports rich for tracebacks on terminals, and no public module of structlog avoids that. Records have no
 # tracebacks. With None in `sys.modules` Python does not find rich, and `import benchd.cli.watch` takes 110 ms of CPU
-# time instead of 165.
+# time instead of 165 ms.
 _rich = sys.modules.get("rich")
 sys.modules["rich"] = None  # type: ignore[assignment]
 try:
@@ -34,7 +34,7 @@ _LEVELS: Final[dict[Level, int]] = {"debug": 10, "info": 20, "warning": 30, "err
 
 
 class Trail:
-    """Writes records. Threads can share a trail."""
+    """Writes records. Thread-safe."""
 
     def __init__(self, sink: Sink, *, level: Level = "info", render: Render = json_line, fallback: int = 2) -> None:
         self._output = Output(sink, complain=_complaint, fallback=fallback)
@@ -42,50 +42,50 @@ class Trail:
 
     @classmethod
     def open(cls, settings: TrailSettings, *, console: Render | None = None) -> Trail:
-        """Return the trail that the settings describe. A file is opened by the first record.
+        """Return the trail that the settings describe. The first record opens a file.
 
-        `console` makes lines for people, if the format asks for them.
+        `console` formats the lines for people, if the settings ask for them.
         """
         sink, render = _described(settings, console)
         return cls(sink, level=settings.level, render=render)
 
     def reopen(self, settings: TrailSettings, *, console: Render | None = None) -> None:
-        """Continue as other settings describe. A file is opened again, even if it is the same."""
+        """Continue with other settings. Open a file again, even if it is the same."""
         sink, render = _described(settings, console)
         self._output.replace(sink)
         self._log = _logger(settings.level, render)
 
     def share(self, path: str) -> None:
-        """Take turns with all processes that share the file `path`. A pipe would mix their long lines."""
+        """Lock the file `path` for each write. Without it a pipe mixes the long lines of several processes."""
         self._output.share(path)
 
     def write(self, *records: Record) -> None:
-        """Write records in one piece, without those below the trail's level."""
+        """Write records in one piece. Skip those below the trail's level."""
         lines = [line for record in records if (line := getattr(self._log, record.level)(record)) is not None]
         if lines:
             self._output.write(lines)
 
     def unflushed(self) -> Written | None:
-        """Return what to flush, so that all records written until now are on the disk. Report the result by `flushed`.
+        """Return the file to flush for all records so far. Report the result to `flushed`.
 
         None means that there is nothing to flush and nothing to report.
         """
         return self._output.unflushed()
 
     def flushed(self, error: OSError | None) -> None:
-        """Report the result of flushing what `unflushed` returned.
+        """Take the result of the flush that `unflushed` asked for.
 
-        After an error every record since the last good flush is written to standard error.
+        After an error, write every record since the last good flush to standard error.
         """
         self._output.flushed(error)
 
     def close(self) -> None:
-        """Flush and close the trail's file, if it has one. The next record opens it again."""
+        """Flush and close the trail's file, if it is open. The next record opens it again."""
         self._output.close()
 
 
 def _logger(level: Level, render: Render) -> Any:
-    """Return a logger whose methods return the record's line, or None below `level`."""
+    """Return a logger whose methods return the line of a record, or None below `level`."""
     return structlog.wrap_logger(
         structlog.ReturnLogger(),
         processors=[_add_time, lambda _logger, _level, event: render(event["ts"], event["event"])],

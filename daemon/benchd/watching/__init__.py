@@ -1,1 +1,1 @@
-"""Events and scans -> inbox. Knows folders and names, and nothing of audits."""
+"""Watch folders: turn events and scans into hints for the inbox. Knows names of files, but not audits."""

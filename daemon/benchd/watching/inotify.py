@@ -1,11 +1,11 @@
-"""Linux: folders watched through inotify, by watchdog's bindings and with a mask of our own.
+"""Watch folders through inotify on Linux, with watchdog's bindings and benchd's own event mask.
 
-watchdog's stock observer pairs the two halves of every move: half a second for each file that is moved away, and a
-queue that it searches twice for each one that is moved in (field-notes, section 6). benchd needs neither, so it uses
-the three functions below it.
+watchdog's stock observer pairs the two halves of every move. That delays a file after a move by half a second, and a
+burst of moves takes quadratic time (docs/field-notes.md, section 6). benchd does not need the pairs, so it uses the
+three functions below the observer.
 
-Watches are set on open descriptors (through `/proc/self/fd`), so that a path that is swapped for a link between check
-and use is never followed.
+Watches are set on open descriptors (through `/proc/self/fd`), so that benchd never follows a path that was replaced by
+a link after the check.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ _OUR_ENDINGS: Final = (CONFIG_SUFFIX.encode(), ERROR_SUFFIX.encode())
 _HEADER: Final = struct.Struct("iIII")
 _BUFFER_BYTES: Final = 64 * 1024
 
-#: Users may have 128 instances by default. Beyond half of them, folders share theirs.
+#: Users may have 128 instances by default. Beyond half of that, folders share instances.
 _MAX_INSTANCES: Final = 64
 
 
 class Inotify:
-    """One inotify instance: a queue of events in the kernel. Its loop alone reads and closes it."""
+    """One inotify instance: a queue of events in the kernel. Only its loop reads and closes it."""
 
     def __init__(self, descriptor: int) -> None:
         self.sources: set[InotifySource] = set()
@@ -78,7 +78,7 @@ class Inotify:
         return self._descriptor
 
     def watch(self, path: bytes, source: InotifySource) -> int:
-        """Watch the directory `path` for `source`; return the watch, the old one if there is one. Raises OSError."""
+        """Watch the directory `path` for `source`. Return the watch, which may exist already. Raises OSError."""
         watch = inotify_add_watch(self._descriptor, path, _MASK)
         if watch == -1:
             raise _error()
@@ -87,7 +87,7 @@ class Inotify:
         return int(watch)
 
     def forget(self, watch: int) -> None:
-        """Remove a watch, if it is still there."""
+        """Remove a watch, if it still exists."""
         if self._watches.pop(watch, None) is not None:
             inotify_rm_watch(self._descriptor, WatchDescriptor(watch))
 
@@ -96,7 +96,7 @@ class Inotify:
         self._watches.pop(watch, None)
 
     def read(self) -> None:
-        """Read events once, and pass them to their sources. Never block."""
+        """Read the available events once, and pass them to their sources. Never block."""
         try:
             buffer = os.read(self._descriptor, _BUFFER_BYTES)
         except BlockingIOError:
@@ -108,7 +108,7 @@ class Inotify:
             position += _HEADER.size + length
             name = buffer[position - length : position].rstrip(b"\0")
             if name.startswith(b".") or name.endswith(_OUR_ENDINGS):
-                continue  # never an audit; every answer makes three of these
+                continue  # never an audit, and every answer causes three of these
             source = self._watches.get(watch)
             if source is not None:
                 source.note(watch, mask, name)
@@ -120,7 +120,7 @@ class Inotify:
             source.tell()
 
     def failed(self, error: Exception) -> None:
-        """Tell all folders that their events are not read any more."""
+        """Report to all folders that the loop no longer reads their events."""
         for source in set(self._watches.values()):
             source.failed(error)
 
@@ -132,7 +132,7 @@ class Inotify:
 
 
 class Instances:
-    """The inotify instances of one loop: one for each folder, so that a flood in one fills only its own queue."""
+    """The inotify instances of one loop: one for each folder, so that a flood fills only its folder's queue."""
 
     def __init__(self, loop: Loop, most: int = _MAX_INSTANCES) -> None:
         self._loop = loop
@@ -141,7 +141,7 @@ class Instances:
         self._lock = threading.Lock()
 
     def join(self, source: InotifySource) -> Inotify:
-        """Return an instance for `source`: a new one, or the least used if there can be no more. Raises OSError."""
+        """Return an instance for `source`: a new one, or at the limit the least used one. Raises OSError."""
         with self._lock:
             instance = self._new() if len(self._open) < self._most else self._least_used()
             instance.sources.add(source)
@@ -162,7 +162,7 @@ class Instances:
         return min(self._open, key=lambda instance: len(instance.sources))
 
     def leave(self, source: InotifySource, instance: Inotify) -> None:
-        """Note that `source` does not need the instance any more. The last one closes it."""
+        """Note that `source` no longer needs the instance. Close the instance after its last source."""
         with self._lock:
             instance.sources.discard(source)
             if not instance.sources and instance in self._open:
@@ -181,13 +181,13 @@ class InotifySource:
         self._instance: Inotify | None = None
         self._folder: Folder | None = None
         self._error: Exception | None = None
-        #: The loop and the watcher's thread both write what follows.
+        #: The loop and the watcher's thread both write the following attributes.
         self._lock = threading.Lock()
         #: The path of each watched directory, and the scan that saw it last.
         self._places: dict[int, tuple[str, int]] = {}
         self._generation = 0
         self._is_full = False
-        #: What the present read has found; only the loop touches it.
+        #: The hints from the present read. Only the loop uses them.
         self._hints: dict[str, Hint] = {}
 
     # --- on the watcher's thread ---------------------------------------------------------------------------
@@ -205,7 +205,7 @@ class InotifySource:
             os.close(descriptor)
 
     def enter(self, relative: str, descriptor: int) -> None:
-        """Watch one open directory. At the system's limit of watches, say so once. Raises OSError."""
+        """Watch one open directory. Report once if the system's limit of watches is reached. Raises OSError."""
         try:
             self._watch(relative, descriptor)
         except OSError as error:
@@ -221,14 +221,14 @@ class InotifySource:
         instance = self._instance
         if instance is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        # Events of a new watch are dropped until its path is known. The scan lists the directory after that.
+        # Events of a new watch are dropped until its path is known. The directory is listed after that.
         with self._lock:
             watch = instance.watch(b"/proc/self/fd/%d" % descriptor, self)
             self._places[watch] = (relative, self._generation)
         return watch
 
     def recheck(self, watch: int, relative: str) -> None:
-        """Follow a watched directory that was moved or deleted. If it is gone, forget it and everything below."""
+        """Follow a watched directory that was moved or deleted. If it is gone, forget it and everything below it."""
         folder, again = self._folder, -1
         if folder is None:
             return
@@ -238,7 +238,7 @@ class InotifySource:
             self._forget(lambda _, place: f"{place}/".startswith(f"{relative}/"))
             return
         try:
-            again = self._watch(relative, descriptor)  # moved within the folder, it has its new path by now
+            again = self._watch(relative, descriptor)  # after a move inside the folder, it already has its new path
         except OSError:
             self._listener.lost_events("a moved directory can't be watched")
         finally:
@@ -247,7 +247,7 @@ class InotifySource:
             self._forget(lambda other, place: other == watch and place == relative)
 
     def scanned(self) -> None:
-        """Forget the directories that the scan did not enter: they were moved away or deleted."""
+        """Forget the directories that the scan did not enter, because they were moved away or deleted."""
         with self._lock:
             generation = self._generation
             self._generation += 1
@@ -279,7 +279,7 @@ class InotifySource:
     # --- on the loop ---------------------------------------------------------------------------------------
 
     def note(self, watch: int, mask: int, name: bytes) -> None:
-        """Note one event; `tell` passes it on."""
+        """Note one event. `tell` passes it on."""
         known = self._places.get(watch)
         if known is None:
             return
@@ -310,17 +310,17 @@ class InotifySource:
             self._listener.recheck(watch, place)
 
     def tell(self) -> None:
-        """Pass on what was noted since the last call."""
+        """Pass on all hints since the last call."""
         if self._hints:
             hints, self._hints = self._hints, {}
             self._listener.files(hints.items())
 
     def overflowed(self) -> None:
-        """The kernel's queue was full."""
+        """Report that the kernel's queue overflowed."""
         self._listener.lost_events("the kernel's event queue overflowed")
 
     def failed(self, error: Exception) -> None:
-        """The loop can't read this folder's events any more."""
+        """Report that the loop no longer reads this folder's events."""
         self._error = error
         self._listener.lost_events(f"the reader of events failed: {type(error).__name__}: {error}")
 

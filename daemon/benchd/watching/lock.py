@@ -39,14 +39,14 @@ class Occupied(Exception):
 
 
 class _Holder(msgspec.Struct, frozen=True):
-    """The content of a lock file. Parts that the system does not tell are empty."""
+    """The content of a lock file. A part is empty if the system can't say."""
 
     pid: int
     started: str
     boot: str
     namespace: str
     host: str
-    #: Where the process watches the folder. A folder that was moved away has no holder.
+    #: The path at which the process watches the folder. A folder that was moved away has no holder.
     path: str = ""
 
 
@@ -64,8 +64,8 @@ class FolderLock:
     def acquire(self) -> str | None:
         """Claim the folder, or claim it again if its lock file is gone. Raises `Occupied`.
 
-        Return None, or the reason why the folder is used without a lock: it is read-only, for example. A folder that
-        can't be opened is no reason: the watcher notices it.
+        Return None, or the reason for using the folder without a lock, for example that it is read-only. Also return
+        None if the folder can't be opened, because the watcher notices that.
         """
         try:
             directory = open_directory(self._path)
@@ -202,8 +202,8 @@ def _started(pid: int) -> str:
 def _runs(holder: _Holder, owner: int) -> bool:
     """Return whether the process that wrote `holder` still runs. The lock file belongs to the user `owner`.
 
-    Trust only what can be checked: a user who can write into the folder could name any process, and so keep benchd
-    from starting.
+    Trust only values that can be checked. Otherwise a user with write access to the folder could name any process, and
+    so prevent benchd from starting.
     """
     system = this_system()
     if (holder.boot, holder.namespace, holder.host) != (system.boot, system.namespace, system.host):
@@ -223,7 +223,7 @@ def _runs(holder: _Holder, owner: int) -> bool:
 
 
 def _watches(holder: _Holder, directory: int) -> bool:
-    """Return whether `holder` is about the open `directory`, and not about one that was moved away from here."""
+    """Return whether `holder` names the open `directory`, and not one that was moved away from its path."""
     try:
         return not holder.path or os.path.samestat(os.stat(holder.path), os.fstat(directory))
     except (FileNotFoundError, ValueError):  # ValueError: no path holds a NUL

@@ -1,4 +1,4 @@
-"""Which way of watching suits the file system that a folder is on."""
+"""Find out whether a folder is on a network file system."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 __all__ = ["is_remote"]
 
-#: File systems on which other hosts write without this kernel being told.
+#: File systems on which other hosts can write without events in this kernel.
 _REMOTE = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|9p|virtiofs|ceph|glusterfs|lustre|afs|gpfs|beegfs|ocfs2|gfs2|vboxsf|vmhgfs|prl_fs"
     r"|fuse\.(?!fuseblk|ntfs-3g|lxcfs).*"
@@ -17,7 +17,7 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 def is_remote(path: str, *, mountinfo: str = "/proc/self/mountinfo") -> bool:
-    """Whether `path` is on a network file system, where inotify sees only this host's own writes."""
+    """Return whether `path` is on a network file system, where inotify sees only the writes of this host."""
     if not sys.platform.startswith("linux"):  # pragma: no cover - not Linux
         return False
     real = os.path.realpath(path)

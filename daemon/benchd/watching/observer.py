@@ -1,4 +1,4 @@
-"""Folders that our inotify source can't serve: watchdog's polling for network file systems, else its observer."""
+"""Watch folders through watchdog: by polling for network file systems, else by the system's observer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ObserverSource"]
 
 
 class ObserverSource(Handler):
-    """Watches one folder through an observer of watchdog. Implements `Source`."""
+    """Watches one folder through a watchdog observer. Implements `Source`."""
 
     def __init__(self, listener: Listener, *, polling: bool, interval: float) -> None:
         self.backend = "polling" if polling else "observer"
@@ -29,14 +29,14 @@ class ObserverSource(Handler):
         self._root = ""
 
     def start(self, folder: Folder) -> None:
-        """Begin to watch. Raises OSError if the folder can't be read."""
-        os.close(folder.open())  # observers are silent about a folder that is missing or can't be read
+        """Start to watch. Raises OSError if the folder can't be read."""
+        os.close(folder.open())  # observers do not report a folder that is missing or can't be read
         self._root = folder.path
         if self._polling:
-            # lstat, so that links are not followed.
+            # `lstat` does not follow links.
             self._observer = PollingObserverVFS(os.lstat, os.scandir, polling_interval=self._interval)
         else:
-            from watchdog.observers import Observer  # noqa: PLC0415 - picks the system's own at import
+            from watchdog.observers import Observer  # noqa: PLC0415 - chooses the system's own observer at import
 
             self._observer = Observer()
         self._observer.daemon = True
@@ -44,13 +44,13 @@ class ObserverSource(Handler):
         self._observer.start()
 
     def enter(self, relative: str, descriptor: int) -> None:
-        """Do nothing: observers enter directories by themselves."""
+        """Do nothing: observers enter directories themselves."""
 
     def scanned(self) -> None:
-        """Do nothing: observers know by themselves what is gone."""
+        """Do nothing: observers notice deleted directories themselves."""
 
     def recheck(self, watch: int, relative: str) -> None:
-        """Do nothing: observers follow directories by themselves."""
+        """Do nothing: observers follow moved directories themselves."""
 
     @property
     def alive(self) -> bool:
@@ -66,12 +66,12 @@ class ObserverSource(Handler):
             observer.stop()
 
     def dispatch(self, event: FileSystemEvent) -> None:
-        """Handle one event, on the observer's thread. Never raise: an exception would end watchdog's dispatcher."""
+        """Handle one event on the observer's thread. Never raise: an exception would end watchdog's dispatcher."""
         if self._stopping.is_set():
             return
         try:
             self._tell(event)
-        except Exception as error:  # noqa: BLE001 - a scan finds what one bad event was about
+        except Exception as error:  # noqa: BLE001 - a scan finds the change behind a bad event
             self._listener.lost_events(f"an event could not be handled: {type(error).__name__}: {error}")
 
     def _tell(self, event: FileSystemEvent) -> None:

@@ -1,7 +1,7 @@
-"""One watched folder: its lock, its source of events, and the thread that scans it and explores new directories.
+"""Watch one folder: own its lock, its source of events, and the thread that scans it and explores new directories.
 
-Watch first, then scan. A scan runs at the start, every `rescan_interval`, after lost events, and when the folder comes
-back. Events are hints; a scan finds what they miss.
+The watcher starts to watch before it scans. It scans at the start, every `rescan_interval`, after lost events, and when
+the folder comes back. Events are hints, and a scan finds the changes that they miss.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Watcher"]
 
-#: Seconds between two looks for a folder that is missing.
+#: Seconds between two checks for a missing folder.
 _LOOK_FOR_ROOT: Final = 1.0
 
-#: How many unreadable directories are remembered, so that each is recorded once.
+#: Maximum number of unreadable directories to remember, so that each is recorded once.
 _MAX_FAILING: Final = 1000
 
-#: How many new directories may wait to be explored; beyond that, a scan of the whole folder is cheaper.
+#: Maximum number of new directories that wait to be explored. Beyond it a scan of the whole folder is cheaper.
 _MAX_UNEXPLORED: Final = 1000
 
-#: A folder that is polled by scans costs at most this share of one core's time.
+#: Maximum share of one core for a folder that is polled by scans.
 _POLLING_SHARE: Final = 0.1
 
 
 class Watcher:
     """Watches one folder. Owns its thread, its lock and its source of events. Implements `Listener`.
 
-    Hints go to `inbox`. `instances` opens inotify instances; without it, the folder is watched by other means.
+    Hints go to `inbox`. `instances` opens inotify instances. Without it, the watcher uses another source.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Watcher:
         self._instances = instances
         self._rescan_interval = rescan_interval
         self._lock = lock or FolderLock(folder.path)
-        #: Guards the next six: what other threads ask for.
+        #: Guards the next six attributes, which other threads write.
         self._wake = threading.Condition()
         self._is_stopping = False
         self._cause: str | None = "start"
@@ -81,33 +81,33 @@ class Watcher:
         self._unexplored: dict[str, None] = {}
         self._moved: deque[tuple[int, str]] = deque()
         self._has_overflowed = False
-        #: The rest belongs to the watcher's thread.
+        #: Only the watcher's thread writes the other attributes.
         self._source: Source | None = None
         self._identity: tuple[int, int] | None = None
         self._polls_by_scans = False
         self._trusts_inotify = True
-        #: Why the folder is not watched, as the trail says; None while it is watched.
+        #: The recorded reason why the folder is not watched; None while it is watched.
         self._lost: str | None = None
-        #: Why the folder is watched without a lock; None with one.
+        #: The reason why the folder is watched without a lock; None with a lock.
         self._unlocked: str | None = None
-        #: The directories that can't be read, as the trail says; and those of the present scan.
+        #: The unreadable directories of the last scan, which are recorded, and those of the present scan.
         self._failures: set[str] = set()
         self._failing: set[str] = set()
-        #: Set once the folder is watched, or known to be missing: the service is ready when all are.
+        #: Set once the folder is watched, or known to be missing. The service is ready when all are set.
         self.watched = threading.Event()
         self.thread = threading.Thread(target=self._run, name=f"benchd-watch {folder.path}", daemon=True)
 
     @property
     def present(self) -> bool:
-        """Return whether the folder is there and watched."""
+        """Return whether the folder exists and is watched."""
         return self._source is not None
 
     def claim(self) -> None:
-        """Take the folder before anything starts, if it is there. Raises `Occupied` if another benchd has it."""
+        """Lock the folder before any thread starts, if it exists. Raises `Occupied` if another benchd has it."""
         self._lock.acquire()
 
     def unclaim(self) -> None:
-        """Give the folder back, if nothing was started."""
+        """Unlock the folder, if no thread was started."""
         self._lock.release()
 
     def start(self) -> None:
@@ -115,27 +115,27 @@ class Watcher:
         self.thread.start()
 
     def stop(self) -> None:
-        """Ask the thread to end; return at once. Join `thread` to wait."""
+        """Ask the thread to end. Return at once. Join `thread` to wait."""
         with self._wake:
             self._is_stopping = True
             self._wake.notify()
 
     def request_scan(self, cause: str) -> None:
-        """Scan soon. Requests that come before it begins are one."""
+        """Request a scan. Requests before it starts are combined."""
         with self._wake:
             self._cause = self._cause or cause
             self._wake.notify()
 
-    # --- Listener; on any thread ---------------------------------------------------------------------------
+    # --- Listener, on any thread ---------------------------------------------------------------------------
 
     def files(self, hints: Iterable[tuple[str, Hint]]) -> None:
-        """Pass on the hints about files whose names are those of audits."""
+        """Pass on the hints about files that have the name of an audit."""
         wanted = [hint for hint in hints if self.folder.names.wants(hint[0])]
         if wanted:
             self.inbox.put(self.folder, wanted)
 
     def explore(self, relative: str) -> None:
-        """Watch a new directory soon, and all below it, and find what they hold."""
+        """Have the thread watch and scan a new directory and everything below it."""
         if not self.folder.names.enters(relative):
             return
         with self._wake:
@@ -147,13 +147,13 @@ class Watcher:
             self._wake.notify()
 
     def recheck(self, watch: int, relative: str) -> None:
-        """Follow a watched directory that was moved or deleted, soon."""
+        """Have the thread follow a watched directory that was moved or deleted."""
         with self._wake:
             self._moved.append((watch, relative))
             self._wake.notify()
 
     def lost_events(self, reason: str) -> None:
-        """Record it, once for each scan, and scan."""
+        """Record the loss once for each scan, and request a scan."""
         with self._wake:
             is_known, self._has_overflowed = self._has_overflowed, True
         if not is_known:
@@ -161,13 +161,13 @@ class Watcher:
         self.request_scan("overflow")
 
     def root_changed(self) -> None:
-        """Check the folder itself soon."""
+        """Have the thread check the folder itself."""
         with self._wake:
             self._is_root_in_question = True
             self._wake.notify()
 
     def problem(self, reason: str) -> None:
-        """Record it, and scan at the polling interval from now on."""
+        """Record the problem, and scan at the polling interval from now on."""
         self._polls_by_scans = True
         self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="scanning at poll_interval"))
         self.request_scan("degraded")
@@ -181,17 +181,17 @@ class Watcher:
                 self._follow()
                 if self._wants_round(next_scan):
                     next_scan = time.monotonic() + self._round()
-            except Exception as error:  # noqa: BLE001 - a watcher survives whatever its folder does to it
+            except Exception as error:  # noqa: BLE001 - a watcher must survive any error in its folder
                 failure = f"{type(error).__name__}: {error}"
-                self._trail.write(ThreadFailed(thread=self.thread.name, error=failure, recovery="watching anew in 1 s"))
+                self._trail.write(ThreadFailed(thread=self.thread.name, error=failure, recovery="trying again in 1 s"))
                 self._drop_source()
-                self.watched.set()  # nobody should wait for it: it is not watched, and the trail says so
+                self.watched.set()  # the service must not wait for this folder; the trail has the reason
                 next_scan = time.monotonic() + _LOOK_FOR_ROOT
         self._drop_source()
         self._lock.release()
 
     def _await(self, moment: float) -> bool:
-        """Sleep until there is something to do, at most until `moment` (monotonic). Return False if it is to stop."""
+        """Sleep until there is work, at most until `moment` (monotonic). Return False if the watcher must stop."""
         with self._wake:
             while not (self._is_stopping or self._is_wanted() or self._unexplored or self._moved):
                 left = moment - time.monotonic()
@@ -208,7 +208,7 @@ class Watcher:
             return self._is_wanted() or time.monotonic() >= moment
 
     def _round(self) -> float:
-        """Check that the folder is there and watched, and scan it. Return the seconds until the next round."""
+        """Check that the folder exists and is watched, and scan it. Return the seconds until the next round."""
         with self._wake:
             is_in_question, self._is_root_in_question = self._is_root_in_question, False
         reason = self._check_root(is_in_question=is_in_question)
@@ -221,7 +221,7 @@ class Watcher:
             self._trusts_inotify = False
             self._drop_source()
             reason = "the source of events has failed"
-            self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="opening another"))
+            self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="polling at poll_interval"))
         if not (self._take_lock_again() if self._source else self._open_source()):
             self.watched.set()
             return _LOOK_FOR_ROOT
@@ -235,34 +235,34 @@ class Watcher:
         return self._rescan_interval
 
     def _check_root(self, *, is_in_question: bool) -> str | None:
-        """Return why the folder can't be watched, or None. A folder that was replaced is watched anew.
+        """Return why the folder can't be watched, or None. Drop the source of a folder that was replaced.
 
-        One that was deleted and made again can have the same number, so an event about the folder itself counts too.
+        A deleted folder that is created again can have the same inode, so an event about the folder itself counts too.
         """
         try:
             descriptor = self.folder.open()
             try:
-                info = os.stat(".", dir_fd=descriptor)  # needs the permission to enter; `fstat` needs none
+                info = os.stat(".", dir_fd=descriptor)  # needs the permission to enter, which `fstat` does not need
                 os.scandir(descriptor).close()
             finally:
                 os.close(descriptor)
         except OSError as error:
             if error.errno == errno.ENOENT:
-                return "it does not exist; benchd waits for it"
+                return "the folder does not exist; benchd waits for it"
             return explained(error, self.folder.path, "read and enter")
         identity = (info.st_dev, info.st_ino)
         if self._source is not None and (is_in_question or identity != self._identity):
             self._drop_source()
-            self._lose("another folder stands in its place")
+            self._lose("another folder has replaced it")
         self._identity = identity
         return None
 
     # --- the lock and the source ---------------------------------------------------------------------------
 
     def _take_lock_again(self) -> bool:
-        """Take the lock where that failed before (a full disk), or where somebody has removed the lock file.
+        """Lock the folder if that failed before (on a full disk), or if another process has removed the lock file.
 
-        Return False if another benchd has the folder by now.
+        Return False if another benchd has the folder now.
         """
         if self._unlocked is None and self._lock.holds():
             return True
@@ -275,7 +275,7 @@ class Watcher:
         return True
 
     def _open_source(self) -> bool:
-        """Take the lock and watch the folder. Return False if another benchd has it."""
+        """Lock the folder and watch it. Return False if another benchd has it."""
         try:
             unlocked = self._lock.acquire()
         except Occupied as error:
@@ -336,21 +336,21 @@ class Watcher:
                 moved, self._moved = self._moved, deque()
             source = self._source
             if source is None or self._is_stopping or not (unexplored or moved):
-                return  # without a source; the scan after the next one is opened finds all of it
+                return  # without a source, the scan after opening one finds everything
             for relative in unexplored:
                 self._put_found(Scan(self.folder, below=relative, entering=source.enter, failed=self._cannot_enter))
             for watch, relative in moved:
                 source.recheck(watch, relative)
 
     def _cannot_enter(self, relative: str, error: OSError) -> None:
-        """A new directory can't be read or watched: say so, and scan."""
+        """Record that a new directory can't be read or watched, and request a scan."""
         if self._is_stopping:
             return
-        if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:  # else gone or swapped: an event says so
+        if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:  # else an event reports that it is gone
             self.problem(f"can't watch {self.folder.shown(relative)}: {error.strerror}")
 
     def _scan(self, cause: str) -> float:
-        """Queue whatever has no valid answer. Return the seconds it took, without the waits for room in the inbox."""
+        """Queue all audits without a valid answer. Return the seconds it took, without waits for room in the inbox."""
         source = self._source
         assert source is not None  # noqa: S101 - `_round` opens it first
         started = time.monotonic()
@@ -358,7 +358,7 @@ class Watcher:
             self.folder,
             entering=source.enter,
             failed=self._cannot_read,
-            # The clock of a file server may be set at any time; for this system's own, `set_clock` knows.
+            # The clock of a file server may be set at any time. `set_clock` notices that this system's clock was set.
             check_clock=cause != "rescan" or source.backend != "inotify",
             pause=self._follow,
         )
@@ -383,12 +383,12 @@ class Watcher:
         return took - waited
 
     def _put_found(self, scan: Scan) -> float:
-        """Queue what `scan` finds, until the watcher stops. Return the seconds that it waited for room."""
+        """Queue the audits that `scan` finds, until the watcher stops. Return the seconds of waits for room."""
         tally, waited, doubts = scan.tally, 0.0, 0
         for relative in scan:
             before = time.monotonic()
             is_new = self.inbox.put_scanned(self.folder, relative)
-            # To readers of the trail, an audit whose hash alone is compared is nothing to do.
+            # An audit that is queued only to compare its hash does not count as work in the trail.
             tally.queued += is_new and tally.in_doubt == doubts
             doubts = tally.in_doubt
             waited += time.monotonic() - before
@@ -397,7 +397,7 @@ class Watcher:
         return waited
 
     def _cannot_read(self, relative: str, error: OSError) -> None:
-        """A directory can't be read or watched: say so once for each, and try again at every scan."""
+        """Record that a directory can't be read or watched, once for each. Every scan tries again."""
         if self._is_stopping:
             return  # the loop may have closed the inotify instance already
         if not relative and error.errno in {errno.ENOENT, errno.ENOTDIR}:
@@ -409,4 +409,4 @@ class Watcher:
             self._failing.add(shown)
         if not is_known:
             reason = f"can't read {shown}: {explained(error, shown, 'read and enter')}"
-            self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="tried again at every scan"))
+            self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="trying again at every scan"))
