@@ -31,7 +31,7 @@ _COMPREHENSIONS = {"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
 
 
 class Profiler:
-    """Keeps the code objects that each section calls, in order, of the sections that decide."""
+    """Records the code objects that each section calls, in order, for the sections that decide."""
 
     def __init__(self):
         self.sections = []
@@ -64,7 +64,7 @@ def _package(module):
 
 
 def _changes(names):
-    """How often a name differs from the one before it."""
+    """Return how many names differ from the previous one."""
     return sum(one != other for one, other in pairwise(names))
 
 
@@ -81,11 +81,11 @@ def _drop(inbox, data, count, failures):
 
 
 def _sections(place, data, count):
-    """The calls of each of `count` drops, the first ones excepted."""
+    """Return the calls of each of `count` drops; the first drops are left out."""
     config = measuring.write_settings(place, durable=True)
     (place / "trail.jsonl").touch()
     (place / "inbox.part").mkdir()
-    # The daemon waits for its signals on this thread; no other thread may receive them.
+    # The daemon waits for its signals on this thread, so no other thread may receive them.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     failures = []
     dropping = threading.Thread(target=_drop, args=(place / "inbox", data, _WARM + count, failures))
@@ -106,7 +106,7 @@ def _sections(place, data, count):
 
 
 def measure(place, options):
-    """Yield the counts of a drop, then a table of where the calls go."""
+    """Yield the counts of a drop, then a table of the calls."""
     entered = _sections(place, measuring.audit_bytes(measuring.REAL), options.count)
     sections = [
         [(_module(code), code.co_qualname) for code in section if code.co_name not in _COMPREHENSIONS]

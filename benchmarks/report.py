@@ -1,4 +1,4 @@
-"""Puts the results of the benchmarks into docs/performance.md, its plots beside it, and the figures as JSON."""
+"""Write the results of the benchmarks into docs/performance.md, with plots and a JSON file of the figures beside it."""
 
 import argparse
 import shutil
@@ -16,7 +16,7 @@ _CHARTS = {
 
 
 def _charts(results, folder):
-    """Write the plots; a line of Markdown for each, by the benchmark that it belongs to."""
+    """Write the plots, and return the line of Markdown for each, by benchmark."""
     lines = {}
     for name, found in results.items():
         curves = {item.name: item.points for item in found.found if isinstance(item, findings.Curve)}
@@ -28,7 +28,7 @@ def _charts(results, folder):
 
 
 def render(results, charts):
-    """The generated part of the page."""
+    """Return the generated part of the page."""
     rows = [row for found in results.values() for row in found.found if isinstance(row, findings.Row)]
     met = [row.met for row in rows if row.met is not None]
     facts = [list(found.facts.values()) for found in results.values()]

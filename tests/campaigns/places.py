@@ -1,8 +1,8 @@
-"""Scenes of trouble for a daemon: mounts, limits, permissions, failing calls, and clocks that jump.
+"""Test scenes with faults: mounts, limits, permissions, failing calls, and clocks that jump.
 
-A `Scene` is one performance of a scenario in its own empty directory. Its mounts and processes are undone when it
-ends, also if it fails. Run as a program, this file is the daemon, in a process whose system calls fail and whose clock
-jumps as `Faults` says.
+A `Scene` is one performance of a scenario in an empty directory. Its mounts and processes are removed when it ends,
+also if it fails. Run as a program, this file is the daemon, in a process whose system calls fail and whose clock jumps
+as `Faults` says.
 """
 
 from __future__ import annotations
@@ -567,7 +567,7 @@ def _spoil(folder: Path) -> None:
             number = next((number for number, below in rules if path.startswith(f"{below}/")), None)
             if number is None:
                 return original(*arguments, **options)
-            if call == "write" and arguments[0] not in torn:  # a device takes half of it before it fails
+            if call == "write" and arguments[0] not in torn:  # the device takes half of it before it fails
                 torn.add(arguments[0])
                 return original(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
             torn.discard(arguments[0])

@@ -226,7 +226,7 @@ class _Soak:
         if self._answered:
             self._clear(self._answered.popleft())
         path = self._new()
-        if self.chance.random() < 0.5:  # before it can be answered, perhaps
+        if self.chance.random() < 0.5:  # perhaps before it is answered
             del self._waiting[path]
             path.unlink()
             self._gone.append((time.monotonic() + 5, path))
@@ -406,7 +406,7 @@ class _Soak:
 
     def _clear(self, path: Path) -> None:
         for name in (path, config_of(path), report_of(path)):
-            with contextlib.suppress(OSError):  # not there, or no name for a file at all
+            with contextlib.suppress(OSError):  # missing, or no valid name for a file
                 if name.is_dir() and not name.is_symlink():
                     name.rmdir()
                 else:

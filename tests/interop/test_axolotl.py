@@ -1,4 +1,4 @@
-"""Axolotl: its own schema accepts the answer, and its own code makes the same adapter from it as PEFT."""
+"""Axolotl: its schema accepts the answer, and its code makes the same adapter from it as PEFT."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_selected(case: Case) -> None:
 
 
 def test_parameters(case: Case) -> None:
-    """The number of parameters is what the header of the adapter's weights tells, and what PEFT then trains."""
+    """The number of parameters equals the one in the header of the adapter's weights, and the one that PEFT trains."""
     training = case.planned(3)
     assert training.change is not None
     assert training.change.parameters is not None
@@ -126,7 +126,7 @@ def test_parameters(case: Case) -> None:
     out_of_reach = case.audit.modules.out_of_reach
 
     def lora(model: nn.Module) -> int:
-        """The parameters in the pairs of matrices of all modules that have a rank of their own."""
+        """Return the number of parameters in the matrices of all modules with custom ranks."""
         return sum(
             weights.numel()
             for name, weights in model.named_parameters()

@@ -41,7 +41,7 @@ SELECTED = "audit.selected"
 
 
 class Shell:
-    """A shell that runs `script` beside the test, and waits in each of its `read` commands."""
+    """A shell that runs `script` in parallel with the test, and waits in each of its `read` commands."""
 
     def __init__(self, script: str, **variables: Path | str) -> None:
         environment = {**os.environ, **{key: str(value) for key, value in variables.items()}}
