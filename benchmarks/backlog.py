@@ -48,6 +48,6 @@ if __name__ == "__main__":
         measure,
         repeats=(5, "how often"),
         count=(20_000, "audits"),
-        small=(str(measuring.SMALL), "the first audit"),
+        small=(str(measuring.SMALL), "the small audit"),
         real=(str(measuring.REAL), "the second"),
     )

@@ -51,7 +51,7 @@ def measure(place, options):
     yield Row(f"{what}, all answered", "s", ours, "the producer", producers)
     yield Row(f"{what}, all answered", "s", ours, "floor (b)", floors)
     yield Row("not answered", "drops", lost, most=0)
-    yield Row("most memory, above what it has when ready", "MiB", grown)
+    yield Row("peak memory above ready", "MiB", grown)
 
 
 if __name__ == "__main__":
@@ -60,5 +60,5 @@ if __name__ == "__main__":
         measure,
         repeats=(5, "how often"),
         count=(20_000, "drops"),
-        audit=(str(measuring.SMALL), "the audit that is dropped"),
+        audit=(str(measuring.SMALL), "the audit to drop"),
     )

@@ -79,11 +79,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
-    parser.add_argument("--repeats", type=int, default=10, help="six or more, or nothing can be told from noise")
+    parser.add_argument("--repeats", type=int, default=10, help="at least six, or noise hides every difference")
     parser.add_argument("--count", type=int, default=2000, help="audits in a backlog")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of drops")
-    parser.add_argument("--threshold", type=float, default=1.1, help="new/old above which it is slower")
-    parser.add_argument("--python", help="the Python for both, in place of new virtual environments")
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of the drops")
+    parser.add_argument("--threshold", type=float, default=1.1, help="maximum new/old before it counts as slower")
+    parser.add_argument("--python", help="a Python for both, instead of new virtual environments")
     options = parser.parse_args()
     benchmarks = {
         "run, 4 KB": _run(measuring.SMALL, options.count),

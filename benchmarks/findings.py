@@ -142,9 +142,9 @@ def main(about, measure, **options):
             parser.add_argument(f"--{name}", action="store_true", help=meaning)
         else:
             parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{meaning} ({default})")
-    parser.add_argument("--dir", help="where to make the folders (the system's place for temporary files)")
-    parser.add_argument("--keep", action="store_true", help="leave the folders there")
-    parser.add_argument("--results", help="a file to keep what was found in, beside what other benchmarks found")
+    parser.add_argument("--dir", help="parent of the working folder (the system's temporary folder)")
+    parser.add_argument("--keep", action="store_true", help="keep the working folder")
+    parser.add_argument("--results", help="a JSON file to add the results to")
     chosen = parser.parse_args()
     with measuring.workplace(chosen.dir, keep=chosen.keep) as place:
         found = list(measure(place, chosen))

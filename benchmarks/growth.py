@@ -68,7 +68,7 @@ if __name__ == "__main__":
     findings.main(
         __doc__,
         measure,
-        repeats=(5, "how often, at most"),
+        repeats=(5, "maximum number of repeats"),
         sizes=("1000,10000,100000", "audits in a folder"),
-        full=(False, "a folder of 1,000,000 too: about 15 minutes and 20 GB"),
+        full=(False, "also measure 1,000,000 audits: about 15 minutes and 20 GB"),
     )

@@ -101,7 +101,7 @@ def _sections(place, data, count):
         threading.setprofile(None)
     dropping.join()
     if failures or len(profiler.sections) != _WARM + count:
-        raise SystemExit("; ".join(failures) or f"{len(profiler.sections)} of {_WARM + count} drops were seen")
+        raise SystemExit("; ".join(failures) or f"{len(profiler.sections)} of {_WARM + count} drops were profiled")
     return profiler.sections[_WARM:]
 
 

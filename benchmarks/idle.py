@@ -50,4 +50,4 @@ def measure(place, options):
 
 
 if __name__ == "__main__":
-    findings.main(__doc__, measure, seconds=(60.0, "how long"))
+    findings.main(__doc__, measure, seconds=(60.0, "duration"))

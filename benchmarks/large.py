@@ -35,7 +35,7 @@ def measure(place, options):
             peak = (measuring.memory(process.pid, "VmHWM") - before) / len(data)
         size = f"{what}, {len(data) / 1e6:.1f} MB"
         yield Row(f"{size}: close to config", "ms", ours, "read, hash, decode", theirs, most=1.3, slack=1.0)
-        yield Row(f"{size}: most memory, above ready", "× its size", [peak], most=most)
+        yield Row(f"{size}: peak memory above ready", "× its size", [peak], most=most)
     data = measuring.audit_bytes(measuring.LARGE)
     clean, ours, theirs = data[data.find(b"\n{\n") + 1 :], [], []
     for _ in range(options.repeats * 5):

@@ -84,6 +84,6 @@ if __name__ == "__main__":
         repeats=(5, "how often"),
         rate=(200.0, "drops a second"),
         fast=(500.0, "drops a second, against the naive watcher"),
-        seconds=(10.0, "for how long, each time"),
-        audit=(str(measuring.SMALL), "the audit that is dropped"),
+        seconds=(10.0, "duration of each run"),
+        audit=(str(measuring.SMALL), "the audit to drop"),
     )

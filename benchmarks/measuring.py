@@ -103,7 +103,7 @@ def wait_for(condition, *, seconds=60.0, process=None):
         if process is not None and process.poll() is not None:
             raise SystemExit(f"{process.args} ended with exit code {process.returncode}")
         if time.monotonic() > deadline:
-            raise SystemExit("this takes too long; given up")
+            raise SystemExit("timed out")
         time.sleep(0.02)
 
 
@@ -166,7 +166,7 @@ def until_line(command, wanted):
                 process.send_signal(signal.SIGTERM)
                 process.stdout.read()  # avoids an error message about a broken pipe
                 return took, peak
-    raise SystemExit(f"{command} ended without saying {wanted.decode()}")
+    raise SystemExit(f"{command} ended without printing {wanted.decode()}")
 
 
 def memory(pid, field="VmRSS"):

@@ -83,7 +83,7 @@ def _answers(place, data, batch, *, count, pause):
     tickets = (Ticket(folder, f"a{number}.json", "closed") for number in range(count * batch))
     took = _median(answering.answer, lambda: [next(tickets) for _ in range(batch)], count=count, pause=pause)
     if len(measuring.configs(inbox)) != count * batch:
-        raise SystemExit("not all were answered")
+        raise SystemExit("some audits were not answered")
     return took / batch
 
 
@@ -113,4 +113,4 @@ def measure(place, options):
 
 
 if __name__ == "__main__":
-    findings.main(__doc__, measure, count=(400, "how often"), pause=(5.0, "ms between two drops"))
+    findings.main(__doc__, measure, count=(400, "number of repeats"), pause=(5.0, "ms between two drops"))

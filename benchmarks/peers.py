@@ -97,7 +97,7 @@ def measure(place, options):
             rates["path unit"].append(found[0])
             lost["path unit"] += found[1]
     if not rates["path unit"]:
-        missing["path unit"] = "no systemd could be booted" if options.systemd else "needs --systemd, and root"
+        missing["path unit"] = "systemd did not boot" if options.systemd else "needs --systemd, and root"
     yield Row(f"not answered of {options.count:,} drops", "drops", [lost["benchd"]], most=0)
     for name, least in [*((name, least) for name, (*_, least) in watchers.items() if least), ("path unit", 500.0)]:
         ours = rates["benchd"] if rates[name] else []
@@ -111,6 +111,6 @@ if __name__ == "__main__":
         measure,
         repeats=(3, "how often"),
         count=(5000, "drops for benchd and the naive watcher"),
-        scripts=(30, "drops for those that start a script for each"),
-        systemd=(False, "a path unit too, in a systemd that is booted for it"),
+        scripts=(30, "drops for the peers that start a script for each"),
+        systemd=(False, "also measure a path unit, in a temporary systemd"),
     )

@@ -52,11 +52,11 @@ def main():
     options = parser.parse_args()
     results, page = findings.load(options.results), options.docs / "performance.md"
     if not results:
-        raise SystemExit(f"{options.results}: no results there; `make bench` makes them")
+        raise SystemExit(f"{options.results}has no results; run `make bench`")
     text = page.read_text(encoding="utf-8")
     before, found, rest = text.partition(_BEGIN)
     if not found or _END not in rest:
-        raise SystemExit(f"{page}: no place for the results between {_BEGIN} and {_END}")
+        raise SystemExit(f"{page}lacks the marks {_BEGIN} and {_END}")
     generated = render(results, _charts(results, options.docs))
     page.write_text(f"{before}{_BEGIN}\n\n{generated}\n\n{_END}{rest.partition(_END)[2]}", encoding="utf-8")
     shutil.copyfile(options.results, options.docs / "performance.json")

@@ -49,4 +49,4 @@ def measure(place, options):
 
 
 if __name__ == "__main__":
-    findings.main(__doc__, measure, repeats=(20, "how often"))
+    findings.main(__doc__, measure, repeats=(20, "number of repeats"))

@@ -49,7 +49,7 @@ def _watch(place, data, count, *, durable):
 def measure(place, options):
     """Measure each command with and without `durable`."""
     if not shutil.which("strace") or subprocess.run(["strace", "-o", os.devnull, "true"], check=False).returncode:
-        yield Row("system calls", note="needs strace, and the right to use it")
+        yield Row("system calls", note="needs strace and permission to use it")
         return
     data, columns = measuring.audit_bytes(measuring.SMALL), {}
     for name, count in (("run", _run), ("watch", _watch)):
@@ -67,4 +67,4 @@ def measure(place, options):
 
 
 if __name__ == "__main__":
-    findings.main(__doc__, measure, count=(200, "answers, and twice as many"))
+    findings.main(__doc__, measure, count=(200, "answers in the first run; the second has twice this number"))

@@ -109,7 +109,7 @@ def _full(scene: Scene) -> None:
         _fill(ballast)
     daemon.start()
     if early:
-        assert daemon.records("watch.degraded"), "the folder can't be claimed, and that is not said"
+        assert daemon.records("watch.degraded"), "no record that the folder can't be claimed"
         ballast.unlink()
     scene.answered(scene.drop(daemon.folder, 3), "with room")
     with daemon.paused():
@@ -288,7 +288,7 @@ def _long_names(scene: Scene) -> None:
     before = said.copy()
     daemon.scans(3)
     assert all_said(), said
-    assert said == before, "every scan says it again"
+    assert said == before, "every scan repeats the records"
     assert report_of(bad[0]).exists()
     for path in (*rejected, report_of(bad[0])):
         path.unlink()
@@ -338,7 +338,7 @@ def _failing_calls(scene: Scene) -> None:
         visible = purpose == "flush a folder"  # and so its next attempt finds it answered
         _failing(scene, daemon, own, number, attempts=1 if visible else None)
         early = [path for path in own if config_of(path).exists() and not visible]
-        assert not early, f"could not {purpose}, and yet there is a config: {early}"
+        assert not early, f"a config although {purpose} failed: {early}"
     scene.counts["calls that failed"] += faults.off()
     for own in paths.values():
         scene.answered(own, "once calls fail no more")
@@ -449,7 +449,7 @@ def _lost_trail(scene: Scene) -> None:
         faults.on("flush", errno.EIO, daemon.trail)
         scene.answered(scene.drop(daemon.folder, 3), "with a trail that can't be flushed")
         scene.counts["calls that failed"] += faults.off()
-        assert said() > before, "the trail could not be flushed, and benchd did not say so"
+        assert said() > before, "the trail could not be flushed, and no record says so"
         yield
 
     losses = [deleted, folder_deleted, folder_in_its_place, pipe_in_its_place, device_fails, flush_fails]
@@ -459,7 +459,7 @@ def _lost_trail(scene: Scene) -> None:
         daemon.records()  # what is in it is seen before it is lost
         for _ in loss():
             pass
-        _comes_back(scene, daemon, f"after this befell the trail: {loss.__name__}")
+        _comes_back(scene, daemon, f"after this loss of the trail: {loss.__name__}")
     scene.counts["torn lines of the trail"] += daemon.torn
     _ends(scene, daemon, quiet=False)
 
@@ -492,9 +492,9 @@ def _jumping_clock(scene: Scene) -> None:
         paths += [*dated, bad]
     before = daemon.selections()
     daemon.scans(3)
-    assert daemon.selections() == before, "answers go on without end"
+    assert daemon.selections() == before, "the answers do not stop"
     again = {key: times for key, times in before.items() if times > 1}
-    assert not again, f"one content, several answers: {again}"
+    assert not again, f"content with several answers: {again}"
     _ends(scene, daemon)
 
 

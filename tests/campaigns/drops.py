@@ -249,13 +249,13 @@ class Drops:
     def check(self, *, scanned: bool = True) -> None:
         """Check that every answer is right at one moment, and after a scan that benchd left no other files."""
         wrong = {path.name: trouble for path in self._contents if (trouble := self.trouble(path))}
-        assert not wrong, f"{len(wrong)} answers went wrong again: {dict(list(wrong.items())[:3])}"
+        assert not wrong, f"{len(wrong)} answers became wrong again: {dict(list(wrong.items())[:3])}"
         if not scanned:
             return
         left = temporary_files(self.folder)
         assert not left, f"{len(left)} temporary files are left: {[path.name for path in left[:3]]}"
         orphans = set(self.folder.rglob("*" + ERROR_SUFFIX)) - {report_of(path) for path in self._bad}
-        assert not orphans, f"{len(orphans)} error reports answer nothing: {[path.name for path in list(orphans)[:3]]}"
+        assert not orphans, f"{len(orphans)} error reports are stale: {[path.name for path in list(orphans)[:3]]}"
 
 
 # --- the trail -------------------------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ class _Reading:
         self.overflows = 0
         self.broken: dict[str, list[str]] = {
             "a reader saw a sidecar that is not whole": [],
-            "a sidecar was written to in its place": [],
+            "a sidecar was written in place": [],
             "a sidecar was visible before its record": [],
         }
         self._torn, self._touched, self._unrecorded = self.broken.values()
@@ -572,7 +572,7 @@ def _be_host(name: str) -> None:
     if ctypes.CDLL(None).unshare(0x04000000) == 0:  # CLONE_NEWUTS
         socket.sethostname(name)
     platform.node = lambda: name  # Python may have cached the earlier name
-    assert "benchd.folder.files" not in sys.modules, "it has the host's name already"
+    assert "benchd.folder.files" not in sys.modules, "benchd has read the host name already"
 
 
 def _shift_clock(seconds: float) -> None:

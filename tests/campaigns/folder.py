@@ -91,7 +91,7 @@ def _recreated(scene: Scene, **options: Any) -> None:
             if when == "later":
                 losses.lost()
             daemon.folder.mkdir()
-        scene.answered(scene.drop(daemon.folder, 3), f"in a folder made anew {when}")
+        scene.answered(scene.drop(daemon.folder, 3), f"in a new folder, {when}")
         if when == "later":
             losses.restored()
     _whole(scene, daemon)

@@ -90,11 +90,11 @@ def check(data: bytes) -> str:
     if isinstance(outcome, str):
         # The maximum depth depends on the parser, and bytes that are not UTF-8 may be read or refused.
         if outcome != "too_deep" and _is_utf(data) and _reference(data, selection) is not None:
-            raise Finding(f"refused as {outcome} what json finds an audit in")
+            raise Finding(f"refused as {outcome}, but json finds an audit")
         return outcome
     wanted = _reference(data, selection)
     if wanted is None:
-        raise Finding(f"answered what json finds no audit in ({_complaint(data)})", f"{outcome}")
+        raise Finding(f"answered, but json finds no audit ({_complaint(data)})", f"{outcome}")
     if outcome != wanted:
         part = "strategy" if outcome.strategy != wanted.strategy else "layers"
         raise Finding(f"another choice of {part}", f"{outcome}, by the reference {wanted}")
@@ -171,7 +171,7 @@ def _sealed(content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content, parse_constant=_no_constant)
     except ValueError as error:
-        raise Finding("a sidecar is no JSON", str(error)) from error
+        raise Finding("a sidecar is not JSON", str(error)) from error
     if not unbroken(content):
         raise Finding("a sidecar's seal is broken")
     assert isinstance(value, dict)
@@ -188,12 +188,12 @@ def _check_patterns(value: dict[str, Any]) -> None:
     strategies = value["compression_strategies"]
     pattern = strategies[1]["rank_pattern"] if len(strategies) > 1 else {}
     if len(pattern) != len(ranked):
-        raise Finding("not one pattern for each layer that has a rank")
+        raise Finding("not exactly one pattern for each layer with a rank")
     for (key, rank), layer in zip(pattern.items(), ranked, strict=True):
         try:
             matches = re.match(rf"(.*\.)?({key})$", layer["module"])
         except re.error as error:
-            raise Finding("a pattern is none", f"{key!r}: {error}") from error
+            raise Finding("an invalid pattern", f"{key!r}: {error}") from error
         if not matches or rank != layer["rank"] or not 1 <= rank <= 65536:
             raise Finding("a pattern misses its module", f"{key!r}: {rank} for {layer}")
 
@@ -467,7 +467,7 @@ def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
     findings = Findings(place / "findings.jsonl")
     figures = (_guided if long else _at_random)(place, seed, findings)
     findings.assert_none()
-    assert int(figures["configs"]) > 0.02 * int(figures["executions"]), f"the inputs are hardly audits: {figures}"
+    assert int(figures["configs"]) > 0.02 * int(figures["executions"]), f"too few inputs are audits: {figures}"
     return {"seed": seed, **figures}
 
 

@@ -336,12 +336,12 @@ class _Campaign:
             try:
                 step()
             except AssertionError as error:
-                broken.append(f"in the end: {error}")
+                broken.append(f"at the end: {error}")
         assert not broken, "\n".join(broken)
         self.figures = {"hostile things": self.things, "left out": self.left_out, **self.figures}
 
     def _still_well(self) -> None:
-        assert self.daemon.running, f"the daemon is gone: {self.daemon.stderr[-2000:]}"
+        assert self.daemon.running, f"the daemon has ended: {self.daemon.stderr[-2000:]}"
         self.sentry.check()
         self.verdicts.read()
         for event in ("service.thread_failed", "audit.failed", "trail.failed"):
@@ -414,7 +414,7 @@ class _Campaign:
             opened = [event for event in opened if int(event.rpartition("(")[2].rstrip(")"), 16) & 0x23]
         finally:
             sentry.close()
-        assert not opened, f"opened or read what is no file: {opened[:5]}"
+        assert not opened, f"opened or read a special file: {opened[:5]}"
         inside = self.daemon.folder / "folder.json" / "inside.json"
         inside.write_bytes(audit(1))
         assert self.verdicts.await_one(inside, 5) == SELECTED
@@ -512,7 +512,7 @@ class _Campaign:
                 else:
                     path.unlink(missing_ok=True)
         failed = self.daemon.records("config.write_failed")
-        assert not failed, f"{len(failed)} times an answer was not written: {failed[0]}"
+        assert not failed, f"{len(failed)} answers were not written: {failed[0]}"
         latest = LATEST_SECONDS * slowdown(self.daemon.pid)
         assert took < latest, f"20 audits took {took:.1f} s, not within {latest:.1f}"
 
@@ -524,7 +524,7 @@ class _Campaign:
             named = re.findall(r"/(\.benchd-[^/ ]*-)([0-9a-f]+)\.tmp ", "\n".join(sentry.touched()))
         finally:
             sentry.close()
-        assert named, "no temporary file was seen, or none with a number"
+        assert named, "no temporary file with a number appeared"
         return named[-1][0], int(named[-1][1], 16) + 1
 
     def swaps(self) -> None:

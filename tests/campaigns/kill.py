@@ -66,7 +66,7 @@ class _Round:
             self._reader.close()
         figures.update(self._deaths(kills), **self._doubles(kills))
         figures.update({"audits": self._drops.arrived, "deeds": self._drops.deeds.total(), "kills": kills})
-        figures["temporary files that kills left"] = left
+        figures["temporary files left by kills"] = left
         return figures
 
     def _daemon(self, *, durable: bool) -> Launched:

@@ -308,7 +308,7 @@ class Scene:
         left = [path for path in folder.rglob(".*") if path.name != LOCK_NAME and not path.name.startswith(BALLAST)]
         assert not left, f"{len(left)} temporary files are left: {left[:3]}"
         for path in sidecars_in(folder):
-            assert unbroken(path.read_bytes()), f"half a sidecar: {path}"
+            assert unbroken(path.read_bytes()), f"incomplete sidecar: {path}"
 
     def ends(self, daemon: Bound, *, quiet: bool = True) -> None:
         """Stop the daemon; check its exit code, threads and lock, and if `quiet` its standard error."""
@@ -461,7 +461,7 @@ class _Stage:
         except Exception as error:
             self.failed = True
             why = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-            said = f"; last complaints: {words}" if (words := scene.last_words()) else ""
+            said = f"; last warnings: {words}" if (words := scene.last_words()) else ""
             raise AssertionError(f"{name} (seed {self._seed}, number {index}, in {home}): {why}{said}") from error
         else:
             with self._lock:
@@ -516,7 +516,7 @@ class Faults:
             (self.folder / purpose).unlink()
             for number, below in rules:
                 count = self.folder / _met(purpose, number)
-                assert count.exists(), f"nothing failed to {purpose} below {below}: nothing was put to the test"
+                assert count.exists(), f"no call to {purpose} failed below {below}"
                 met[count] = count.stat().st_size
         for count in met:
             count.unlink()

@@ -168,7 +168,7 @@ class _Soak:
                     due[index] = time.monotonic() + pause
             self._follow()
             time.sleep(max(0.0, min(next_drop - time.monotonic(), 0.02)))  # keeps the rate
-            assert self.daemon.running, f"the daemon is gone: {self.daemon.stderr[-2000:]}"
+            assert self.daemon.running, f"the daemon has ended: {self.daemon.stderr[-2000:]}"
         self.counts["seconds"] = round(time.monotonic() - begin)
 
     def _drop(self) -> None:
@@ -340,7 +340,7 @@ class _Soak:
         for path, drop in list(self._waiting.items()):
             waited = now - max(drop.moment, self._continued)
             assert waited < 2 * LATEST_SECONDS or waited < 2 * self._latest(), (
-                f"{path.name} waits since {waited:.1f} s; last verdict {self._last(path)}"
+                f"{path.name} has waited for {waited:.1f} s; last verdict {self._last(path)}"
             )
 
     def _latest(self) -> float:

@@ -89,7 +89,7 @@ def test_every_family_is_there() -> None:
 
 @pytest.mark.parametrize("name", ranks.NAMES)
 def test_names(name: str, new: dict[str, Any]) -> None:
-    """A name that ends in another name, or that is a regular expression, matches only itself."""
+    """A name that is the end of another name, or a regular expression, matches only itself."""
     found = ranks.of_name(name)
     assert {module for module, values in found.items() if values == (3, 2.0)} == {name}
     assert {module for module, values in found.items() if values == (ranks.OTHER, 1.0)} == {*ranks.NAMES} - {name}

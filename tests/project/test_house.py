@@ -42,7 +42,7 @@ def test_pure_modules_call_nothing_impure(path: Path) -> None:
     ],
 )
 def test_broken_contracts_are_found(tmp_path: Path, module: str, line: str, contract: str) -> None:
-    """`lint-imports`, a part of `make check`, fails for a forbidden import and names the contract."""
+    """`lint-imports`, a part of `make check`, fails for an import against an arrow and names the contract."""
     shutil.copytree(TOP / "daemon", tmp_path / "daemon", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(TOP / "pyproject.toml", tmp_path)
     path = tmp_path / "daemon" / "benchd" / module
