@@ -36,7 +36,7 @@ class Arrivals:
                         self.seen.setdefault(name, now)
 
     def until_all(self, count, *, pause=0.0, patience=PATIENCE):
-        """Record new configs until there are `count`, or until none is new for `patience` seconds."""
+        """Record new configs until there are `count`, or until no new one appears for `patience` seconds."""
         before, deadline = len(self.seen), time.monotonic() + patience
         while len(self.seen) < count and time.monotonic() < deadline:
             time.sleep(pause)  # fewer wake-ups, so that they don't slow down a fast producer

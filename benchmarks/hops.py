@@ -1,9 +1,10 @@
 """Hops: the functions that one durable drop of 58 KB goes through.
 
 Runs `benchd watch` in this process with a profiler on every thread. A profiled section begins when a thread wakes up
-from its wait for events and ends when the thread waits again; the section that decides is the drop. Only calls of
-benchd's Python functions count, lambdas and each resumption of a generator function among them. A comprehension belongs
-to the function around it, as in Python 3.12 and later. Python 3.11 enters a frame for it; these have their own row.
+from its wait for events and ends when the thread waits again. A drop is the section that decides. Only calls of
+benchd's Python functions count, with lambdas and each resumption of a generator function. A comprehension belongs to
+the function around it, as in Python 3.12 and later. Python 3.11 enters a frame for it; a separate row counts these
+frames.
 """
 
 import os

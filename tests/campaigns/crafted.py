@@ -80,7 +80,7 @@ def sparse(size: int) -> Callable[[Path], object]:
     return make
 
 
-# --- files that are none --------------------------------------------------------------------------------------
+# --- special files --------------------------------------------------------------------------------------------
 
 
 def special(outside: Path) -> Iterator[Crafted]:

@@ -194,7 +194,7 @@ class Drops:
         self._contents[path] = content
         self._bad.discard(path)
 
-    # --- what must come of them --------------------------------------------------------------------------------
+    # --- the expected answers ----------------------------------------------------------------------------------
 
     def expected(self, path: Path) -> tuple[Path, bytes]:
         """Return the sidecar that answers the audit `path`, and its bytes."""
@@ -320,7 +320,7 @@ _MODIFY, _MOVED_TO, _CREATE, _OVERFLOW = 0x2, 0x80, 0x100, 0x4000
 
 
 class _Reading:
-    """The reader in its own process: see `Reader`."""
+    """The reader in its process: see `Reader`."""
 
     def __init__(self, folder: Path, trails: Iterable[Path]) -> None:
         self.read = 0

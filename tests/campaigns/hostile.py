@@ -45,7 +45,7 @@ RATE: Final = 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-# --- what is looked at meanwhile ------------------------------------------------------------------------------
+# --- observers ------------------------------------------------------------------------------------------------
 
 
 class Stream(threading.Thread):

@@ -1,10 +1,10 @@
 """Kill: no SIGKILL loses, doubles or tears an answer.
 
-Audits arrive without a pause, in the folder and in two subfolders: new and replaced ones, bad ones that are fixed and
-good ones that break; moved in, linked in and written in place. Meanwhile the daemon runs for a second, is killed, and
-is started again, with `durable` and without. Half of the kills come from outside at a random moment. The other half
-come from inside: a launcher counts the calls that make a sidecar (create, write, flush, publish, flush the folder,
-remove) and kills the process before, within or after one of them.
+Audits arrive without a pause, in the folder and in two subfolders. They are moved in, linked in and written in place.
+Some are new, some replace others, bad ones are fixed, and good ones break. Meanwhile the daemon runs for a second, is
+killed, and is started again, with `durable` and without. Half of the kills come from outside at a random moment. The
+other half come from inside: a launcher counts the calls that make a sidecar (create, write, flush, publish, flush the
+folder, remove) and kills the process before, within or after one of them.
 
 Another process reads every sidecar as it appears: it must be whole, never written in place, and its record must already
 be in the trail. At the end every audit has the answer to its last content, byte for byte. No temporary file is left,

@@ -524,7 +524,7 @@ class Faults:
         return sum(met.values())
 
     def jump(self, seconds: float) -> None:
-        """Set the clock to this distance from the true time; it dates all later writes."""
+        """Set the clock to this distance from the true time. Later writes get its dates."""
         self._jumps.append((time.time_ns(), int(seconds * 10**9)))
         self._put("clock", self._jumps)
 
@@ -616,7 +616,7 @@ class _Clock:
         return true_ns + (jumps[-1] if jumps else 0)
 
     def _utime(self, call: Callable[..., None], *arguments: Any, **options: Any) -> None:
-        """Store a date so that it is shown as given, whatever the clock."""
+        """Store a date so that the clock always shows it unchanged."""
         if options.get("ns"):
             options["ns"] = tuple(map(self._true, options["ns"]))
         call(*arguments, **options)

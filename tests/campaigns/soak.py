@@ -242,7 +242,7 @@ class _Soak:
             self._present[path] = (thing, time.monotonic())
             self.counts["crafted"] += 1
 
-    # --- what happens besides -------------------------------------------------------------------------------------
+    # --- other events ---------------------------------------------------------------------------------------------
 
     def _reload(self) -> None:
         interval = self.chance.choice(("40s", "50s", "60s"))
@@ -399,7 +399,7 @@ class _Soak:
 
     @staticmethod
     def _is_visible(path: Path, verdict: str) -> bool:
-        """Return whether the sidecar is there whose record came before it."""
+        """Return whether the sidecar exists; its record came before it."""
         if verdict == SELECTED:
             return config_of(path).exists()
         return verdict in {IGNORED, KEPT, "name_too_long"} or report_of(path).exists()
@@ -451,7 +451,7 @@ class _Soak:
             file.write(json.dumps(sample) + "\n")
 
     def _held(self) -> dict[str, int]:
-        """Return the numbers of descriptors and threads; a batch that is being flushed has its files open."""
+        """Return the numbers of descriptors and threads. A batch has its files open until they are flushed."""
         process = Path(f"/proc/{self.daemon.pid}")
         return {"descriptors": len(os.listdir(process / "fd")), "threads": len(os.listdir(process / "task"))}
 
@@ -460,7 +460,7 @@ class _Soak:
         tenth = max(1, len(self.samples) // 10)
         first, last = self.samples[tenth : 2 * tenth] or self.samples[:1], self.samples[-tenth:]
         found: dict[str, int | float | str] = {}
-        # The memory of a Python process varies with what it has just read; a leak of a few bytes a drop still shows.
+        # The memory of a Python process varies with its last reads, but a leak of a few bytes a drop still shows.
         name, allowed = "resident, MiB", 8 if self.seconds > 600 else 32
         early, late = (statistics.median(sample[name] for sample in part) for part in (first, last))
         assert late <= early + allowed, f"{name}: {early:g} after the warm-up, {late:g} in the end"

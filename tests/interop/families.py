@@ -104,7 +104,7 @@ class _Parent(nn.Module):
 
 
 def tree(names: Collection[str], width: int = 2) -> nn.Module:
-    """Return a model of linear modules that have exactly these names, whatever characters are in them."""
+    """Return a model of linear modules that have exactly these names, with any characters."""
     root = _Parent()
     for name in names:
         at: nn.Module = root

@@ -81,7 +81,7 @@ def without_selected(audit: Audit) -> Selection:
 
 @pytest.mark.parametrize("with_weights", [True, False], ids=["weights", "file"])
 def test_same_adapter_at_its_own_ranks(case: Case, with_weights: bool) -> None:
-    """At the adapter's own ranks the export is that adapter: the same parameters are trained, at the same scaling."""
+    """At the adapter's ranks the export trains the same parameters at the same scaling as the adapter."""
     training = case.planned(64, with_weights=with_weights)
     again = adapted(case, training.arguments)
     assert trained(again) == trained(case.model)

@@ -121,6 +121,6 @@ def test_the_same_numbers(sample: Sample, made: Path) -> None:
 
 
 def test_no_path_of_a_machine() -> None:
-    """No audit holds an absolute path."""
+    """No audit contains an absolute path."""
     for sample in INDEX:
         assert b'"/' not in sample.content, sample.file

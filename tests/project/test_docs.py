@@ -129,7 +129,7 @@ def test_configuration_page_names_every_key():
 
 @pytest.mark.parametrize("code", examples("toml"))
 def test_toml_examples_are_settings(code):
-    """Each TOML example is valid settings, if the base files that it names hold the page's YAML example."""
+    """Each TOML example is valid if its base files contain the page's YAML example."""
     [yaml] = [code for kind, code in fenced(CONFIGURATION) if kind == "yaml"]
     parse_settings(code, read_file=lambda _: yaml.encode())
 
@@ -166,7 +166,7 @@ def test_config_example_is_what_the_library_makes(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [named(page) for page in PAGES if "console" in dict(fenced(page))])
 def test_sessions_print_what_the_page_shows(page, tmp_path):
-    """Each command in the console examples of a page prints what the page shows; `tests/transcripts.py` updates it."""
+    """Each console example of a page shows the real output of its command; `tests/transcripts.py` updates it."""
     text = page.read_text(encoding="utf-8")
     assert followed(text, tmp_path) == text
 

@@ -38,7 +38,7 @@ def falling(ratio: float) -> Spectrum:
 LONG_TAIL = tailed(1, 0.31)
 #: All values are equal: every policy suggests almost the whole rank.
 EVEN = tailed(1 << 30, 0.0)
-#: Only one value matters: every policy suggests rank 1 or 2.
+#: Only one value is large: every policy suggests rank 1 or 2.
 LONE = tailed(1, 0.001)
 
 
