@@ -319,6 +319,38 @@ _EVENT: Final = struct.Struct("iIII")
 _MODIFY, _MOVED_TO, _CREATE, _OVERFLOW = 0x2, 0x80, 0x100, 0x4000
 
 
+class TreeWatch:
+    """Inotify watches for the events `mask` in a folder and its present subfolders."""
+
+    def __init__(self, folder: Path, mask: int) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self.descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._folders = {}
+        for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+            watch = libc.inotify_add_watch(self.descriptor, os.fsencode(place), mask)
+            assert watch >= 0, os.strerror(ctypes.get_errno())
+            self._folders[watch] = place
+
+    @property
+    def folders(self) -> Iterable[Path]:
+        """The watched folders."""
+        return self._folders.values()
+
+    def events(self) -> list[tuple[Path, int]]:
+        """Return the paths and masks of pending events; empty if there are none. An overflow has the path `?`."""
+        try:
+            data = os.read(self.descriptor, 65536)
+        except BlockingIOError:
+            return []
+        found, offset = [], 0
+        while offset < len(data):
+            watch, mask, _, length = _EVENT.unpack_from(data, offset)
+            offset += _EVENT.size + length
+            name = os.fsdecode(data[offset - length : offset].rstrip(b"\0"))
+            found.append((self._folders.get(watch, Path("?")) / name, mask))
+        return found
+
+
 class _Reading:
     """The reader in its process: see `Reader`."""
 
@@ -334,37 +366,24 @@ class _Reading:
         self._tails = [Tail(path) for path in trails]
         self._decisions: set[str] = set()
         self._rejections: set[tuple[str, str]] = set()
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self.descriptor = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._folders = {}
-        for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-            watch = self._libc.inotify_add_watch(self.descriptor, os.fsencode(place), _MODIFY | _MOVED_TO | _CREATE)
-            assert watch >= 0, os.strerror(ctypes.get_errno())
-            self._folders[watch] = place
+        self.watch = TreeWatch(folder, _MODIFY | _MOVED_TO | _CREATE)
 
     def events(self) -> bool:
         """Handle the pending events, and return whether there were any."""
-        try:
-            data = os.read(self.descriptor, 65536)
-        except BlockingIOError:
-            return False
-        offset = 0
-        while offset < len(data):
-            watch, mask, _, length = _EVENT.unpack_from(data, offset)
-            offset += _EVENT.size + length
-            name = os.fsdecode(data[offset - length : offset].rstrip(b"\0"))
+        events = self.watch.events()
+        for path, mask in events:
             if mask & _OVERFLOW:
                 self.overflows += 1
                 self.everything()
-            elif is_sidecar(name):
+            elif is_sidecar(path.name):
                 if mask & _MODIFY:
-                    self._touched.append(name)
-                self.look(self._folders[watch] / name)
-        return True
+                    self._touched.append(path.name)
+                self.look(path)
+        return bool(events)
 
     def everything(self) -> None:
         """Read all sidecars."""
-        for place in self._folders.values():
+        for place in self.watch.folders:
             for name in os.listdir(place):
                 if is_sidecar(name):
                     self.look(place / name)
@@ -413,7 +432,7 @@ def _read(folder: Path, trails: list[Path]) -> None:
     print("ready", flush=True)
     ready: list[Any] = []
     while sys.stdin not in ready:
-        ready = select.select([sys.stdin, reading.descriptor], [], [])[0]
+        ready = select.select([sys.stdin, reading.watch.descriptor], [], [])[0]
         reading.events()
     while reading.events():
         pass

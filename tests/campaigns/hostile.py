@@ -21,7 +21,6 @@ import random
 import re
 import shutil
 import statistics
-import struct
 import threading
 import time
 from collections import Counter
@@ -31,7 +30,7 @@ from typing import Any, Final, Self
 
 from campaigns import crafted
 from campaigns.crafted import IGNORED, KEPT, NOTHING, SELECTED, Crafted
-from campaigns.drops import Tail, seeded
+from campaigns.drops import Tail, TreeWatch, seeded
 from daemon import Daemon, answers, audit, config_of, read_json, report_of, temporary_files, until
 
 MIB: Final = 2**20
@@ -133,21 +132,13 @@ def shown(path: Path) -> str:
 class Sentry:
     """Watches folders and their content for any access, and remembers their first state."""
 
-    _OPENED: Final = 0x20
     _EVERYTHING: Final = 0xFFF
     _ATTRIBUTES: Final = 0x4  # a new hard link changes these
-    _OVERFLOW: Final = 0x4000
-    _EVENT: Final = struct.Struct("iIII")
 
     def __init__(self, place: Path) -> None:
         self._place = place
         self._before = self._picture()
-        self._descriptor = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._folders: dict[int, Path] = {}
-        for folder in (place, *(path for path in place.rglob("*") if path.is_dir())):
-            watch = _libc.inotify_add_watch(self._descriptor, os.fsencode(folder), self._EVERYTHING & ~self._ATTRIBUTES)
-            assert watch >= 0, os.strerror(ctypes.get_errno())
-            self._folders[watch] = folder
+        self._watch = TreeWatch(place, self._EVERYTHING & ~self._ATTRIBUTES)
 
     def _picture(self) -> dict[str, tuple[Any, ...]]:
         found: dict[str, tuple[Any, ...]] = {}
@@ -159,17 +150,9 @@ class Sentry:
     def touched(self) -> list[str]:
         """Return the files that were opened, read, written, created or moved since the last call."""
         found = []
-        while True:
-            try:
-                data = os.read(self._descriptor, 65536)
-            except BlockingIOError:
-                return found
-            offset = 0
-            while offset < len(data):
-                watch, mask, _, length = self._EVENT.unpack_from(data, offset)
-                offset += self._EVENT.size + length
-                name = os.fsdecode(data[offset - length : offset].rstrip(b"\0"))
-                found.append(f"{self._folders.get(watch, Path('?')) / name} ({mask:#x})")
+        while events := self._watch.events():
+            found += [f"{path} ({mask:#x})" for path, mask in events]
+        return found
 
     def check(self) -> None:
         """Check that nothing was accessed."""
@@ -184,7 +167,7 @@ class Sentry:
 
     def close(self) -> None:
         """Stop watching."""
-        os.close(self._descriptor)
+        os.close(self._watch.descriptor)
 
 
 class Meter:
