@@ -46,8 +46,8 @@ if __name__ == "__main__":
     findings.main(
         __doc__,
         measure,
-        repeats=(5, "how often"),
+        repeats=(5, "number of repeats"),
         count=(20_000, "audits"),
-        small=(str(measuring.SMALL), "the small audit"),
-        real=(str(measuring.REAL), "the second"),
+        small=(str(measuring.SMALL), "the smaller audit"),
+        real=(str(measuring.REAL), "the larger audit"),
     )

@@ -58,7 +58,7 @@ if __name__ == "__main__":
     findings.main(
         __doc__,
         measure,
-        repeats=(5, "how often"),
+        repeats=(5, "number of repeats"),
         count=(20_000, "drops"),
         audit=(str(measuring.SMALL), "the audit to drop"),
     )

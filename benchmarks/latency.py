@@ -81,7 +81,7 @@ if __name__ == "__main__":
     findings.main(
         __doc__,
         measure,
-        repeats=(5, "how often"),
+        repeats=(5, "number of repeats"),
         rate=(200.0, "drops a second"),
         fast=(500.0, "drops a second, against the naive watcher"),
         seconds=(10.0, "duration of each run"),

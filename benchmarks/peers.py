@@ -109,7 +109,7 @@ if __name__ == "__main__":
     findings.main(
         __doc__,
         measure,
-        repeats=(3, "how often"),
+        repeats=(3, "number of repeats"),
         count=(5000, "drops for benchd and the naive watcher"),
         scripts=(30, "drops for the peers that start a script for each"),
         systemd=(False, "also measure a path unit, in a temporary systemd"),

@@ -654,8 +654,8 @@ class _Campaign:
         allowed = limit * size / MIB + 64
         self.things += 1
         self._note("largest crafted, MiB", round(size / MIB, 1))
-        self._note("most memory above base, in sizes", round(max(0.0, grown - 64) / (size / MIB), 2))
-        self._note("most memory above base, MiB", round(grown, 1))
+        self._note("peak memory above base, in sizes", round(max(0.0, grown - 64) / (size / MIB), 2))
+        self._note("peak memory above base, MiB", round(grown, 1))
         self._note("longest reading, s", round(took, 2))
         self._note("most child processes", meter.most_children)
         self.figures["too complex"] = int(self.figures.get("too complex", 0)) + (verdict == "too_complex")
