@@ -8,15 +8,15 @@ VENV ?= .venv
 SAMPLE ?= sample
 BIN := $(VENV)/bin
 PURE := daemon/benchd/audit/*,daemon/benchd/selection/*,daemon/benchd/bench/*,daemon/benchd/settings/*
-NEW_PIP := 'pip>=25.1'  # the first version that knows dependency groups; does nothing if pip is new enough
+NEW_PIP := 'pip>=25.1'  # the first version with dependency groups; no change if pip is new enough
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.made:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "benchd needs Python 3.11 or newer; this is $$($(PYTHON) --version). Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { echo "No venv could be made; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "benchd needs Python 3.11 or newer; this is $$($(PYTHON) --version). Choose another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.made pyproject.toml
@@ -77,7 +77,7 @@ check: $(VENV)/.installed-dev ## run ruff, mypy and import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-generate: $(VENV)/.installed-dev ## write the files that come from declarations in the code
+generate: $(VENV)/.installed-dev ## write the files that are generated from the code
 	@$(BIN)/python tools/generate.py
 
 $(VENV)/.installed-docs: $(VENV)/.made pyproject.toml
@@ -86,7 +86,7 @@ $(VENV)/.installed-docs: $(VENV)/.made pyproject.toml
 	@$(BIN)/pip install --quiet --group docs
 	@touch $@
 
-# Not with --quiet: MkDocs would not count the warnings.
+# No --quiet: MkDocs would not count the warnings.
 docs: $(VENV)/.installed-docs ## build the documentation site in site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

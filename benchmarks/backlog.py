@@ -1,19 +1,19 @@
-"""Backlog: `benchd run` over a folder of audits, the trail in a file.
+"""Backlog: `benchd run` over a folder of audits, with the trail in a file.
 
-Against floor (b), a bare loop over the same files; durable, against that loop flushing file by file. Both in a fresh
-process, whose start counts.
+The reference is floor (b), a bare loop over the same files. With `durable`, that loop flushes each file. Both run in a
+new process, and the time includes its start.
 """
 
 import findings
 import measuring
 from findings import Row
 
-#: How many workers there are, and the target where nothing is flushed.
+#: Number of workers, and the target ratio without flushing.
 _WORKERS = {1: 0.6, 2: 1.0}
 
 
 def measure(place, options):
-    """Each size, durable or not: the floor and benchd in turn over the same audits."""
+    """Measure each size with and without `durable`; the floor and benchd take turns over the same audits."""
     for number, audit in enumerate((options.small, options.real)):
         data = measuring.audit_bytes(audit)
         for durable in (False, True):
@@ -46,8 +46,8 @@ if __name__ == "__main__":
     findings.main(
         __doc__,
         measure,
-        repeats=(5, "how often"),
+        repeats=(5, "number of repeats"),
         count=(20_000, "audits"),
-        small=(str(measuring.SMALL), "the first audit"),
-        real=(str(measuring.REAL), "the second"),
+        small=(str(measuring.SMALL), "the smaller audit"),
+        real=(str(measuring.REAL), "the larger audit"),
     )

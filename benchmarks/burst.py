@@ -1,7 +1,7 @@
-"""Burst: drops by rename as fast as one program can make them, answered by `benchd watch`.
+"""Burst: one program renames drops into the folder as fast as it can, and `benchd watch` answers them.
 
-Done when the last config is visible, against the time that the producer needs, or what floor (b), a bare loop, takes
-for the same audits, whichever is slower.
+A burst ends when the last config is visible. The reference is the time that the producer needs, or the time of floor
+(b), a bare loop, for the same audits, whichever is longer.
 """
 
 import subprocess
@@ -17,7 +17,7 @@ PRODUCER = (sys.executable, str(measuring.HERE / "drops.py"))
 
 
 def burst(inbox, count, audit):
-    """The time from the first drop until the producer has ended, until the last config, and how many are missing."""
+    """Return the seconds until the producer ends and until the last config, and the number of missing configs."""
     arrivals = drops.Arrivals(inbox)
     with subprocess.Popen([*PRODUCER, inbox, str(count), audit], stdout=subprocess.PIPE) as producer:
         arrivals.until_all(count, pause=0.005)
@@ -28,7 +28,7 @@ def burst(inbox, count, audit):
 
 
 def measure(place, options):
-    """A burst, and then floor (b) over the same audits."""
+    """Measure bursts, each followed by floor (b) over the same audits."""
     loop = measuring.loop(measuring.audit_bytes(options.audit), place)
     producers, ours, floors, lost, grown = [], [], [], [], []
     for repeat in range(options.repeats):
@@ -51,14 +51,14 @@ def measure(place, options):
     yield Row(f"{what}, all answered", "s", ours, "the producer", producers)
     yield Row(f"{what}, all answered", "s", ours, "floor (b)", floors)
     yield Row("not answered", "drops", lost, most=0)
-    yield Row("most memory, above what it has when ready", "MiB", grown)
+    yield Row("peak memory above ready", "MiB", grown)
 
 
 if __name__ == "__main__":
     findings.main(
         __doc__,
         measure,
-        repeats=(5, "how often"),
+        repeats=(5, "number of repeats"),
         count=(20_000, "drops"),
-        audit=(str(measuring.SMALL), "the audit that is dropped"),
+        audit=(str(measuring.SMALL), "the audit to drop"),
     )

@@ -1,11 +1,11 @@
-"""Tells whether a checkout is slower than another, by the ratios of one run.
+"""Compare the speed of two checkouts by the ratios of one run.
 
-    compare.py OLD NEW
+compare.py OLD NEW
 
-Each repeat measures both, in turn the one and the other first, and gives one ratio new/old. A benchmark is slower if
-the median of its ratios is above the threshold, and the noise can't be why: the whole 95 % confidence interval of the
-median (of order statistics, without assumptions) lies above 1. Exits with 1 if one is. Both get a virtual environment
-of their own, made alike, unless `--python` names one for both.
+Each repeat measures both checkouts, starts with the other one each time, and gives one ratio new/old. A benchmark is
+slower if the median of its ratios exceeds the threshold and noise can't explain it: the whole 95 % confidence interval
+of the median (from order statistics, without assumptions) is above 1. The exit code is 1 if a benchmark is slower. Each
+checkout gets a new virtual environment, unless `--python` names a Python for both.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import measuring
 
 
 def interval(ratios):
-    """The 95 % confidence interval of the median; without bounds where the ratios are too few to tell."""
+    """Return the 95 % confidence interval of the median; its bounds are infinite if there are too few ratios."""
     ordered, number = sorted(ratios), len(ratios)
     outside, chance = 0, 2 * 0.5**number
     while chance <= 0.05:
@@ -32,12 +32,12 @@ def interval(ratios):
 
 
 def slower(ratios, threshold):
-    """Whether the ratios new/old show that the new one is slower by more than the threshold."""
+    """Return whether the ratios new/old show that the new checkout is slower by more than the threshold."""
     return statistics.median(ratios) > threshold and interval(ratios)[0] > 1.0
 
 
 def _environment(checkout, place):
-    """A Python that has the checkout installed."""
+    """Return a Python in which the checkout is installed."""
     venv.create(place, with_pip=True)
     python = str(place / "bin" / "python")
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--editable", str(checkout)], check=True)
@@ -45,7 +45,7 @@ def _environment(checkout, place):
 
 
 def _run(audit, count):
-    """Time to answer a backlog."""
+    """Measure the seconds that a backlog takes."""
 
     def measure(benchd, place):
         measuring.fill(place / "inbox", measuring.audit_bytes(audit), count)
@@ -56,7 +56,7 @@ def _run(audit, count):
 
 
 def _latency(seconds, *, durable):
-    """The median latency at 200 drops a second."""
+    """Measure the median latency at 200 drops a second."""
 
     def measure(benchd, place):
         with measuring.daemon(place, durable=durable, command=benchd):
@@ -79,11 +79,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
-    parser.add_argument("--repeats", type=int, default=10, help="six or more, or nothing can be told from noise")
+    parser.add_argument("--repeats", type=int, default=10, help="at least six, or noise hides every difference")
     parser.add_argument("--count", type=int, default=2000, help="audits in a backlog")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of drops")
-    parser.add_argument("--threshold", type=float, default=1.1, help="new/old above which it is slower")
-    parser.add_argument("--python", help="the Python for both, in place of new virtual environments")
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of the drops")
+    parser.add_argument("--threshold", type=float, default=1.1, help="maximum new/old before it counts as slower")
+    parser.add_argument("--python", help="a Python for both, instead of new virtual environments")
     options = parser.parse_args()
     benchmarks = {
         "run, 4 KB": _run(measuring.SMALL, options.count),
@@ -99,7 +99,7 @@ def main():
         for name, checkout in (("old", options.old.resolve()), ("new", options.new.resolve())):
             python = options.python or _environment(checkout, place / name)
             sides.append(["env", f"PYTHONPATH={checkout / 'daemon'}", python, "-m", "benchd"])
-        first = 0 if options.python else -1  # in new environments a round that only fills the caches
+        first = 0 if options.python else -1  # the first round in new environments only fills the caches
         for repeat in range(first, options.repeats):
             for index, (name, measure) in enumerate(benchmarks.items()):
                 for side in (0, 1) if repeat % 2 else (1, 0):

@@ -1,8 +1,8 @@
-"""Drops audits into a folder, and sees when the configs appear.
+"""Drop audits into a folder and record when the configs appear.
 
-One process drops and observes: until the next drop is due it sleeps in poll() on an inotify descriptor that tells of
-the configs. Nothing spins. Run as a program, `drops.py INBOX COUNT AUDIT` drops as fast as it can, each under a
-temporary name first, and prints the monotonic times of its beginning and its end.
+One process drops and observes. It sleeps in poll() on an inotify descriptor until the next drop is due. Nothing spins.
+As a program, `drops.py INBOX COUNT AUDIT` drops as fast as it can, each audit first under a temporary name, and prints
+the monotonic times of its start and its end.
 """
 
 import os
@@ -13,12 +13,12 @@ import time
 import floors
 import measuring
 
-#: A drop that is not answered by then is lost; it counts as having taken as long.
+#: Seconds until an unanswered drop counts as lost; its latency is then this value.
 PATIENCE = 10.0
 
 
 class Arrivals:
-    """Tells when configs appeared in a folder; `mask` is how they do."""
+    """Records when configs appear in a folder; `mask` is the inotify event of their appearance."""
 
     def __init__(self, inbox, mask=floors.MOVED_TO):
         self.seen = {}
@@ -27,7 +27,7 @@ class Arrivals:
         self._poll.register(self._descriptor, select.POLLIN)
 
     def until(self, moment):
-        """Note what comes until `moment` (time.monotonic)."""
+        """Record new configs until `moment` (time.monotonic)."""
         while (left := moment - time.monotonic()) > 0:
             if self._poll.poll(left * 1000):
                 now = time.monotonic()
@@ -36,21 +36,21 @@ class Arrivals:
                         self.seen.setdefault(name, now)
 
     def until_all(self, count, *, pause=0.0, patience=PATIENCE):
-        """Note what comes until there are `count`, or there is nothing new for `patience` seconds."""
+        """Record new configs until there are `count`, or until no new one appears for `patience` seconds."""
         before, deadline = len(self.seen), time.monotonic() + patience
         while len(self.seen) < count and time.monotonic() < deadline:
-            time.sleep(pause)  # whoever drops as fast as it can should not be disturbed for each
+            time.sleep(pause)  # fewer wake-ups, so that they don't slow down a fast producer
             self.until(time.monotonic() + 0.01)
             if len(self.seen) > before:
                 before, deadline = len(self.seen), time.monotonic() + patience
 
     def close(self):
-        """Give the descriptor back."""
+        """Close the inotify descriptor."""
         os.close(self._descriptor)
 
 
 def drop(path, data):
-    """Write an audit as a program does, and say when it was closed."""
+    """Write an audit with one write, and return the time of its close()."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.write(descriptor, data)
     closed = time.monotonic()
@@ -59,7 +59,7 @@ def drop(path, data):
 
 
 def paced(inbox, data, *, rate, seconds, mask=floors.MOVED_TO):
-    """Seconds from close() to config for drops at a steady rate, ordered, and how many configs never came."""
+    """Drop at a steady rate. Return the sorted seconds from close() to config, and the number of missing configs."""
     arrivals, closed, total = Arrivals(inbox, mask), {}, max(1, int(rate * seconds))
     start = time.monotonic() + 0.1
     for number in range(total):
@@ -73,7 +73,7 @@ def paced(inbox, data, *, rate, seconds, mask=floors.MOVED_TO):
 
 
 def one_by_one(inbox, data, count, *, rename=False):
-    """Seconds from close() to config, each drop once the one before is answered.
+    """Drop each audit once the previous one is answered. Return the seconds from close() to config.
 
     With `rename` each audit is written to `INBOX.part` and moved in, so that the folder has one event for it.
     """
@@ -92,7 +92,7 @@ def one_by_one(inbox, data, count, *, rename=False):
 
 
 def main(inbox, count, audit):
-    """Drop as fast as the machine lets us."""
+    """Drop as fast as the machine allows."""
     data = measuring.audit_bytes(audit)
     print(time.monotonic())
     for number in range(int(count)):

@@ -1,4 +1,4 @@
-"""What a benchmark finds: figures beside their targets, curves and tables; printed, and kept for the report."""
+"""Results of a benchmark: figures with their targets, curves and tables, printed and saved for the report."""
 
 import argparse
 import statistics
@@ -10,10 +10,10 @@ import msgspec
 
 
 class Row(msgspec.Struct, omit_defaults=True, tag=True):
-    """One figure of benchd's: a value a repeat, and what it is held against, from the same repeats.
+    """One figure of benchd: a value and a reference value for each repeat.
 
-    The target is at `most` or at `least` so many times the reference, plus `slack`; where there is no reference, so
-    many units. A row without figures says why in `note`.
+    `most` and `least` bound the ratio to the reference, after `slack` is subtracted from benchd's value. Without a
+    reference they bound the value itself. A row without figures gives the reason in `note`.
     """
 
     what: str
@@ -28,7 +28,7 @@ class Row(msgspec.Struct, omit_defaults=True, tag=True):
 
     @property
     def ratio(self):
-        """The median of the ratios of each repeat: what disturbs a repeat disturbs both of its halves."""
+        """The median of the ratios of all repeats: a disturbance in one repeat affects both values."""
         if not self.reference:
             return None
         pairs = zip(self.benchd, self.reference, strict=True)
@@ -36,7 +36,7 @@ class Row(msgspec.Struct, omit_defaults=True, tag=True):
 
     @property
     def met(self):
-        """Whether the target is met; None if there is none, or no figure."""
+        """Whether the target is met; None without a target or a figure."""
         if not self.benchd or self.most is self.least is None:
             return None
         figure = statistics.median(self.benchd) if self.ratio is None else self.ratio
@@ -44,7 +44,7 @@ class Row(msgspec.Struct, omit_defaults=True, tag=True):
 
     @property
     def target(self):
-        """The target in words."""
+        """The target as text."""
         if self.most is self.least is None:
             return ""
         sign, limit = ("≤", self.most) if self.most is not None else ("≥", self.least)
@@ -53,7 +53,7 @@ class Row(msgspec.Struct, omit_defaults=True, tag=True):
 
     @property
     def cells(self):
-        """The row of a Markdown table, under `HEADERS`."""
+        """The cells of a Markdown table row, under `HEADERS`."""
         ratio = "" if self.ratio is None else f"{figure(self.ratio)} ×"
         verdict = [] if self.met is None else ["met" if self.met else "**not met**"]
         last = "; ".join([*verdict, *[self.note] * bool(self.note)])
@@ -73,7 +73,7 @@ class Curve(msgspec.Struct, tag=True):
 
 
 class Table(msgspec.Struct, tag=True):
-    """Figures that have no target."""
+    """Figures without targets."""
 
     title: str
     headers: list[str]
@@ -81,7 +81,7 @@ class Table(msgspec.Struct, tag=True):
 
 
 class Findings(msgspec.Struct):
-    """All that one benchmark found, and on what machine."""
+    """All results of one benchmark, and facts about the machine."""
 
     about: str
     facts: dict[str, str]
@@ -89,23 +89,23 @@ class Findings(msgspec.Struct):
 
 
 def load(path):
-    """The findings in a results file, by benchmark."""
+    """Return the findings in a results file, by benchmark."""
     path = Path(path)
     return msgspec.json.decode(path.read_bytes(), type=dict[str, Findings]) if path.exists() else {}
 
 
 def short(value):
-    """A number without the digits that are noise."""
+    """Return a number with four significant digits; the others are noise."""
     return float(f"{value:.4g}")
 
 
 def figure(value):
-    """A number with three digits that mean something."""
+    """Return a number as text with three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def spread(values):
-    """The median, with the least and the largest in brackets."""
+    """Return the median as text, with the smallest and the largest value in brackets."""
     if not values:
         return ""
     middle = figure(statistics.median(values))
@@ -113,27 +113,28 @@ def spread(values):
 
 
 def percentile(ordered, share):
-    """The value below which `share` of the ordered values lie."""
+    """Return the value at the quantile `share` of the sorted values."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
 def markdown(headers, rows):
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [headers, ["---"] * len(headers), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def shown(findings):
-    """The rows and tables of one benchmark, as Markdown."""
+    """Return the rows and tables of one benchmark as Markdown."""
     rows = [item.cells for item in findings.found if isinstance(item, Row)]
     tables = [item for item in findings.found if isinstance(item, Table)]
     return "\n\n".join([markdown(HEADERS, rows), *(f"{it.title}\n\n{markdown(it.headers, it.rows)}" for it in tables)])
 
 
 def main(about, measure, **options):
-    """The command line of a benchmark: its options, each with a default and a meaning; what it found as a table.
+    """Run a benchmark from the command line, print its results as tables, and save them if asked to.
 
-    `measure(place, options)` yields rows, curves and tables; `place` is a folder of its own.
+    Each of `options` is a default and a help text. `measure(place, options)` yields rows, curves and tables; `place` is
+    an empty folder.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, (default, meaning) in options.items():
@@ -141,9 +142,9 @@ def main(about, measure, **options):
             parser.add_argument(f"--{name}", action="store_true", help=meaning)
         else:
             parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{meaning} ({default})")
-    parser.add_argument("--dir", help="where to make the folders (the system's place for temporary files)")
-    parser.add_argument("--keep", action="store_true", help="leave the folders there")
-    parser.add_argument("--results", help="a file to keep what was found in, beside what other benchmarks found")
+    parser.add_argument("--dir", help="parent of the working folder (the system's temporary folder)")
+    parser.add_argument("--keep", action="store_true", help="keep the working folder")
+    parser.add_argument("--results", help="a JSON file to add the results to")
     chosen = parser.parse_args()
     with measuring.workplace(chosen.dir, keep=chosen.keep) as place:
         found = list(measure(place, chosen))

@@ -1,12 +1,13 @@
-"""The least that the work can cost: programs that do only what nobody can leave out. None of them is of use.
+"""Floors: programs that do only the unavoidable part of the work. They are references and have no other use.
 
-    floors.py inotify [--durable] INBOX   answers each drop with an empty sidecar
-    floors.py loop [--durable] CONFIG INBOX   answers what is there, one file after the other
-    floors.py walk FOLDER                 lists the folder and looks at each file
+floors.py inotify [--durable] INBOX   answers each drop with an empty sidecar
+floors.py loop [--durable] CONFIG INBOX   answers all audits in the folder, one file after the other
+floors.py walk FOLDER                 lists the folder and stats each file
 
 `inotify` waits for CLOSE_WRITE and MOVED_TO on a bare descriptor. `loop` reads each audit, decodes the fields that
-selection needs, encodes a config (the one in CONFIG, for all), writes it under a temporary name, and renames it: no
-checks, no hash, no trail. With `--durable` they flush as benchd does, file by file and directory by directory.
+selection needs, encodes a config (the one in CONFIG, for all), writes it under a temporary name, and renames it. It
+makes no checks and writes no hash and no trail. With `--durable` both flush as benchd does, file by file and directory
+by directory.
 """
 
 import ctypes
@@ -18,12 +19,12 @@ import time
 
 CLOSE_WRITE, MOVED_TO, CREATE = 0x8, 0x80, 0x100
 _EVENT = struct.Struct("iIII")
-#: About as long as a record of the trail.
+#: About as long as a trail record.
 _RECORD = b"x" * 1000 + b"\n"
 
 
 def inotify(folder, mask):
-    """An inotify descriptor that tells of `mask` in one folder."""
+    """Return an inotify descriptor for the events `mask` in one folder."""
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.inotify_init1(os.O_CLOEXEC)
     if descriptor < 0:
@@ -34,7 +35,7 @@ def inotify(folder, mask):
 
 
 def names(descriptor):
-    """The names in the events that are there; waits for the first."""
+    """Wait for an event, and return the names in all pending events."""
     data, offset = os.read(descriptor, 65536), 0
     while offset < len(data):
         length = _EVENT.unpack_from(data, offset)[3]
@@ -43,7 +44,7 @@ def names(descriptor):
 
 
 def decoder():
-    """Decodes an audit into benchd's own types; what stands before the JSON is skipped."""
+    """Return a function that decodes an audit into benchd's types and skips text before the JSON."""
     import msgspec
 
     from benchd.audit.shapes import Document
@@ -53,7 +54,7 @@ def decoder():
 
 
 def read(name, directory=None):
-    """The content of a file."""
+    """Return the content of a file."""
     descriptor = os.open(name, os.O_RDONLY, dir_fd=directory)
     try:
         return os.read(descriptor, os.fstat(descriptor).st_size)
@@ -62,7 +63,7 @@ def read(name, directory=None):
 
 
 def read_hash_decode(path, decode):
-    """Seconds to read an audit, take its digest and decode it."""
+    """Return the seconds to read, hash and decode an audit."""
     start = time.perf_counter()
     content = read(path)
     hashlib.sha256(content).hexdigest()
@@ -71,7 +72,7 @@ def read_hash_decode(path, decode):
 
 
 def _write(name, content, directory, *, durable, before=None):
-    """Write a sidecar; if durable, flush it, `before` it becomes visible something else, and then its directory."""
+    """Write a sidecar. If durable, flush it, call `before`, make it visible, and flush its directory."""
     target = ".floor.tmp" if durable or content else name
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=directory)
     if content:
@@ -88,7 +89,7 @@ def _write(name, content, directory, *, durable, before=None):
 
 
 def answer_drops(inbox, *, durable):
-    """Floor (a)."""
+    """Run floor (a)."""
     events, directory = inotify(inbox, CLOSE_WRITE | MOVED_TO), os.open(inbox, os.O_RDONLY)
     trail = os.open(f"{inbox}/../floor.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644) if durable else -1
 
@@ -104,7 +105,7 @@ def answer_drops(inbox, *, durable):
 
 
 def answer_all(config, inbox, *, durable):
-    """Floor (b)."""
+    """Run floor (b)."""
     import msgspec
 
     decode, encode = decoder(), msgspec.json.Encoder().encode
@@ -116,7 +117,7 @@ def answer_all(config, inbox, *, durable):
 
 
 def walk(folder):
-    """Look at every file of a folder."""
+    """Stat every file of a folder."""
     with os.scandir(folder) as entries:
         for entry in entries:
             entry.stat(follow_symlinks=False)

@@ -1,7 +1,7 @@
-"""Growth: folders of more and more audits, all answered by one `benchd run`, then watched from a new start.
+"""Growth: one `benchd run` answers folders of growing size, then a new daemon watches them.
 
-The cost of an answer should not grow with the folder, a restart should cost little more than looking at each file
-once, and what is answered should cost no memory. One worker answers; the start of the process is taken off the rates.
+The cost of an answer should not grow with the folder. A restart should cost little more than one stat of each file, and
+answered audits should use no memory. The benchmark uses one worker, and the rates exclude the start of the process.
 """
 
 import statistics
@@ -14,7 +14,7 @@ _LARGE = 100_000
 
 
 def measure(place, options):
-    """One folder after the other; the small ones more often."""
+    """Measure one folder size after the other; small folders get more repeats."""
     sizes = [int(size) for size in options.sizes.split(",")] + [1_000_000] * options.full
     curves, base = {"benchd run": [], "floor (b)": []}, None
     for count in sizes:
@@ -44,7 +44,7 @@ def measure(place, options):
 
 
 def _rates(here, count, repeats):
-    """Audits a second of benchd and of the floor in one folder; leaves it answered by benchd."""
+    """Return the audits a second of benchd and of the floor in one folder; benchd's answers stay in it."""
     settings, inbox = measuring.write_settings(here, workers=1), here / "inbox"
     data = measuring.audit_bytes(measuring.SMALL)
     measuring.fill(inbox, data, count)
@@ -68,7 +68,7 @@ if __name__ == "__main__":
     findings.main(
         __doc__,
         measure,
-        repeats=(5, "how often, at most"),
+        repeats=(5, "maximum number of repeats"),
         sizes=("1000,10000,100000", "audits in a folder"),
-        full=(False, "a folder of 1,000,000 too: about 15 minutes and 20 GB"),
+        full=(False, "also measure 1,000,000 audits: about 15 minutes and 20 GB"),
     )

@@ -1,9 +1,10 @@
 """Hops: the functions that one durable drop of 58 KB goes through.
 
 Runs `benchd watch` in this process with a profiler on every thread. A profiled section begins when a thread wakes up
-from its wait for events and ends when the thread waits again; the section that decides is the drop. Only calls of
-benchd's Python functions count, lambdas and each resumption of a generator function among them. A comprehension belongs
-to the function around it, as in Python 3.12 and later. Python 3.11 enters a frame for it; these have their own row.
+from its wait for events and ends when the thread waits again. A drop is the section that decides. Only calls of
+benchd's Python functions count, with lambdas and each resumption of a generator function. A comprehension belongs to
+the function around it, as in Python 3.12 and later. Python 3.11 enters a frame for it; a separate row counts these
+frames.
 """
 
 import os
@@ -31,7 +32,7 @@ _COMPREHENSIONS = {"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
 
 
 class Profiler:
-    """Keeps the code objects that each section calls, in order, of the sections that decide."""
+    """Records the code objects that each section calls, in order, for the sections that decide."""
 
     def __init__(self):
         self.sections = []
@@ -64,7 +65,7 @@ def _package(module):
 
 
 def _changes(names):
-    """How often a name differs from the one before it."""
+    """Return how many names differ from the previous one."""
     return sum(one != other for one, other in pairwise(names))
 
 
@@ -81,11 +82,11 @@ def _drop(inbox, data, count, failures):
 
 
 def _sections(place, data, count):
-    """The calls of each of `count` drops, the first ones excepted."""
+    """Return the calls of each of `count` drops; the first drops are left out."""
     config = measuring.write_settings(place, durable=True)
     (place / "trail.jsonl").touch()
     (place / "inbox.part").mkdir()
-    # The daemon waits for its signals on this thread; no other thread may receive them.
+    # The daemon waits for its signals on this thread, so no other thread may receive them.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     failures = []
     dropping = threading.Thread(target=_drop, args=(place / "inbox", data, _WARM + count, failures))
@@ -101,12 +102,12 @@ def _sections(place, data, count):
         threading.setprofile(None)
     dropping.join()
     if failures or len(profiler.sections) != _WARM + count:
-        raise SystemExit("; ".join(failures) or f"{len(profiler.sections)} of {_WARM + count} drops were seen")
+        raise SystemExit("; ".join(failures) or f"{len(profiler.sections)} of {_WARM + count} drops were profiled")
     return profiler.sections[_WARM:]
 
 
 def measure(place, options):
-    """Yield the counts of a drop, then a table of where the calls go."""
+    """Yield the counts of a drop, then a table of the calls."""
     entered = _sections(place, measuring.audit_bytes(measuring.REAL), options.count)
     sections = [
         [(_module(code), code.co_qualname) for code in section if code.co_name not in _COMPREHENSIONS]

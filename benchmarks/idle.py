@@ -1,7 +1,7 @@
-"""Idle: one folder with a few answered audits, and nothing happens.
+"""Idle: one folder with a few answered audits, and no events.
 
-Wake-ups are the voluntary context switches of all threads, without a rescan in the time; processor time and memory are
-those of a second daemon with the default settings, whose rescan falls into the time.
+Wake-ups are the voluntary context switches of all threads, without a rescan in that time. CPU time and memory are those
+of a second daemon with the default settings, which rescans in that time.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from findings import Row
 
 
 def _switches(pid):
-    """Voluntary context switches of all threads so far."""
+    """Return the voluntary context switches of all threads so far."""
     lines = [
         line
         for status in Path(f"/proc/{pid}/task").glob("*/status")
@@ -24,13 +24,13 @@ def _switches(pid):
 
 
 def _processor_seconds(pid):
-    """Of all threads so far; finer than the ticks of /proc/PID/stat."""
+    """Return the CPU seconds of all threads so far, more precisely than the ticks of /proc/PID/stat."""
     files = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(file.read_text(encoding="ascii").split()[0]) for file in files) / 1e9
 
 
 def measure(place, options):
-    """Both daemons at the same time."""
+    """Measure both daemons at the same time."""
     with contextlib.ExitStack() as stack:
         pids = []
         for name, more in (("quiet", {"rescan_interval": "1h"}), ("default", {})):
@@ -39,7 +39,7 @@ def measure(place, options):
             pids.append(stack.enter_context(measuring.daemon(place / name, **more)).pid)
             measuring.wait_for(lambda name=name: len(measuring.configs(place / name / "inbox")) == 10)
         quiet, default = pids
-        time.sleep(1.0)  # until the last threads have gone to sleep
+        time.sleep(1.0)  # until the last threads sleep
         before = _switches(quiet), _processor_seconds(default)
         time.sleep(options.seconds)
         woken, busy = _switches(quiet) - before[0], _processor_seconds(default) - before[1]
@@ -50,4 +50,4 @@ def measure(place, options):
 
 
 if __name__ == "__main__":
-    findings.main(__doc__, measure, seconds=(60.0, "how long"))
+    findings.main(__doc__, measure, seconds=(60.0, "duration"))

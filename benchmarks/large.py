@@ -1,7 +1,7 @@
 """Large audits: from close() to config, one after the other.
 
-Against reading, SHA-256 and msgspec's decoding into the same types. The audits are as Gradience writes them, with
-lines of text before the JSON; what these cost is measured by itself, in this process.
+The reference is reading, SHA-256 and msgspec's decoding into the same types. The audits have the text before the JSON
+that Gradience writes. The cost of that text is measured separately, in this process.
 """
 
 import time
@@ -22,7 +22,7 @@ def _seconds(read, data):
 
 
 def measure(place, options):
-    """Drop and read in turn; then read with and without the text."""
+    """Measure drops and plain reads in turn, then reads with and without the text."""
     decode = floors.decoder()
     for what, audit, most in (("560 modules", measuring.LARGE, None), ("4488 modules", measuring.LARGEST, 3.0)):
         data, inbox = measuring.audit_bytes(audit), place / audit.name / "inbox"
@@ -35,7 +35,7 @@ def measure(place, options):
             peak = (measuring.memory(process.pid, "VmHWM") - before) / len(data)
         size = f"{what}, {len(data) / 1e6:.1f} MB"
         yield Row(f"{size}: close to config", "ms", ours, "read, hash, decode", theirs, most=1.3, slack=1.0)
-        yield Row(f"{size}: most memory, above ready", "× its size", [peak], most=most)
+        yield Row(f"{size}: peak memory above ready", "× its size", [peak], most=most)
     data = measuring.audit_bytes(measuring.LARGE)
     clean, ours, theirs = data[data.find(b"\n{\n") + 1 :], [], []
     for _ in range(options.repeats * 5):

@@ -1,6 +1,6 @@
 """Latency: from close() of an audit to its config being visible, at a steady rate of drops.
 
-Against floor (a), an inotify loop that only makes an empty sidecar; and, at a higher rate, against the naive watcher.
+The reference is floor (a), an inotify loop that only makes an empty sidecar. At a higher rate it is the naive watcher.
 A drop that is never answered counts as 10 s.
 """
 
@@ -19,7 +19,7 @@ NAIVE = (sys.executable, str(measuring.HERE / "peers" / "naive.py"))
 
 @contextlib.contextmanager
 def _watching(kind, place, *, durable):
-    """A watcher of `place/inbox`, and how its configs come: under a temporary name first, or not."""
+    """Run a watcher of `place/inbox`; yield the inotify event by which its configs appear."""
     if kind == "benchd":
         with measuring.daemon(place, durable=durable):
             yield floors.MOVED_TO
@@ -30,7 +30,7 @@ def _watching(kind, place, *, durable):
 
 
 def measure(place, options):
-    """Every case once in each repeat, forwards and backwards in turn."""
+    """Measure every case once in each repeat, in alternating order."""
     data = measuring.audit_bytes(options.audit)
     cases = [
         ("floor", False, options.rate),
@@ -45,7 +45,7 @@ def measure(place, options):
         for case in cases[:: -1 if repeat % 2 else 1]:
             kind, durable, rate = case
             here = place / f"{repeat}-{kind}-{durable}-{rate}"
-            os.sync()  # what was written before is not to be waited for
+            os.sync()  # so that no run waits for writes of the previous one
             with _watching(kind, here, durable=durable) as mask:
                 took, missing = drops.paced(here / "inbox", data, rate=rate, seconds=options.seconds, mask=mask)
             runs[case].append(took)
@@ -81,9 +81,9 @@ if __name__ == "__main__":
     findings.main(
         __doc__,
         measure,
-        repeats=(5, "how often"),
+        repeats=(5, "number of repeats"),
         rate=(200.0, "drops a second"),
         fast=(500.0, "drops a second, against the naive watcher"),
-        seconds=(10.0, "for how long, each time"),
-        audit=(str(measuring.SMALL), "the audit that is dropped"),
+        seconds=(10.0, "duration of each run"),
+        audit=(str(measuring.SMALL), "the audit to drop"),
     )

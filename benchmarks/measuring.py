@@ -1,4 +1,4 @@
-"""What the benchmarks share: folders and processes of their own, what /proc says of them, facts about the machine."""
+"""The base of all benchmarks: temporary folders, processes, values from /proc, and facts about the machine."""
 
 import contextlib
 import gzip
@@ -25,19 +25,19 @@ LARGEST = AUDITS / "qwen2moe__default.json.gz"  # 7.8 MB, 4488 modules
 BENCHD = (sys.executable, "-m", "benchd")
 FLOORS = (sys.executable, str(HERE / "floors.py"))
 CONFIG = ".bench.json"
-os.environ.pop("BENCHD_CONFIG", None)  # the settings of whoever runs this
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # who installs benchd has its modules compiled
+os.environ.pop("BENCHD_CONFIG", None)  # the user's settings must not change the results
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed benchd has compiled modules, too
 
 
 def audit_bytes(path):
-    """The content of an audit; one that is stored compressed is unpacked."""
+    """Return the content of an audit, decompressed."""
     data = Path(path).read_bytes()
     return gzip.decompress(data) if str(path).endswith(".gz") else data
 
 
 @contextlib.contextmanager
 def workplace(parent=None, *, keep=False):
-    """A temporary folder that is gone afterwards, unless its owner wants to `keep` it."""
+    """Make a temporary folder, and delete it at the end unless `keep` is set."""
     path = Path(tempfile.mkdtemp(prefix="benchd-benchmark-", dir=parent))
     try:
         yield path
@@ -47,7 +47,7 @@ def workplace(parent=None, *, keep=False):
 
 
 def write_settings(place, *, durable=False, **watching):
-    """A settings file in `place`: the folder `inbox` below it, the trail in a file, and what `[watching]` holds."""
+    """Write a settings file for `place/inbox`, with the trail in a file and these keys in `[watching]`."""
     (place / "inbox").mkdir(parents=True, exist_ok=True)
     config = place / "config.toml"
     config.write_text(
@@ -59,7 +59,7 @@ def write_settings(place, *, durable=False, **watching):
 
 
 def fill(inbox, data, count):
-    """Put `count` audits into a folder, and have them on the disk before anything is measured."""
+    """Put `count` audits into a folder and flush them to the disk."""
     inbox.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         (inbox / f"a{number}.json").write_bytes(data)
@@ -67,7 +67,7 @@ def fill(inbox, data, count):
 
 
 def loop(data, place, *, durable=False):
-    """The command of floor (b) less the folder; the config that it writes is the one for the audit `data`."""
+    """Return the command of floor (b) without the folder; it writes the config for the audit `data`."""
     audit = benchd.read_audit(data)
     config = place / "floor.bench.json"
     config.write_bytes(benchd.bench_config(audit, benchd.select(audit)))
@@ -75,14 +75,14 @@ def loop(data, place, *, durable=False):
 
 
 def configs(inbox):
-    """The names of the configs in a folder."""
+    """Return the names of the configs in a folder."""
     return [entry.name for entry in os.scandir(inbox) if entry.name.endswith(CONFIG)]
 
 
 def clear(inbox, expected, aside):
-    """Move the configs away, of which there must be `expected`.
+    """Move the configs out of the folder. Raises SystemExit unless there are `expected` of them.
 
-    Moved, not deleted: on ext4, new files are slow to make for a while after thousands were deleted.
+    They are not deleted: on ext4, creating files is slow for a while after thousands were deleted.
     """
     found = configs(inbox)
     if len(found) != expected:
@@ -97,19 +97,19 @@ def clear(inbox, expected, aside):
 
 
 def wait_for(condition, *, seconds=60.0, process=None):
-    """Wait, with next to no work for the processor that is being measured."""
+    """Wait for `condition`, and use hardly any CPU time meanwhile."""
     deadline = time.monotonic() + seconds
     while not condition():
         if process is not None and process.poll() is not None:
             raise SystemExit(f"{process.args} ended with exit code {process.returncode}")
         if time.monotonic() > deadline:
-            raise SystemExit("this takes too long; given up")
+            raise SystemExit("timed out")
         time.sleep(0.02)
 
 
 @contextlib.contextmanager
 def running(command, *, says=None, into=None, output=None):
-    """A process, once the file `into` holds `says`; `output` is the file that takes what it writes, if any."""
+    """Run a process, once the file `into` contains `says`; its output goes to the file `output`."""
     with contextlib.ExitStack() as stack:
         target = stack.enter_context(Path(output).open("wb")) if output else subprocess.DEVNULL
         process = subprocess.Popen(command, stdout=target, stderr=target if output else None, start_new_session=True)
@@ -119,26 +119,26 @@ def running(command, *, says=None, into=None, output=None):
             yield process
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)  # a loop in a shell is more than one process
+                os.killpg(process.pid, signal.SIGTERM)  # a shell loop has several processes
             process.wait(20)
 
 
 def daemon(place, *, durable=False, command=BENCHD, **watching):
-    """`benchd watch` on `place/inbox`, ready; stopped afterwards."""
+    """Run `benchd watch` on `place/inbox` from its readiness until the end of the block."""
     config, trail = write_settings(place, durable=durable, **watching), place / "trail.jsonl"
     trail.unlink(missing_ok=True)
     return running([*command, "watch", "--config", str(config)], says=b'"service.ready"', into=trail)
 
 
 def watcher(command, inbox):
-    """A watcher that says `ready`: a floor, or the naive one."""
+    """Run a watcher that prints `ready`: a floor or the naive watcher."""
     inbox.mkdir(parents=True, exist_ok=True)
     said = inbox.parent / "said"
     return running([*command, str(inbox)], says=b"ready", into=said, output=said)
 
 
 def cost(command):
-    """Wall-clock and processor seconds of a process, its start included. Its words are not wanted; a failure is."""
+    """Return the wall-clock and CPU seconds of a process with its start. Its output is dropped unless it fails."""
     before, start = os.times(), time.perf_counter()
     done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     took, after = time.perf_counter() - start, os.times()
@@ -148,14 +148,14 @@ def cost(command):
 
 
 def timed(command):
-    """Wall-clock seconds of a process, its start included."""
+    """Return the wall-clock seconds of a process with its start."""
     return cost(command)[0]
 
 
 def until_line(command, wanted):
-    """Seconds from before a process is made until it writes a line that holds `wanted`, and its memory at most so far.
+    """Start a process, wait for an output line that contains `wanted`, and stop it.
 
-    It is stopped then.
+    Returns the seconds until the line, and the peak memory in bytes until then.
     """
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
@@ -164,13 +164,13 @@ def until_line(command, wanted):
                 took = time.perf_counter() - start
                 peak = memory(process.pid, "VmHWM")
                 process.send_signal(signal.SIGTERM)
-                process.stdout.read()  # to its end, so that it need not complain of a broken pipe
+                process.stdout.read()  # avoids an error message about a broken pipe
                 return took, peak
-    raise SystemExit(f"{command} ended without saying {wanted.decode()}")
+    raise SystemExit(f"{command} ended without printing {wanted.decode()}")
 
 
 def memory(pid, field="VmRSS"):
-    """A size from /proc/PID/status, in bytes; 0 once the process has ended."""
+    """Return a size from /proc/PID/status in bytes; 0 if the process has ended."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines())
     if field in status:
         return int(status[field].split()[0]) * 1024
@@ -183,7 +183,7 @@ def memory(pid, field="VmRSS"):
 
 
 def file_system(path):
-    """The type of the file system that `path` is on."""
+    """Return the type of the file system that contains `path`."""
     best, kind = "", "?"
     for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
         _, point, name, *_ = line.split(" ")
@@ -194,7 +194,7 @@ def file_system(path):
 
 
 def facts(path):
-    """The machine and the versions, by what they are of."""
+    """Return facts about the machine and the versions, by topic."""
     processor = "?"
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):

@@ -1,7 +1,8 @@
-"""Parts: where the time of an answer goes, each part by itself.
+"""Parts: the time of each part of an answer.
 
-Back to back a part finds itself in the processor's caches; after a pause, as between two drops, whoever shares the
-machine has taken them. An answer of a batch comes close to the first, a single one to the second. In one process.
+Back to back, the data of a part is in the CPU caches. After a pause, as between two drops, other programs have replaced
+it there. An answer within a batch is close to the first figure, a single answer to the second. All parts run in one
+process.
 """
 
 import gc
@@ -28,7 +29,7 @@ _BATCH = 128
 
 
 def _median(part, prepare, *, count, pause):
-    """Median of the µs that `part` takes, each time with what `prepare` has made just before the pause."""
+    """Return the median µs of `part`; `prepare` makes its input before the pause."""
     took = []
     for _ in range(count):
         value = prepare()
@@ -41,7 +42,7 @@ def _median(part, prepare, *, count, pause):
 
 
 def _parts(place, data):
-    """Each part by name: what it does, and what makes its input."""
+    """Return each part by name: its function, and the function that makes its input."""
     trail = Trail(TrailFile(str(place / "parts.jsonl")))
     selection, bench = SelectionSettings(), BenchSettings()
     digest = hashlib.sha256(data).hexdigest()
@@ -74,7 +75,7 @@ def _parts(place, data):
 
 
 def _answers(place, data, batch, *, count, pause):
-    """Median of the µs that an audit takes, so many answered together, files and trail included."""
+    """Return the median µs for `batch` audits, including files and trail."""
     inbox = place / "inbox"
     measuring.fill(inbox, data, count * batch)
     folder = Folder(FolderSettings(path=str(inbox), bench=BenchSettings(durable=False)), max_bytes=2**30)
@@ -82,12 +83,12 @@ def _answers(place, data, batch, *, count, pause):
     tickets = (Ticket(folder, f"a{number}.json", "closed") for number in range(count * batch))
     took = _median(answering.answer, lambda: [next(tickets) for _ in range(batch)], count=count, pause=pause)
     if len(measuring.configs(inbox)) != count * batch:
-        raise SystemExit("not all were answered")
+        raise SystemExit("some audits were not answered")
     return took / batch
 
 
 def measure(place, options):
-    """A table for each audit; then what a pause costs, as a row."""
+    """Yield a table for each audit, and a row for the cost of a pause."""
     gc.freeze()
     for audit in (measuring.SMALL, measuring.REAL):
         data = measuring.audit_bytes(audit)
@@ -112,4 +113,4 @@ def measure(place, options):
 
 
 if __name__ == "__main__":
-    findings.main(__doc__, measure, count=(400, "how often"), pause=(5.0, "ms between two drops"))
+    findings.main(__doc__, measure, count=(400, "number of repeats"), pause=(5.0, "ms between two drops"))

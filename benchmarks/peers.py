@@ -1,7 +1,7 @@
-"""Peers: what people would use instead, each answering a burst of drops; audits a second from the first drop.
+"""Peers: alternatives to benchd, each answering a burst of drops, in audits a second from the first drop.
 
-The comprehensive pattern of the design as a script that is started for each file, by `watchmedo shell-command`, by an
-`inotifywait` loop, by a systemd path unit; and the naive watcher, which does all in its own process.
+The design's comprehensive pattern is a script that is started for each file, by `watchmedo shell-command`, by an
+`inotifywait` loop, or by a systemd path unit. The naive watcher does all work in one process.
 """
 
 import functools
@@ -21,7 +21,7 @@ _HERE = measuring.HERE / "peers"
 _SCRIPT = f"'{sys.executable}' '{_HERE / 'golden.py'}' --generate-config"
 _SANDBOX = measuring.HERE.parent / "tests" / "system" / "with-systemd.sh"
 
-#: Without `--wait` a burst would start all of the scripts at once.
+#: Without `--wait` a burst would start all scripts at the same time.
 _WATCHMEDO = [
     *(sys.executable, "-m", "watchdog.watchmedo", "shell-command", "--wait"),
     *("--patterns=**/*.json", "--ignore-patterns=**/*.bench.json"),
@@ -38,12 +38,12 @@ def _watched(command, place):
 
 
 def _burst(start, place, count, data):
-    """Audits a second of the watcher that `start` starts on `place`, and how many drops it left unanswered."""
+    """Return the audits a second of the watcher that `start` starts, and the number of unanswered drops."""
     inbox = place / "inbox"
     inbox.mkdir(parents=True)
     with start(place):
         number = 0
-        while not measuring.configs(inbox):  # not all of them say when they are ready
+        while not measuring.configs(inbox):  # not all watchers report that they are ready
             drops.drop(f"{inbox}/ready{number}.json", data)
             number, deadline = number + 1, time.monotonic() + 1.0
             while not measuring.configs(inbox) and time.monotonic() < deadline:
@@ -63,7 +63,7 @@ def _burst(start, place, count, data):
 
 
 def _path_unit(place, count):
-    """The same, in a systemd of its own: a one-shot that answers what is there when the folder changes."""
+    """Measure the same in a temporary systemd: a one-shot answers all audits when the folder changes."""
     environment = {**os.environ, "WITH_SYSTEMD_TIMEOUT": "120"}
     command = [str(_SANDBOX), sys.executable, str(_HERE / "path_unit.py"), str(place), str(count), str(measuring.SMALL)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -74,7 +74,7 @@ def _path_unit(place, count):
 
 
 def measure(place, options):
-    """All of them in each repeat."""
+    """Measure all peers in each repeat."""
     data = measuring.audit_bytes(measuring.SMALL)
     watchers = {
         "benchd": (measuring.daemon, options.count, None),
@@ -97,7 +97,7 @@ def measure(place, options):
             rates["path unit"].append(found[0])
             lost["path unit"] += found[1]
     if not rates["path unit"]:
-        missing["path unit"] = "no systemd could be booted" if options.systemd else "needs --systemd, and root"
+        missing["path unit"] = "systemd did not boot" if options.systemd else "needs --systemd, and root"
     yield Row(f"not answered of {options.count:,} drops", "drops", [lost["benchd"]], most=0)
     for name, least in [*((name, least) for name, (*_, least) in watchers.items() if least), ("path unit", 500.0)]:
         ours = rates["benchd"] if rates[name] else []
@@ -109,8 +109,8 @@ if __name__ == "__main__":
     findings.main(
         __doc__,
         measure,
-        repeats=(3, "how often"),
+        repeats=(3, "number of repeats"),
         count=(5000, "drops for benchd and the naive watcher"),
-        scripts=(30, "drops for those that start a script for each"),
-        systemd=(False, "a path unit too, in a systemd that is booted for it"),
+        scripts=(30, "drops for the peers that start a script for each"),
+        systemd=(False, "also measure a path unit, in a temporary systemd"),
     )

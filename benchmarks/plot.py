@@ -1,20 +1,20 @@
-"""A line chart as SVG: a logarithmic x axis, a y axis from 0, a legend. Nothing else."""
+"""Draw a line chart as SVG, with a logarithmic x axis, a y axis from 0 and a legend."""
 
 import math
 from html import escape
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 380, 70, 230, 40, 50
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind too
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # colours for colour-blind readers too
 
 
 def _step(largest):
-    """The distance of the marks on the y axis: 1, 2 or 5 times a power of ten, of which about five fit."""
+    """Return the distance of the marks on the y axis: 1, 2 or 5 times a power of ten, for about five marks."""
     power = 10.0 ** math.floor(math.log10(largest / 5))
     return next(step * power for step in (1, 2, 5, 10) if largest / (step * power) <= 6)
 
 
 def chart(title, x_label, y_label, curves):
-    """The SVG of `curves`: points by name. All x must be above 0."""
+    """Return the SVG of `curves`: points by name. Every x must be above 0."""
     points = [point for line in curves.values() for point in line]
     low = math.floor(math.log10(min(x for x, _ in points)))
     high = max(math.ceil(math.log10(max(x for x, _ in points))), low + 1)

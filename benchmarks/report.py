@@ -1,4 +1,4 @@
-"""Puts the results of the benchmarks into docs/performance.md, its plots beside it, and the figures as JSON."""
+"""Write the results of the benchmarks into docs/performance.md, with plots and a JSON file of the figures beside it."""
 
 import argparse
 import shutil
@@ -17,7 +17,7 @@ _CHARTS = {
 
 
 def _charts(results, folder):
-    """Write the plots; a line of Markdown for each, by the benchmark that it belongs to."""
+    """Write the plots, and return the line of Markdown for each, by benchmark."""
     lines = {}
     for name, found in results.items():
         curves = {item.name: item.points for item in found.found if isinstance(item, findings.Curve)}
@@ -34,7 +34,7 @@ def _wrapped(text):
 
 
 def render(results, charts):
-    """The generated part of the page."""
+    """Return the generated part of the page."""
     rows = [row for found in results.values() for row in found.found if isinstance(row, findings.Row)]
     met = [row.met for row in rows if row.met is not None]
     facts = [list(found.facts.values()) for found in results.values()]
@@ -58,11 +58,11 @@ def main():
     options = parser.parse_args()
     results, page = findings.load(options.results), options.docs / "performance.md"
     if not results:
-        raise SystemExit(f"{options.results}: no results there; `make bench` makes them")
+        raise SystemExit(f"{options.results}has no results; run `make bench`")
     text = page.read_text(encoding="utf-8")
     before, found, rest = text.partition(_BEGIN)
     if not found or _END not in rest:
-        raise SystemExit(f"{page}: no place for the results between {_BEGIN} and {_END}")
+        raise SystemExit(f"{page}lacks the marks {_BEGIN} and {_END}")
     generated = render(results, _charts(results, options.docs))
     page.write_text(f"{before}{_BEGIN}\n\n{generated}\n\n{_END}{rest.partition(_END)[2]}", encoding="utf-8")
     shutil.copyfile(options.results, options.docs / "performance.json")

@@ -1,7 +1,7 @@
-"""Start: from exec to ready with an empty folder, and the commands that end at once, to their end.
+"""Start: from exec to ready with an empty folder, and short commands until they end.
 
-Against a Python that only imports the same libraries; of rich what a table needs, since `import rich` alone imports
-none of it.
+The reference is a Python that only imports the same libraries. For rich it imports the table module, because `import
+rich` alone loads almost nothing.
 """
 
 import sys
@@ -22,7 +22,7 @@ def _until(wanted):
 
 
 def measure(place, options):
-    """All of them in turn; the first round fills the caches and does not count."""
+    """Measure all commands in turn; the first round fills the caches and is dropped."""
     benchd, inbox = measuring.BENCHD, place / "inbox"
     inbox.mkdir()
     to_end = measuring.timed
@@ -49,4 +49,4 @@ def measure(place, options):
 
 
 if __name__ == "__main__":
-    findings.main(__doc__, measure, repeats=(20, "how often"))
+    findings.main(__doc__, measure, repeats=(20, "number of repeats"))

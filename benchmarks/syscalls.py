@@ -1,7 +1,7 @@
 """System calls: how many an answer takes, by name, as strace counts them.
 
-What the start and the end of the process need is taken off: twice as many audits are answered, and the difference
-counts. `watch` gets its drops one by one, so that each is an answer of its own.
+The start and the end of the process are subtracted: a second run answers twice as many audits, and the difference
+counts. `watch` gets its drops one by one, so that it answers each one separately.
 """
 
 import os
@@ -17,7 +17,7 @@ from findings import Row, Table
 
 
 def _counted(file):
-    """The calls by name in what `strace -c` wrote."""
+    """Return the calls by name from the output of `strace -c`."""
     lines = (line.split() for line in file.read_text(encoding="ascii").splitlines())
     return Counter(
         {words[-1]: int(words[3]) for words in lines if words and words[0][0].isdigit() and words[-1] != "total"}
@@ -25,7 +25,7 @@ def _counted(file):
 
 
 def _run(place, data, count, *, durable):
-    """Calls of `benchd run` over `count` audits."""
+    """Return the calls of `benchd run` over `count` audits."""
     settings = measuring.write_settings(place, durable=durable)
     measuring.fill(place / "inbox", data, count)
     log = place / "strace"
@@ -35,21 +35,21 @@ def _run(place, data, count, *, durable):
 
 
 def _watch(place, data, count, *, durable):
-    """Calls of `benchd watch` for `count` drops, one after the other."""
+    """Return the calls of `benchd watch` for `count` drops, one after the other."""
     log = place / "strace"
-    # -D: strace is the child of what it traces, which so gets the signals that are meant for it.
+    # -D makes strace the child, so that signals to this PID reach the daemon.
     strace = ("strace", "-D", "-f", "-c", "-o", str(log), *measuring.BENCHD)
     with measuring.daemon(place, durable=durable, command=strace):
         for _ in drops.one_by_one(place / "inbox", data, count):
-            time.sleep(0.01)  # a flush comes after the config
+            time.sleep(0.01)  # the flush follows the config
     measuring.wait_for(lambda: log.exists() and b"total" in log.read_bytes())
     return _counted(log)
 
 
 def measure(place, options):
-    """Each command, durable or not."""
+    """Measure each command with and without `durable`."""
     if not shutil.which("strace") or subprocess.run(["strace", "-o", os.devnull, "true"], check=False).returncode:
-        yield Row("system calls", note="needs strace, and the right to use it")
+        yield Row("system calls", note="needs strace and permission to use it")
         return
     data, columns = measuring.audit_bytes(measuring.SMALL), {}
     for name, count in (("run", _run), ("watch", _watch)):
@@ -67,4 +67,4 @@ def measure(place, options):
 
 
 if __name__ == "__main__":
-    findings.main(__doc__, measure, count=(200, "answers, and twice as many"))
+    findings.main(__doc__, measure, count=(200, "answers in the first run; the second has twice this number"))

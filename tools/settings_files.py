@@ -1,4 +1,4 @@
-"""From the declarations of the settings: `config.toml`, its JSON Schema, and the tables in docs/configuration.md."""
+"""Generate `config.toml`, its JSON Schema, and the tables in docs/configuration.md from the settings' declarations."""
 
 import json
 import re
@@ -104,7 +104,7 @@ def _choices(schema: dict[str, Any]) -> str:
 
 
 def schema(_: str) -> str:
-    """Return the schema of a settings file, for editors. Taplo knows no draft after 7."""
+    """Return the schema of a settings file, for editors. Taplo supports no draft after 7."""
     folder = _table(FolderSettings, sections(Settings)["watch"].says)
     folder["required"] = ["path"]
     for name, section in sections(FolderSettings).items():

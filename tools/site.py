@@ -1,7 +1,7 @@
-"""A hook of MkDocs: fits the pages for the site, while their links still work on GitHub.
+"""A hook of MkDocs that adapts the pages to the site, while their links still work on GitHub.
 
-Some pages of the site are files outside docs/. Links between the files of the repository become links between pages,
-or links to the repository if the site has no such page.
+Some pages of the site are files outside docs/. Links between the files of the repository become links between pages.
+They become links to the repository if the site has no page for the target.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrite the links outside code blocks; warn of links to nowhere and of lists that MkDocs takes for text."""
+    """Rewrite the links outside code blocks. Warn of links to missing files, and of lists that MkDocs reads as text."""
     source = SOURCES.get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
     def link(match: re.Match[str]) -> str:

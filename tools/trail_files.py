@@ -1,4 +1,4 @@
-"""From the types of the records: their JSON Schema, and the tables in docs/trail.md."""
+"""Generate the JSON Schema of the trail's records, and the tables in docs/trail.md, from the records' types."""
 
 import json
 import re
@@ -83,7 +83,7 @@ def definition(record: type[Record], shape: dict[str, Any]) -> dict[str, Any]:
 
 
 def page(old: str) -> str:
-    """Return the page on the trail with the present tables between its markers."""
+    """Return the page on the trail with new tables between its markers."""
     whole = json.loads(schema(""))
     text = "\n".join(["", *(line for record in RECORDS for line in section(record, whole["$defs"]))])
     return TABLES.sub(lambda _: text, old)

@@ -1,7 +1,7 @@
-"""The comprehensive pattern of the design, as people write it: a script that is started for each audit.
+"""The comprehensive pattern of the design as users write it: a script that is started for each audit.
 
-Chooses the layers (flagged, else by priority score, else by disagreement), says why, and with `--generate-config`
-writes NAME.bench.json beside the audit. The naive watcher takes its functions.
+It chooses the layers (flagged, else by priority score, else by disagreement) and prints the reason. With
+`--generate-config` it writes NAME.bench.json beside the audit. The naive watcher imports its functions.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import sys
 
 
 def choose(audit, top_n=3):
-    """The strategy that fires, and its layers."""
+    """Return the strategy that applies, and its layers."""
     analysis = audit.get("policy_disagreement_analysis") or {}
     if flagged := analysis.get("flagged_layers", []):
         return "flagged", flagged
@@ -23,7 +23,7 @@ def choose(audit, top_n=3):
 
 
 def priority(layer, flagged):
-    """How much a layer deserves validation of its own."""
+    """Return the priority of a layer and the validation that it deserves."""
     rationale = layer["flagging_rationale"]
     if flagged or rationale.get("flagged_as_high_impact"):
         return "HIGH", "per_layer"
@@ -34,7 +34,7 @@ def priority(layer, flagged):
 
 
 def bench_config(audit, top_n=3):
-    """The Bench config for an audit."""
+    """Return the Bench config for an audit."""
     strategy, layers = choose(audit, top_n)
     configs = [{"variant": "uniform", "rank": 8, "description": "Conservative uniform baseline"}]
     ranks, chosen = {}, []
@@ -54,7 +54,7 @@ def bench_config(audit, top_n=3):
 
 
 def lines(config):
-    """The analysis for people."""
+    """Yield the lines of the printed analysis."""
     selection = config["selection"]
     yield f"Using {len(selection['layers'])} layers: {selection['strategy']}"
     for number, layer in enumerate(selection["layers"], 1):
@@ -65,7 +65,7 @@ def lines(config):
 
 
 def write(path, config):
-    """Put the config beside the audit, whole."""
+    """Write the config beside the audit atomically."""
     target = path.removesuffix(".json") + ".bench.json"
     with open(f"{target}.tmp", "w", encoding="utf-8") as file:
         json.dump(config, file, indent=2)

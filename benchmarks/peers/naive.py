@@ -1,4 +1,4 @@
-"""A watcher as it is written in an afternoon: watchdog's Observer, `json`, the ladder, a file and a print.
+"""A watcher that takes an afternoon to write: watchdog's Observer, `json`, the ladder, a file and a print.
 
 naive.py INBOX
 """
@@ -13,7 +13,7 @@ from watchdog.observers import Observer
 
 
 class Handler(FileSystemEventHandler):
-    """Answers what was closed, and what got its name by a rename."""
+    """Answers files that were closed or renamed into place."""
 
     def on_closed(self, event):
         self.answer(event.src_path)

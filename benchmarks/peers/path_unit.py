@@ -1,4 +1,4 @@
-"""Inside a systemd: a path unit that starts the pattern for what is unanswered whenever the folder changes.
+"""Run a path unit inside a systemd; it starts the pattern for unanswered audits when the folder changes.
 
 path_unit.py PLACE COUNT AUDIT    drops COUNT audits; prints how many were answered, and in how many seconds
 """

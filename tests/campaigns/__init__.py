@@ -10,5 +10,5 @@ from typing import Final
 
 __all__ = ["CAMPAIGNS"]
 
-#: In the order in which they are run.
+#: In the order of execution.
 CAMPAIGNS: Final = ("kill", "overflow", "folder", "disk", "hostile", "fuzz", "two", "soak")

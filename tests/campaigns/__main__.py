@@ -19,11 +19,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="campaigns")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CAMPAIGNS))
     parser.add_argument("--long", action="store_true", help="the long form: minutes to hours")
-    parser.add_argument("--place", type=Path, help="where to work; otherwise the folder for temporary files")
+    parser.add_argument("--place", type=Path, help="working folder (default: the system's temporary folder)")
     options = parser.parse_args()
     unknown = set(options.names) - set(CAMPAIGNS)
     if unknown:
-        parser.error(f"no such campaign: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown campaign: {', '.join(sorted(unknown))}")
     broken = 0
     for name in options.names or CAMPAIGNS:
         started = time.monotonic()

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from daemon import AUDITS, audit
 
-#: What must become of a file: a config, a record that it is ignored, a config that is kept, nothing at all; every other
-#: word is the code of a rejection.
+#: Outcomes of a file: a config, a record that it is ignored, a kept config, or nothing. Every other value is the
+#: code of a rejection.
 SELECTED: Final = "selected"
 IGNORED: Final = "ignored"
 KEPT: Final = "kept"
@@ -30,22 +30,22 @@ class Crafted(NamedTuple):
 
 
 def writing(content: bytes) -> Callable[[Path], object]:
-    """What makes a file with that content."""
+    """Return a function that makes a file with that content."""
     return lambda path: path.write_bytes(content)
 
 
 def linking(target: Path | str) -> Callable[[Path], object]:
-    """What makes a symbolic link to `target`."""
+    """Return a function that makes a symbolic link to `target`."""
     return lambda path: path.symlink_to(target)
 
 
 def device(kind: int, major: int, minor: int) -> Callable[[Path], object]:
-    """What makes a device node. Raises PermissionError for most users."""
+    """Return a function that makes a device node. It raises PermissionError for most users."""
     return lambda path: os.mknod(path, kind | 0o666, os.makedev(major, minor))
 
 
 def make_socket(path: Path) -> None:
-    """A socket, by a name that is short enough for one."""
+    """Make a socket. Its address goes through /proc because the length of an address is limited."""
     with socket.socket(socket.AF_UNIX) as server:
         here = os.open(path.parent, os.O_RDONLY)
         try:
@@ -55,7 +55,7 @@ def make_socket(path: Path) -> None:
 
 
 def of_another_owner(content: bytes) -> Callable[[Path], object]:
-    """What makes a file that belongs to nobody. Raises PermissionError for most users."""
+    """Return a function that makes a file of another user. It raises PermissionError for most users."""
 
     def make(path: Path) -> None:
         path.write_bytes(content)
@@ -70,7 +70,7 @@ def of_another_owner(content: bytes) -> Callable[[Path], object]:
 
 
 def sparse(size: int) -> Callable[[Path], object]:
-    """What makes a file of that size with nothing in it."""
+    """Return a function that makes a sparse file of that size."""
 
     def make(path: Path) -> None:
         with path.with_name(f".{path.name}").open("wb") as file:
@@ -80,11 +80,11 @@ def sparse(size: int) -> Callable[[Path], object]:
     return make
 
 
-# --- files that are none --------------------------------------------------------------------------------------
+# --- special files --------------------------------------------------------------------------------------------
 
 
 def special(outside: Path) -> Iterator[Crafted]:
-    """Links, pipes, devices, folders by the names of audits. `outside` is a folder with an `audit.json`."""
+    """Yield links, pipes, devices and folders with names of audits. `outside` is a folder with an `audit.json`."""
     yield Crafted("link-out.json", linking(outside / "audit.json"), ("symlink",))
     yield Crafted("link-relative.json", linking("../outside/audit.json"), ("symlink",))
     yield Crafted("link-up.json", linking("../../../../../../etc/passwd"), ("symlink",))
@@ -107,7 +107,7 @@ def special(outside: Path) -> Iterator[Crafted]:
     yield Crafted("sparse.json", sparse(100 * 2**30), ("too_large",))
 
 
-#: Names as others may choose them. The last ones leave no room for a config's, or just enough.
+#: Names that others may choose. The last ones leave too little room for the config's name, or just enough.
 _NAMES: Final = (
     b"new\nline.json", b"tab\t.json", b"escape\x1b[2J\x1b[31m.json", b"bell\x07.json", b"\xff\xfe.json",
     b"caf\xe9.json", "right\u202egnp.json".encode(), "zero\u200bwidth.json".encode(), "line\u2028s.json".encode(),
@@ -123,7 +123,7 @@ _NOT_THOSE_OF_AUDITS: Final = (
 
 
 def names() -> Iterator[Crafted]:
-    """Audits with odd names, and what looks like an audit's but is none."""
+    """Yield audits with odd names, and other files with names like an audit's."""
     for number, name in enumerate(_NAMES):
         yield Crafted(os.fsdecode(name), writing(audit(number)), (SELECTED,))
     for name in _NOT_THOSE_OF_AUDITS:
@@ -136,17 +136,17 @@ def names() -> Iterator[Crafted]:
 
 
 def an_audit(**analysis: Any) -> bytes:
-    """A small audit whose analysis has these keys."""
+    """Return a small audit whose analysis has these keys."""
     return json.dumps({"policy_disagreement_analysis": {"analysis_performed": True, **analysis}}).encode()
 
 
 def layer(name: str, **rationale: Any) -> dict[str, Any]:
-    """One entry of a list of layers, with a rank."""
+    """Return one entry of a list of layers, with a rank."""
     return {"layer_name": name, "flagging_rationale": {"k_values": [8], "priority_score": 3.0, **rationale}}
 
 
 def _raw(value: bytes, *, key: bytes = b"priority_score") -> bytes:
-    """An audit with `value`, as it stands, for a number of its one layer."""
+    """Return an audit with the bytes `value` in place of a number of its only layer."""
     return (
         b'{"policy_disagreement_analysis": {"flagged_layers": [], "all_layers_with_disagreement": ['
         b'{"layer_name": "a.b", "flagging_rationale": {"k_values": [8], "%s": %s}}]}}' % (key, value)
@@ -154,8 +154,8 @@ def _raw(value: bytes, *, key: bytes = b"priority_score") -> bytes:
 
 
 def contents() -> Iterator[Crafted]:
-    """Small files that no honest tool writes."""
-    deep = 100_000  # which Python 3.14 takes, as long as the stack has room
+    """Yield small files that no real tool writes."""
+    deep = 100_000  # Python 3.14 parses this depth if its stack is large enough
     found: list[tuple[str, bytes, tuple[str, ...]]] = [
         ("deep-list", b'{"per_module_gain": ' + b"[" * deep + b"]" * deep + b"}", ("too_deep",)),
         ("deep-object", b'{"per_module_gain": ' + b'{"a":' * deep + b"1" + b"}" * deep + b"}", ("too_deep",)),
@@ -219,7 +219,7 @@ def contents() -> Iterator[Crafted]:
         yield Crafted(f"content-{name}.json", writing(content), verdicts)
 
 
-#: Names that mean other modules too, if they are read as regular expressions, or as the end of a longer name.
+#: Names that match other modules if they are read as regular expressions or as the end of a longer name.
 LAYER_NAMES: Final = (
     ".*", "(.*)", "model.layers.0.*", "(?s).*", "|", "a|b", "q_proj|v_proj", "[a-z_.0-9]+", "x)|(.*", "x)$|(.*",
     "(?:)", "$", "^", "\\w+", "\\", "model\\.layers", "(?i:MODEL.LAYERS.0.SELF_ATTN.Q_PROJ)", "a{1,1000}", "(a+)+$",
@@ -234,7 +234,7 @@ LAYER_NAMES: Final = (
 
 
 def _filled(head: bytes, part: bytes, tail: bytes, size: int) -> Callable[[Path], object]:
-    """What makes a file of about `size` bytes: `part` again and again, separated by commas."""
+    """Return a function that makes a file of about `size` bytes: `part` repeatedly, separated by commas."""
 
     def make(path: Path) -> None:
         hidden = path.with_name(f".{path.name}")
@@ -250,7 +250,7 @@ def _filled(head: bytes, part: bytes, tail: bytes, size: int) -> Callable[[Path]
 
 
 def _numbered(head: bytes, template: bytes, tail: bytes, size: int) -> Callable[[Path], object]:
-    """What makes a file of about `size` bytes: `template` with a number in it, which is another each time."""
+    """Return a function that makes a file of about `size` bytes: `template` with a different number each time."""
 
     def make(path: Path) -> None:
         hidden, number, each = path.with_name(f".{path.name}"), 0, 10_000
@@ -268,7 +268,7 @@ def _numbered(head: bytes, template: bytes, tail: bytes, size: int) -> Callable[
 _ANALYSIS: Final = b'{"policy_disagreement_analysis": {"analysis_performed": true, "flagged_layers": ['
 _ONE: Final = b'{"layer_name": "a.b", "flagging_rationale": {"k_values": ['
 
-#: Where lists may stand that the readers look into: what comes before such a list, and behind it.
+#: Lists that the readers look into: the text before the list, and the text behind it.
 _HOLES: Final[dict[str, tuple[bytes, bytes]]] = {
     "flagged": (_ANALYSIS, b"]}}"),
     "layers": (b'{"policy_disagreement_analysis": {"all_layers_with_disagreement": [', b"]}}"),
@@ -287,12 +287,12 @@ _HOLES: Final[dict[str, tuple[bytes, bytes]]] = {
     "unknown": (b'{"per_module_gain": [], "x": [', b"]}"),
     "unknown-nan": (b'{"per_module_gain": [], "y": NaN, "x": [', b"]}"),
 }
-#: Those that every part of the readers has to do with; all of them take long.
+#: Lists that reach every part of the readers; all of them take long.
 FIRST_HOLES: Final = ("flagged", "k-values", "unknown-nan")
 
 
 def dense(size: int, *, every: bool) -> Iterator[Crafted]:
-    """Files of `size` bytes of which a parser makes fifty times as much. Every answer is a good one."""
+    """Yield files of `size` bytes that a parser expands to fifty times their size. Every answer is valid."""
     any_answer = (SELECTED, IGNORED, "too_complex", "bad_schema", "not_json", "too_deep")
     for hole, (head, tail) in _HOLES.items():
         if every or hole in FIRST_HOLES:
@@ -316,7 +316,7 @@ def dense(size: int, *, every: bool) -> Iterator[Crafted]:
 
 
 def long_ones(size: int) -> Iterator[Crafted]:
-    """Files of about `size` bytes that are read as any other is, or refused for what they are."""
+    """Yield files of about `size` bytes that are read like any other file, or rejected."""
     million, analysis = (
         b'{"layer_name":"m.%07d"},',
         b'{"policy_disagreement_analysis": {"all_layers_with_disagreement": [',
@@ -346,7 +346,7 @@ def long_ones(size: int) -> Iterator[Crafted]:
 
 
 def honest(size: int, *, non_finite: bool) -> bytes:
-    """An audit of about `size` bytes as Gradience writes it for a model with many modules, if such a one existed."""
+    """Return an audit of about `size` bytes as Gradience would write it for a model with that number of modules."""
     value = json.loads((AUDITS / "llama4_many__default.json").read_bytes())
     analysis, gains = value["policy_disagreement_analysis"], value["per_module_gain"]
     layers = analysis["all_layers_with_disagreement"]
@@ -365,7 +365,7 @@ def honest(size: int, *, non_finite: bool) -> bytes:
 
 
 def in_the_way(outside: Path) -> Iterator[tuple[str, Callable[[Path], object]]]:
-    """What somebody may put where a file of benchd's will be. It may not be followed, written to or replaced."""
+    """Yield files in places where benchd writes. It must not follow, change or replace them."""
     yield "link-out", linking(outside / "victim.json")
     yield "link-new", linking(outside / "created.json")
     yield "link-loop", lambda path: path.symlink_to(path.name)
@@ -382,13 +382,13 @@ def in_the_way(outside: Path) -> Iterator[tuple[str, Callable[[Path], object]]]:
 
 
 def bomb(size: int) -> Callable[[Path], object]:
-    """What makes a file of `size` bytes that looks like a sidecar of benchd's, and is dense."""
+    """Return a function that makes a dense file of `size` bytes that looks like a sidecar of benchd."""
     head = b'{"provenance": {"audit": "x", "audit_sha256": null, "audit_bytes": null, "settings": {"a": ['
     return _filled(head, b"[]", b"]}}}", size)
 
 
 def made(crafted: Crafted, folder: Path) -> Path | None:
-    """Make it in `folder`; None where this user, or this file system, may not."""
+    """Make the file in `folder`. Return None if this user or this file system does not permit it."""
     path = folder / crafted.name
     with contextlib.suppress(PermissionError):
         crafted.make(path)

@@ -1,10 +1,9 @@
 """Disk and limits: an answer that can't be written is retried, and written once the cause is gone.
 
 The disk is full, has no inodes, is over its quota, read-only, forbidden to benchd, or fails at any call. Descriptors
-run out, names leave no room for the config's name, the trail is full, deleted or fails, the clock jumps. Where
-possible the cause is real: small file systems in memory, a loop device on a full disk, a Btrfs quota, limits of the
-process. Other causes are injected: the daemon runs in a process whose calls fail, or whose clock is set, as a file
-says.
+run out, names leave no room for the config's name, the trail is full, deleted or fails, the clock jumps. Where possible
+the cause is real: small file systems in memory, a loop device on a full disk, a Btrfs quota, limits of the process.
+Other causes are injected: a file says which calls of the daemon's process fail and how its clock is set.
 
 Each scenario has its own daemon. While the cause lasts there is no config, not even a part of one, and each failure is
 recorded with a growing delay until the next attempt. Afterwards every audit is answered, and each answer has a record
@@ -109,7 +108,7 @@ def _full(scene: Scene) -> None:
         _fill(ballast)
     daemon.start()
     if early:
-        assert daemon.records("watch.degraded"), "the folder can't be claimed, and that is not said"
+        assert daemon.records("watch.degraded"), "no record that the folder can't be claimed"
         ballast.unlink()
     scene.answered(scene.drop(daemon.folder, 3), "with room")
     with daemon.paused():
@@ -167,7 +166,7 @@ def _thin(scene: Scene) -> None:
     scene.tmpfs(below, size="6m")
     with (below / "image").open("wb") as file:
         file.truncate(64 * 2**20)
-    # Metadata has its room from the start; only the contents of files have none.
+    # Metadata has its room from the start, but file contents have none.
     options = "-q -b 4096 -N 256 -O ^has_journal -E lazy_itable_init=0,nodiscard"
     needs("mkfs.ext4", *options.split(), below / "image")
     scene.mount(daemon.folder, "-o", "loop", below / "image")
@@ -244,7 +243,7 @@ def _no_descriptors(scene: Scene) -> None:
     scene.answered(scene.drop(daemon.folder, 3), "with descriptors")
     before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
     with daemon.paused():
-        # Descriptors that it keeps; a scan may be running.
+        # Descriptors that the daemon keeps. A scan may be running.
         held = {int(file.name): os.readlink(file) for file in Path(f"/proc/{daemon.pid}/fd").iterdir()}
         used = {number for number, file in held.items() if not file.startswith(str(daemon.folder))}
         free = (number for number in range(len(used) + 9) if number not in used)
@@ -288,7 +287,7 @@ def _long_names(scene: Scene) -> None:
     before = said.copy()
     daemon.scans(3)
     assert all_said(), said
-    assert said == before, "every scan says it again"
+    assert said == before, "every scan repeats the records"
     assert report_of(bad[0]).exists()
     for path in (*rejected, report_of(bad[0])):
         path.unlink()
@@ -310,7 +309,7 @@ def _long_names(scene: Scene) -> None:
 
 
 def _failing_calls(scene: Scene) -> None:
-    """Each system call of an answer fails in one subfolder; in another subfolder none does."""
+    """In one subfolder each system call of an answer fails; in another one none fails."""
     faults = Faults(scene.home / "faults")
     daemon = scene.daemon(durable=True, faults=faults, rescan="60s").start()
     fine = daemon.folder / "fine"
@@ -335,10 +334,10 @@ def _failing_calls(scene: Scene) -> None:
         paths.setdefault(key, []).extend(scene.drop(folder, 2))
     scene.answered(scene.drop(fine, 10), "beside folders where calls fail", patience=15)
     for (purpose, number), own in paths.items():
-        visible = purpose == "flush a folder"  # and so its next attempt finds it answered
+        visible = purpose == "flush a folder"  # so the next attempt finds it answered
         _failing(scene, daemon, own, number, attempts=1 if visible else None)
         early = [path for path in own if config_of(path).exists() and not visible]
-        assert not early, f"could not {purpose}, and yet there is a config: {early}"
+        assert not early, f"a config although {purpose} failed: {early}"
     scene.counts["calls that failed"] += faults.off()
     for own in paths.values():
         scene.answered(own, "once calls fail no more")
@@ -367,7 +366,7 @@ def _comes_back(scene: Scene, daemon: Bound, what: str) -> None:
 
 
 def _full_trail(scene: Scene) -> None:
-    """The disk of the trail is full, and that of the folder is not."""
+    """The disk of the trail is full, and the disk of the folder has room."""
     logs = scene.home / "logs"
     scene.tmpfs(logs, size="64k")
     daemon = scene.daemon(trail=logs / "trail.jsonl").start()
@@ -441,7 +440,7 @@ def _lost_trail(scene: Scene) -> None:
         scene.counts["calls that failed"] += faults.off()
 
     def flush_fails() -> Iterator[None]:
-        # What can't be flushed may be lost with the power, though the trail has taken it.
+        # A power failure may lose unflushed records, although the trail contains them.
         def said() -> int:
             return sum(os.strerror(errno.EIO) in one["error"] for one in daemon.everything("trail.failed"))
 
@@ -449,17 +448,17 @@ def _lost_trail(scene: Scene) -> None:
         faults.on("flush", errno.EIO, daemon.trail)
         scene.answered(scene.drop(daemon.folder, 3), "with a trail that can't be flushed")
         scene.counts["calls that failed"] += faults.off()
-        assert said() > before, "the trail could not be flushed, and benchd did not say so"
+        assert said() > before, "the trail could not be flushed, and no record says so"
         yield
 
     losses = [deleted, folder_deleted, folder_in_its_place, pipe_in_its_place, device_fails, flush_fails]
     for loss in scene.chance.sample(losses, len(losses)):
         scene.answered(scene.drop(daemon.folder, 3), "with a trail")
         daemon.mark()
-        daemon.records()  # what is in it is seen before it is lost
+        daemon.records()  # its content is read before the loss
         for _ in loss():
             pass
-        _comes_back(scene, daemon, f"after this befell the trail: {loss.__name__}")
+        _comes_back(scene, daemon, f"after this loss of the trail: {loss.__name__}")
     scene.counts["torn lines of the trail"] += daemon.torn
     _ends(scene, daemon, quiet=False)
 
@@ -492,9 +491,9 @@ def _jumping_clock(scene: Scene) -> None:
         paths += [*dated, bad]
     before = daemon.selections()
     daemon.scans(3)
-    assert daemon.selections() == before, "answers go on without end"
+    assert daemon.selections() == before, "the answers do not stop"
     again = {key: times for key, times in before.items() if times > 1}
-    assert not again, f"one content, several answers: {again}"
+    assert not again, f"content with several answers: {again}"
     _ends(scene, daemon)
 
 

@@ -1,7 +1,7 @@
-"""What campaigns of drops share: the drops, a reader of all that appears, a daemon that dies or stalls at some call.
+"""The base of the campaigns with drops: the drops, a reader of all sidecars, a daemon that dies or stalls at a call.
 
-Run as a program it is what runs in other processes: `watch`, the daemon behind a launcher that counts its system
-calls, and `read`, the reader.
+As a program, this file is one of the other processes: `watch` is the daemon behind a launcher that counts its system
+calls, and `read` is the reader.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _REAL: Final = (AUDITS / "llama4_many__default.json").read_bytes()
 
 
 def seeded() -> tuple[int, random.Random]:
-    """The seed of this run, and what it seeds; BENCHD_CAMPAIGN_SEED repeats a run, as far as the clock allows."""
+    """Return the seed of this run and its generator. BENCHD_CAMPAIGN_SEED repeats a run, as far as timing allows."""
     seed = int(os.environ.get("BENCHD_CAMPAIGN_SEED") or random.randrange(2**32))
     return seed, random.Random(seed)
 
@@ -50,9 +50,9 @@ def seeded() -> tuple[int, random.Random]:
 
 
 class Drops:
-    """The audits in a folder: makes random changes to them, and knows what answer each must have in the end.
+    """Changes the audits in a folder at random, and knows the final answer of each.
 
-    `beside` is a folder on the same file system that nobody watches.
+    `beside` is an unwatched folder on the same file system.
     """
 
     def __init__(self, folder: Path, beside: Path, chance: random.Random, *, subfolders: Sequence[str] = ("",)) -> None:
@@ -69,12 +69,12 @@ class Drops:
             self.add(folder / below)
 
     def add(self, place: Path) -> None:
-        """Make a folder, and drop into it from now on."""
+        """Make a folder, and use it for later drops."""
         place.mkdir(exist_ok=True)
         self.places.append(place)
 
     def move(self, place: Path, to: Path) -> None:
-        """Move a folder that holds no other."""
+        """Move a folder without subfolders."""
         os.rename(place, to)
         self.places[self.places.index(place)] = to
         for path in [path for path in self._contents if path.parent == place]:
@@ -89,7 +89,7 @@ class Drops:
         return self.deeds["new"] + self.deeds["new, bad"]
 
     def deed(self) -> None:
-        """Drop an audit, or do something to one that is there."""
+        """Drop an audit, or change an existing one."""
         deed = self._chance.choices(
             (self._new, self._new_bad, self._replace, self._spoil, self._fix, self._rename, self._delete),
             (10, 1, 3, 0.5, 1, 0.5, 0.5),
@@ -118,7 +118,7 @@ class Drops:
             self.deeds["replaced"] += 1
 
     def _spoil(self) -> None:
-        """A good audit becomes a bad one, often of the same size."""
+        """Turn a good audit into a bad one, often of the same size."""
         if self._contents:
             path = self._any()
             self._put(path, self._spoilt(self._contents[path] or self._good()))
@@ -149,20 +149,20 @@ class Drops:
             self.deeds["deleted"] += 1
 
     def _any(self) -> Path:
-        """One of the audits, the latest ones rather than others: they are being answered."""
+        """Choose an audit, preferably a recent one, whose answer may be in progress."""
         latest = list(itertools.islice(reversed(self._contents), 20))
         return self._chance.choice(latest if self._chance.random() < 0.5 else list(self._contents))
 
     def _good(self) -> bytes:
-        """Content that no other drop has: in the forms that audits come in."""
+        """Return unique content, in one of the forms that audits come in."""
         number = next(self._numbers)
         form = self._chance.random()
         if form < 0.05:
             return _REAL.replace(b"{", b'{"number": %d,' % number, 1)
         content = audit(number, flagged=self._chance.random() < 0.5)
-        if form < 0.15:  # only the tolerant reader takes this
+        if form < 0.15:  # valid for the tolerant reader only
             return content.replace(b"{", b'{"irrelevant": NaN, ', 1)
-        if form < 0.3:  # the progress that Gradience prints first
+        if form < 0.3:  # the progress lines that Gradience prints first
             lines = b"    computing SVD and metrics for layer: a\n" * 3
             return lines + json.dumps(json.loads(content), indent=2).encode() + b"\n"
         return content
@@ -194,7 +194,7 @@ class Drops:
         self._contents[path] = content
         self._bad.discard(path)
 
-    # --- what must come of them --------------------------------------------------------------------------------
+    # --- the expected answers ----------------------------------------------------------------------------------
 
     def expected(self, path: Path) -> tuple[Path, bytes]:
         """Return the sidecar that answers the audit `path`, and its bytes."""
@@ -212,12 +212,12 @@ class Drops:
         return known[1:]
 
     def expect(self) -> None:
-        """Work out all answers now, rather than while they are waited for."""
+        """Compute all answers before the wait for them."""
         for path in self._contents:
             self.expected(path)
 
     def trouble(self, path: Path) -> str | None:
-        """What is wrong with the answer of the audit `path`; None if it is the one that its content must have."""
+        """Return why the answer to the audit `path` is wrong; None if it is right."""
         sidecar, answer = self.expected(path)
         try:
             present = sidecar.read_bytes()
@@ -247,15 +247,15 @@ class Drops:
             ) from None
 
     def check(self, *, scanned: bool = True) -> None:
-        """Every answer is right at one moment, and nothing else of benchd's is left, if there was a scan at the end."""
+        """Check that every answer is right at one moment, and after a scan that benchd left no other files."""
         wrong = {path.name: trouble for path in self._contents if (trouble := self.trouble(path))}
-        assert not wrong, f"{len(wrong)} answers went wrong again: {dict(list(wrong.items())[:3])}"
+        assert not wrong, f"{len(wrong)} answers became wrong again: {dict(list(wrong.items())[:3])}"
         if not scanned:
             return
         left = temporary_files(self.folder)
         assert not left, f"{len(left)} temporary files are left: {[path.name for path in left[:3]]}"
         orphans = set(self.folder.rglob("*" + ERROR_SUFFIX)) - {report_of(path) for path in self._bad}
-        assert not orphans, f"{len(orphans)} error reports answer nothing: {[path.name for path in list(orphans)[:3]]}"
+        assert not orphans, f"{len(orphans)} error reports are stale: {[path.name for path in list(orphans)[:3]]}"
 
 
 # --- the trail -------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ class Reader:
         assert self._process.stdout.readline() == b"ready\n"
 
     def finish(self) -> dict[str, int]:
-        """Read all that is there once more. Returns how many sidecars were read; raises if one broke a promise."""
+        """Read all sidecars again. Return how many were read. Raises AssertionError if one broke a promise."""
         out, _ = self._process.communicate(timeout=120)
         found = json.loads(out)
         for promise, broken in found["broken"].items():
@@ -310,7 +310,7 @@ class Reader:
         return {"sidecars read": found["read"], "reader's overflows": found["overflows"]}
 
     def close(self) -> None:
-        """End it, whatever it is at."""
+        """Kill the process."""
         self._process.kill()
         self._process.communicate()
 
@@ -319,58 +319,77 @@ _EVENT: Final = struct.Struct("iIII")
 _MODIFY, _MOVED_TO, _CREATE, _OVERFLOW = 0x2, 0x80, 0x100, 0x4000
 
 
+class TreeWatch:
+    """Inotify watches for the events `mask` in a folder and its present subfolders."""
+
+    def __init__(self, folder: Path, mask: int) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self.descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._folders = {}
+        for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+            watch = libc.inotify_add_watch(self.descriptor, os.fsencode(place), mask)
+            assert watch >= 0, os.strerror(ctypes.get_errno())
+            self._folders[watch] = place
+
+    @property
+    def folders(self) -> Iterable[Path]:
+        """The watched folders."""
+        return self._folders.values()
+
+    def events(self) -> list[tuple[Path, int]]:
+        """Return the paths and masks of pending events; empty if there are none. An overflow has the path `?`."""
+        try:
+            data = os.read(self.descriptor, 65536)
+        except BlockingIOError:
+            return []
+        found, offset = [], 0
+        while offset < len(data):
+            watch, mask, _, length = _EVENT.unpack_from(data, offset)
+            offset += _EVENT.size + length
+            name = os.fsdecode(data[offset - length : offset].rstrip(b"\0"))
+            found.append((self._folders.get(watch, Path("?")) / name, mask))
+        return found
+
+
 class _Reading:
-    """The reader's own side: see `Reader`."""
+    """The reader in its process: see `Reader`."""
 
     def __init__(self, folder: Path, trails: Iterable[Path]) -> None:
         self.read = 0
         self.overflows = 0
         self.broken: dict[str, list[str]] = {
             "a reader saw a sidecar that is not whole": [],
-            "a sidecar was written to in its place": [],
+            "a sidecar was written in place": [],
             "a sidecar was visible before its record": [],
         }
         self._torn, self._touched, self._unrecorded = self.broken.values()
         self._tails = [Tail(path) for path in trails]
         self._decisions: set[str] = set()
         self._rejections: set[tuple[str, str]] = set()
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self.descriptor = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._folders = {}
-        for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-            watch = self._libc.inotify_add_watch(self.descriptor, os.fsencode(place), _MODIFY | _MOVED_TO | _CREATE)
-            assert watch >= 0, os.strerror(ctypes.get_errno())
-            self._folders[watch] = place
+        self.watch = TreeWatch(folder, _MODIFY | _MOVED_TO | _CREATE)
 
     def events(self) -> bool:
-        """Deal with the events that are there; whether there were any."""
-        try:
-            data = os.read(self.descriptor, 65536)
-        except BlockingIOError:
-            return False
-        offset = 0
-        while offset < len(data):
-            watch, mask, _, length = _EVENT.unpack_from(data, offset)
-            offset += _EVENT.size + length
-            name = os.fsdecode(data[offset - length : offset].rstrip(b"\0"))
+        """Handle the pending events, and return whether there were any."""
+        events = self.watch.events()
+        for path, mask in events:
             if mask & _OVERFLOW:
                 self.overflows += 1
                 self.everything()
-            elif is_sidecar(name):
+            elif is_sidecar(path.name):
                 if mask & _MODIFY:
-                    self._touched.append(name)
-                self.look(self._folders[watch] / name)
-        return True
+                    self._touched.append(path.name)
+                self.look(path)
+        return bool(events)
 
     def everything(self) -> None:
-        """Read all sidecars that are there."""
-        for place in self._folders.values():
+        """Read all sidecars."""
+        for place in self.watch.folders:
             for name in os.listdir(place):
                 if is_sidecar(name):
                     self.look(place / name)
 
     def look(self, path: Path) -> None:
-        """Read one sidecar, as a user of it would."""
+        """Read one sidecar as a user would."""
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -408,12 +427,12 @@ class _Reading:
 
 
 def _read(folder: Path, trails: list[Path]) -> None:
-    """Read until standard input ends, and then everything once more."""
+    """Read until standard input ends, then read all sidecars again."""
     reading = _Reading(folder, trails)
     print("ready", flush=True)
     ready: list[Any] = []
     while sys.stdin not in ready:
-        ready = select.select([sys.stdin, reading.descriptor], [], [])[0]
+        ready = select.select([sys.stdin, reading.watch.descriptor], [], [])[0]
         reading.events()
     while reading.events():
         pass
@@ -423,7 +442,7 @@ def _read(folder: Path, trails: list[Path]) -> None:
 
 # --- a daemon behind the launcher ------------------------------------------------------------------------------
 
-#: The calls by which a sidecar, the trail and the lock come to be, by what they are for.
+#: The calls that create sidecars, the trail and the lock, by purpose.
 CALLS: Final = {
     "create": ("open",),
     "write": ("write",),
@@ -437,13 +456,13 @@ CALLS: Final = {
 
 
 class Launched(Daemon):
-    """A daemon that is started behind the launcher, and not waited for."""
+    """A daemon behind the launcher; `start` does not wait for its readiness."""
 
     _before = 0
     _prefixed = False
 
     def launch(self, *options: str, prefix: Sequence[str] = ()) -> None:
-        """Start the process; `options` are the launcher's, `prefix` a command that runs another."""
+        """Start the process with these launcher options; `prefix` is a command that runs another one."""
         self._before = self.trail.stat().st_size if self.trail.exists() else 0
         self._prefixed = bool(prefix)
         with self._stderr.open("wb") as stderr:
@@ -456,7 +475,7 @@ class Launched(Daemon):
 
     @property
     def pid(self) -> int:
-        """The daemon itself, also where a command stands before it."""
+        """The PID of the daemon, also if a prefix command started it."""
         assert self._process is not None
         if not self._prefixed:
             return self._process.pid
@@ -482,7 +501,7 @@ class Launched(Daemon):
         assert self.running, self.stderr
 
     def ended(self, seconds: float) -> int | None:
-        """The exit code of the process, waited for so long; None if it still runs."""
+        """Return the exit code of the process within these seconds; None if it still runs."""
         assert self._process is not None
         try:
             return self._process.wait(seconds)
@@ -491,14 +510,14 @@ class Launched(Daemon):
 
 
 def _environment() -> dict[str, str]:
-    """That of this process, with the tests on the path, and no settings of its user's."""
+    """Return this process's environment with the tests on the path, but without the user's settings."""
     paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     kept = {key: value for key, value in os.environ.items() if key != "BENCHD_CONFIG"}
     return {**kept, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _wrap(calls: Iterable[str], before: Callable[[str, tuple[Any, ...]], None], after: Callable[[str], None]) -> None:
-    """Have every one of these calls of `os` told, before and after it; of `open` only what creates a file."""
+    """Call `before` and `after` around each of these calls of `os`, and around `open` only if it creates a file."""
 
     def wrapped(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -517,7 +536,7 @@ def _wrap(calls: Iterable[str], before: Callable[[str, tuple[Any, ...]], None], 
 
 
 def owner(call: str) -> ModuleType | type:
-    """Return where benchd finds a call. Python has no `syncfs`."""
+    """Return the object on which benchd finds a call. Python has no `syncfs`."""
     return FileSystems if call == "syncfs" else os
 
 
@@ -526,7 +545,7 @@ def _creates(flags: int = 0, **_: Any) -> bool:
 
 
 def _die_at(purpose: str, moment: str, number: int, log: str) -> None:
-    """Let this process die at the `number`th call for a purpose: before, within (half written) or after it."""
+    """Kill this process at the `number`th call for a purpose: before, within (half written) or after it."""
     write, descriptor = os.write, os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     counted, lethal = itertools.count(1), False
 
@@ -554,7 +573,7 @@ def _die_at(purpose: str, moment: str, number: int, log: str) -> None:
 
 
 def _stall(share: float) -> None:
-    """Let a thread of this process pause before that share of the calls that change sidecars."""
+    """Pause the calling thread before this share of the calls that change sidecars."""
     chance = random.Random(os.getpid())
 
     def before(_name: str, _arguments: tuple[Any, ...]) -> None:
@@ -566,17 +585,17 @@ def _stall(share: float) -> None:
 
 
 def _be_host(name: str) -> None:
-    """Be another host, for the system too if this process may have its own UTS namespace."""
+    """Use another host name; the system reports it, too, if this process may have a new UTS namespace."""
     import platform
 
     if ctypes.CDLL(None).unshare(0x04000000) == 0:  # CLONE_NEWUTS
         socket.sethostname(name)
     platform.node = lambda: name  # Python may have cached the earlier name
-    assert "benchd.folder.files" not in sys.modules, "it has the host's name already"
+    assert "benchd.folder.files" not in sys.modules, "benchd has read the host name already"
 
 
 def _shift_clock(seconds: float) -> None:
-    """Set the wall clock `seconds` off from the one that dates the files."""
+    """Shift the wall clock by `seconds` from the clock that dates the files."""
     now, now_ns = time.time, time.time_ns
     time.time = lambda: now() + seconds
     time.time_ns = lambda: now_ns() + int(seconds * 10**9)

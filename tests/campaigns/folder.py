@@ -43,7 +43,7 @@ def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
 
 
 class _Losses:
-    """Losses and returns of the folder in the trail."""
+    """Counts losses and returns of the folder in the trail."""
 
     def __init__(self, daemon: Bound) -> None:
         self._daemon = daemon
@@ -68,7 +68,7 @@ def _untouched(scene: Scene, daemon: Bound, *outside: Path, scans: int = 1) -> N
     known = [sidecars_in(folder) for folder in outside]
     for folder in outside:
         scene.drop(folder, 2)
-    # What benchd does about these it has done by the time that later drops are answered and the folder was scanned.
+    # benchd handles these changes before it answers later drops and before the scan ends.
     scene.answered(scene.drop(daemon.folder), "beside drops outside")
     if scans:
         daemon.scans(scans)
@@ -91,7 +91,7 @@ def _recreated(scene: Scene, **options: Any) -> None:
             if when == "later":
                 losses.lost()
             daemon.folder.mkdir()
-        scene.answered(scene.drop(daemon.folder, 3), f"in a folder made anew {when}")
+        scene.answered(scene.drop(daemon.folder, 3), f"in a new folder, {when}")
         if when == "later":
             losses.restored()
     _whole(scene, daemon)
@@ -250,7 +250,7 @@ class _Tree:
             self._move_in_new,
             self._delete_and_make,
         ]
-        # benchd never removes or moves a folder, but a deed may have: one that finds no place is no deed.
+        # benchd never removes or moves a folder, but another change may have. A change without a target does not count.
         with contextlib.suppress(FileNotFoundError, FileExistsError, IndexError):
             self._chance.choice(deeds)()
             self._scene.counts["deeds"] += 1
@@ -263,7 +263,7 @@ class _Tree:
 
     def _new(self) -> Path:
         above = self._chance.choice([self._root, *self._folders(self._root)])
-        # A few names only, so that they are used again.
+        # Few names, so that they are used again.
         return above / f"d{self._chance.randrange(4)}"
 
     def _make(self) -> None:
@@ -313,7 +313,7 @@ class _Tree:
     def _move(folder: Path, to: Path) -> None:
         try:
             folder.rename(to)
-        except OSError as error:  # into itself, or over another one
+        except OSError as error:  # into itself, or over another folder
             if error.errno not in {errno.EINVAL, errno.ENOTEMPTY}:
                 raise
 
@@ -349,7 +349,7 @@ def _few_watches(scene: Scene) -> None:
     folders[5].mkdir(parents=True)
     paths = [path for folder in folders for path in scene.drop(folder, 2)]
     scene.answered(paths, f"with {most} watches for 13 folders")
-    # What no event tells and no name gives away: other content of the same size.
+    # Content of the same size: no event reports it, and no name shows it.
     for path in paths:
         scene.rewrite(path)
     scene.answered(paths, f"written again, with {most} watches for 13 folders")
@@ -373,7 +373,7 @@ def _no_inotify(scene: Scene) -> None:
 
 
 def _whole(scene: Scene, daemon: Bound) -> None:
-    """Check that each content is answered in its place, and the daemon stops cleanly."""
+    """Check that each content is answered in its place, and that the daemon stops cleanly."""
     scene.whole(daemon.folder)
     scene.ends(daemon)
 

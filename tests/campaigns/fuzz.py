@@ -1,13 +1,13 @@
-"""Fuzz: any bytes become a config or an `AuditError`; never a crash, a hang, or a choice against the design.
+"""Fuzz: any bytes become a config or an `AuditError`, and never cause a crash, a hang, or a wrong choice.
 
 Mutated pieces of the real audits go through `read_audit`, `select` and `bench_config`. Each config must parse, be
-sealed, give every rank to one module, and hold the choice of the plain reading of the design (`reference.py`, on
-`json`). Some configs are also made twice, read as YAML and validated against the schema. Bytes in which `json` finds
-no audit must be refused, and the other way round.
+sealed, give every rank to one module, and match the choice of a plain implementation of the design (`reference.py`, on
+`json`). Some configs are also made twice, read as YAML and validated against the schema. benchd must refuse exactly the
+bytes in which `json` finds no audit.
 
-The short form mutates at random for some seconds. The long form is guided by coverage and needs `atheris` (`pip
-install atheris`): 10 million executions (`BENCHD_CAMPAIGN_RUNS`), one process a core (`guided.py`). It writes its
-findings, minimized, to `findings.jsonl` in its folder.
+The short form mutates at random for some seconds. The long form is guided by coverage and needs `atheris` (`pip install
+atheris`): 10 million executions (`BENCHD_CAMPAIGN_RUNS`), one process a core (`guided.py`). It writes its findings,
+minimized, to `findings.jsonl` in its folder.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAX_LEN: Final = 6144
 RUNS: Final = 10_000_000
 SHORT_SECONDS: Final = 8.0
 
-#: One input must not take longer, be the machine ever so busy.
+#: Maximum seconds for one input, even on a busy machine.
 HANG_SECONDS: Final = 5.0
 
 SETTINGS: Final = (
@@ -53,12 +53,12 @@ SETTINGS: Final = (
 )
 
 
-#: Where one priority becomes another.
+#: Scores at which the priority changes.
 THRESHOLDS: Final = sorted({value for chosen, _ in SETTINGS for value in (chosen.medium_priority, chosen.low_priority)})
 
 
 class Finding(Exception):
-    """A broken promise. `kind` says which, without what differs from input to input."""
+    """A broken promise. `kind` names it without the details of the input."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
@@ -69,7 +69,7 @@ class Finding(Exception):
 
 
 def check(data: bytes) -> str:
-    """Put `data` through everything. Returns what became of it; raises `Finding`."""
+    """Check `data` in all steps and return the outcome. Raises `Finding`."""
     sample = zlib.crc32(data)
     selection, bench = SETTINGS[sample % len(SETTINGS)]
     started = time.perf_counter()
@@ -90,11 +90,11 @@ def check(data: bytes) -> str:
     if isinstance(outcome, str):
         # The maximum depth depends on the parser, and bytes that are not UTF-8 may be read or refused.
         if outcome != "too_deep" and _is_utf(data) and _reference(data, selection) is not None:
-            raise Finding(f"refused as {outcome} what json finds an audit in")
+            raise Finding(f"refused as {outcome}, but json finds an audit")
         return outcome
     wanted = _reference(data, selection)
     if wanted is None:
-        raise Finding(f"answered what json finds no audit in ({_complaint(data)})", f"{outcome}")
+        raise Finding(f"answered, but json finds no audit ({_complaint(data)})", f"{outcome}")
     if outcome != wanted:
         part = "strategy" if outcome.strategy != wanted.strategy else "layers"
         raise Finding(f"another choice of {part}", f"{outcome}, by the reference {wanted}")
@@ -110,7 +110,7 @@ def _is_utf(data: bytes) -> bool:
 
 
 def _complaint(data: bytes) -> str:
-    """What `json` says of it."""
+    """Return the error of `json` for these bytes."""
     try:
         json.loads(data)
     except json.JSONDecodeError as error:
@@ -141,7 +141,7 @@ _EXPONENT = re.compile(rb": -?[0-9.]+e")
 
 
 def _config(data: bytes, selection: SelectionSettings, bench: BenchSettings, sample: int) -> reference.Choice:
-    """Make the config, and check what can be checked without knowing the audit."""
+    """Make the config, and check everything that does not depend on the audit."""
     audit = read_audit(data)
     chosen = select(audit, selection)
     config = bench_config(audit, chosen, bench)
@@ -171,7 +171,7 @@ def _sealed(content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content, parse_constant=_no_constant)
     except ValueError as error:
-        raise Finding("a sidecar is no JSON", str(error)) from error
+        raise Finding("a sidecar is not JSON", str(error)) from error
     if not unbroken(content):
         raise Finding("a sidecar's seal is broken")
     assert isinstance(value, dict)
@@ -183,24 +183,24 @@ def _no_constant(token: str) -> float:
 
 
 def _check_patterns(value: dict[str, Any]) -> None:
-    """Every key of `rank_pattern` matches, as PEFT matches it, the module it was made for."""
+    """Check that every key of `rank_pattern` matches, as PEFT matches it, the module it was made for."""
     ranked = [layer for layer in value["selection"]["layers"] if layer["rank"]]
     strategies = value["compression_strategies"]
     pattern = strategies[1]["rank_pattern"] if len(strategies) > 1 else {}
     if len(pattern) != len(ranked):
-        raise Finding("not one pattern for each layer that has a rank")
+        raise Finding("not exactly one pattern for each layer with a rank")
     for (key, rank), layer in zip(pattern.items(), ranked, strict=True):
         try:
             matches = re.match(rf"(.*\.)?({key})$", layer["module"])
         except re.error as error:
-            raise Finding("a pattern is none", f"{key!r}: {error}") from error
+            raise Finding("an invalid pattern", f"{key!r}: {error}") from error
         if not matches or rank != layer["rank"] or not 1 <= rank <= 65536:
             raise Finding("a pattern misses its module", f"{key!r}: {rank} for {layer}")
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------
 
-#: What the readers look for: the dictionary of the mutators.
+#: Words that the readers look for: the dictionary of the mutators.
 TOKENS: Final = (
     *b"""
     policy_disagreement_analysis policy_disagreement_analysis_error analysis_performed reason distribution total_layers
@@ -240,7 +240,7 @@ ODD: Final = (
 
 @cache
 def seeds() -> list[bytes]:
-    """Pieces of the real audits, none of them long: shortened whole ones, heads and tails."""
+    """Return short pieces of the real audits: shortened whole ones, heads and tails."""
     found = []
     for number, sample in enumerate(INDEX):
         content = sample.content
@@ -265,7 +265,7 @@ def seeds() -> list[bytes]:
 
 
 def _tiny() -> Iterator[dict[str, Any]]:
-    """Audits in which nearly everything counts for the choice."""
+    """Return audits in which nearly every value affects the choice."""
     names = ["base_model.model.a", "base_model.model.b", "c"]
     gains = [{"module": name, "r": rank, "scaling": 2.0} for name, rank in zip(names, (4, 16, 8), strict=True)]
     rows = [{"name": name, "r": 8, "adapter_scale": 0.5, "rank_suggestions": {"knee": {"k": 9}}} for name in names]
@@ -296,14 +296,14 @@ def _shortened(value: Any, most: int) -> Any:
 
 
 class Mutator:
-    """Makes one input from another: by bytes, or by the JSON's own structure, so that it stays JSON."""
+    """Makes one input from another: by bytes, or by the structure of the JSON, so that it stays JSON."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
         self._values = [value for seed in seeds() if isinstance(value := reference.parse(seed), dict)]
 
     def bytes_of(self, data: bytes) -> bytes:
-        """`data` with a few of its bytes changed, moved, or replaced by tokens."""
+        """Return `data` with a few bytes changed, moved, or replaced by tokens."""
         chance, made = self._chance, bytearray(data)
         for _ in range(chance.choice((1, 1, 2, 4))):
             place = chance.randrange(len(made) + 1)
@@ -327,7 +327,7 @@ class Mutator:
         return bytes(made)
 
     def structure_of(self, data: bytes) -> bytes:
-        """The object in `data` with a few of its values and keys changed, written in one of the usual ways."""
+        """Return the object in `data` with a few values and keys changed, in one of the usual formats."""
         chance = self._chance
         try:
             value = json.loads(data)
@@ -337,7 +337,7 @@ class Mutator:
             value = copy.deepcopy(chance.choice(self._values))
         for _ in range(chance.choice((1, 1, 2, 3, 6))):
             self._change(*self._place_in(value))
-        # Indented, Python writes it itself, and slowly.
+        # Python encodes indented JSON slowly.
         text = json.dumps(value, indent=1 if chance.random() < 0.05 else None, ensure_ascii=chance.random() < 0.8)
         made = text.encode("utf-8", "replace")
         luck = chance.randrange(30)
@@ -353,13 +353,13 @@ class Mutator:
         return made
 
     def _place_in(self, value: Any) -> tuple[Any, Any]:
-        """Some holder and key in the object `value`."""
+        """Return a random container and key in the object `value`."""
         if not value:
             value["policy_disagreement_analysis"] = {}
         while True:
             keys: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value)))
             key = self._chance.choice(keys)
-            if isinstance(key, str) and key not in KEYS:  # what nobody looks at is seldom worth a change
+            if isinstance(key, str) and key not in KEYS:  # the readers ignore it: rarely useful
                 key = self._chance.choice(keys)
             below = value[key]
             if not isinstance(below, dict | list) or not below or self._chance.random() < 0.15:
@@ -385,7 +385,7 @@ class Mutator:
             holder[key] = copy.deepcopy(chance.choice(ODD))
 
     def __call__(self, data: bytes) -> bytes:
-        """One of the two ways, or both."""
+        """Mutate by one of the two ways, or by both."""
         luck = self._chance.random()
         if luck < 0.65:
             data = self.structure_of(data)
@@ -396,14 +396,14 @@ class Mutator:
 
 
 class Findings:
-    """What was found, one of each kind, in a file that several processes share."""
+    """Findings, one of each kind, in a file that several processes share."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._kinds: set[str] = set()
 
     def add(self, data: bytes, finding: Finding) -> None:
-        """Note it, cut down, unless its kind is known."""
+        """Add a minimized finding, unless its kind is known."""
         if finding.kind in self._kinds:
             return
         self._kinds.add(finding.kind)
@@ -413,7 +413,7 @@ class Findings:
             file.write(json.dumps(shown) + "\n")
 
     def assert_none(self) -> None:
-        """Fail, with the first of them, if there are any."""
+        """Raise AssertionError with all findings, if there are any."""
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
             found = {value["kind"]: value for value in map(json.loads, lines)}
@@ -426,7 +426,7 @@ def _base64(data: bytes) -> str:
 
 
 def minimal(data: bytes, kind: str, seconds: float = 5.0) -> bytes:
-    """A shorter input with a finding of the same kind."""
+    """Return a shorter input with a finding of the same kind."""
 
     def same(candidate: bytes) -> bool:
         try:
@@ -451,7 +451,7 @@ def minimal(data: bytes, kind: str, seconds: float = 5.0) -> bytes:
 
 
 def one(data: bytes, findings: Findings, outcomes: Counter[str]) -> None:
-    """Check one input and count what became of it."""
+    """Check one input and count its outcome."""
     try:
         outcomes[check(data)] += 1
     except Finding as finding:
@@ -467,7 +467,7 @@ def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
     findings = Findings(place / "findings.jsonl")
     figures = (_guided if long else _at_random)(place, seed, findings)
     findings.assert_none()
-    assert int(figures["configs"]) > 0.02 * int(figures["executions"]), f"the inputs are hardly audits: {figures}"
+    assert int(figures["configs"]) > 0.02 * int(figures["executions"]), f"too few inputs are audits: {figures}"
     return {"seed": seed, **figures}
 
 
@@ -478,11 +478,11 @@ def _at_random(place: Path, seed: int, findings: Findings) -> dict[str, int | fl
         one(piece, findings, outcomes)
     started = time.monotonic()
     while (took := time.monotonic() - started) < SHORT_SECONDS:
-        parents = len(pool) if chance.random() < 0.3 else len(pool) // 4  # the shorter ones are quicker
+        parents = len(pool) if chance.random() < 0.3 else len(pool) // 4  # shorter inputs are faster
         made = mutate(pool[chance.randrange(parents)])
         one(made, findings, outcomes)
         if chance.random() < 0.02:
-            pool[chance.randrange(len(pool))] = made  # mutants of mutants
+            pool[chance.randrange(len(pool))] = made  # so that mutants are mutated again
     executions = outcomes.total()
     return {
         "executions": executions,
@@ -494,7 +494,7 @@ def _at_random(place: Path, seed: int, findings: Findings) -> dict[str, int | fl
 
 
 def _guided(place: Path, seed: int, findings: Findings) -> dict[str, int | float | str]:
-    """Fuzz with coverage, one process a core over one corpus."""
+    """Fuzz with coverage; one process a core, over one corpus."""
     assert importlib.util.find_spec("atheris"), "the long form needs atheris: pip install atheris"
     runs = int(os.environ.get("BENCHD_CAMPAIGN_RUNS") or RUNS)
     corpus, words = place / "corpus", place / "tokens.dict"

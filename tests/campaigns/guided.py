@@ -37,7 +37,7 @@ def main() -> None:
         luck = chance.random()
         if luck < 0.6:
             data = mutate.structure_of(data)[:most]
-        return data if luck < 0.5 else bytes(atheris.Mutate(data, most))  # there only once `Fuzz` runs
+        return data if luck < 0.5 else bytes(atheris.Mutate(data, most))  # exists only once `Fuzz` runs
 
     atheris.Setup(["fuzz", *sys.argv[1:]], target, custom_mutator=custom_mutator)
     atheris.Fuzz()

@@ -21,7 +21,6 @@ import random
 import re
 import shutil
 import statistics
-import struct
 import threading
 import time
 from collections import Counter
@@ -31,21 +30,21 @@ from typing import Any, Final, Self
 
 from campaigns import crafted
 from campaigns.crafted import IGNORED, KEPT, NOTHING, SELECTED, Crafted
-from campaigns.drops import Tail, seeded
+from campaigns.drops import Tail, TreeWatch, seeded
 from daemon import Daemon, answers, audit, config_of, read_json, report_of, temporary_files, until
 
 MIB: Final = 2**20
 
-#: Seconds in which every honest audit must be answered; more if other programs take the CPU.
+#: Maximum seconds for an answer to an honest audit; more if other programs take the CPU.
 LATEST_SECONDS: Final = 2.0
 
-#: How many honest audits arrive in a second.
+#: Honest audits a second.
 RATE: Final = 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-# --- what is looked at meanwhile ------------------------------------------------------------------------------
+# --- observers ------------------------------------------------------------------------------------------------
 
 
 class Stream(threading.Thread):
@@ -60,7 +59,7 @@ class Stream(threading.Thread):
         self._failure: Exception | None = None
 
     def run(self) -> None:
-        """Drop until ended."""
+        """Drop until `end` is called."""
         due = time.monotonic()
         try:
             for number in itertools.count(100_000):
@@ -72,7 +71,7 @@ class Stream(threading.Thread):
                 due = max(due + 1 / RATE, time.monotonic() - 1)
                 if self._ended.wait(max(0.0, due - time.monotonic())):
                     return
-        except Exception as error:  # noqa: BLE001 - told when it ends
+        except Exception as error:  # noqa: BLE001 - `end` raises it
             self._failure = error
 
     def end(self) -> None:
@@ -84,7 +83,7 @@ class Stream(threading.Thread):
 
 
 class Verdicts:
-    """What the trail says about each audit, read as it grows."""
+    """The records about each audit, from a trail that grows."""
 
     def __init__(self, trail: Path) -> None:
         self._tail = Tail(trail)
@@ -92,18 +91,18 @@ class Verdicts:
         self.events: Counter[str] = Counter()
 
     def read(self) -> None:
-        """Read what is new."""
+        """Read the new records."""
         for record in self._tail.news():
             self.events[record["event"]] += 1
             if "audit" in record:
                 self.about.setdefault(record["audit"], []).append(record)
 
     def of(self, path: Path) -> list[dict[str, Any]]:
-        """All records about the file at `path`."""
+        """Return all records about the file at `path`."""
         return self.about.get(shown(path), [])
 
     def verdict(self, path: Path) -> str | None:
-        """The last word about it: `selected`, `ignored`, `kept`, or the code of a rejection; None if there is none."""
+        """Return the last verdict: `selected`, `ignored`, `kept`, the code of a rejection, or None if there is none."""
         words = {"audit.selected": SELECTED, "audit.ignored": IGNORED, "config.kept": KEPT}
         for record in reversed(self.of(path)):
             if record["event"] == "audit.rejected":
@@ -113,7 +112,7 @@ class Verdicts:
         return None
 
     def await_one(self, path: Path, seconds: float) -> str:
-        """The verdict about `path`, waited for so long."""
+        """Wait for the verdict about `path` and return it."""
 
         def verdict() -> str | None:
             self.read()
@@ -126,28 +125,20 @@ class Verdicts:
 
 
 def shown(path: Path) -> str:
-    r"""A path as the trail has it: each byte that is not UTF-8 as `\xff`."""
+    r"""Return a path as the trail shows it: each byte that is not UTF-8 as `\xff`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 class Sentry:
-    """Watches folders for any access to them and to what they hold, and knows how they looked at first."""
+    """Watches folders and their content for any access, and remembers their first state."""
 
-    _OPENED: Final = 0x20
     _EVERYTHING: Final = 0xFFF
-    _ATTRIBUTES: Final = 0x4  # the making of a hard link counts as a change of these
-    _OVERFLOW: Final = 0x4000
-    _EVENT: Final = struct.Struct("iIII")
+    _ATTRIBUTES: Final = 0x4  # a new hard link changes these
 
     def __init__(self, place: Path) -> None:
         self._place = place
         self._before = self._picture()
-        self._descriptor = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._folders: dict[int, Path] = {}
-        for folder in (place, *(path for path in place.rglob("*") if path.is_dir())):
-            watch = _libc.inotify_add_watch(self._descriptor, os.fsencode(folder), self._EVERYTHING & ~self._ATTRIBUTES)
-            assert watch >= 0, os.strerror(ctypes.get_errno())
-            self._folders[watch] = folder
+        self._watch = TreeWatch(place, self._EVERYTHING & ~self._ATTRIBUTES)
 
     def _picture(self) -> dict[str, tuple[Any, ...]]:
         found: dict[str, tuple[Any, ...]] = {}
@@ -157,41 +148,33 @@ class Sentry:
         return found
 
     def touched(self) -> list[str]:
-        """Which files were opened, read, written, made or moved since the last call."""
+        """Return the files that were opened, read, written, created or moved since the last call."""
         found = []
-        while True:
-            try:
-                data = os.read(self._descriptor, 65536)
-            except BlockingIOError:
-                return found
-            offset = 0
-            while offset < len(data):
-                watch, mask, _, length = self._EVENT.unpack_from(data, offset)
-                offset += self._EVENT.size + length
-                name = os.fsdecode(data[offset - length : offset].rstrip(b"\0"))
-                found.append(f"{self._folders.get(watch, Path('?')) / name} ({mask:#x})")
+        while events := self._watch.events():
+            found += [f"{path} ({mask:#x})" for path, mask in events]
+        return found
 
     def check(self) -> None:
-        """Nothing was touched."""
+        """Check that nothing was accessed."""
         touched = self.touched()
         assert not touched, f"reached outside of the folder, {len(touched)} times: {touched[:5]}"
 
     def compare(self) -> None:
-        """All looks as before. Not to be followed by a `check`, for this is a look itself."""
+        """Check that the state is unchanged. This reads the files, so a later `check` would fail."""
         after = self._picture()
         changed = {path for path in self._before.keys() | after.keys() if self._before.get(path) != after.get(path)}
         assert not changed, f"changed outside of the folder: {sorted(changed)[:5]}"
 
     def close(self) -> None:
-        """Watch no more."""
-        os.close(self._descriptor)
+        """Stop watching."""
+        os.close(self._watch.descriptor)
 
 
 class Meter:
-    """Samples the memory of a process and of all that it starts; as a context, around what it is to be measured for.
+    """Samples the memory of a process and its descendants, as a context manager around the measured code.
 
-    `peak` is the most that all had at one time, in bytes: anonymous memory, since pages of files are the system's to
-    take back. Between the samples the kernel's own high-water marks of each process stand in.
+    `peak` is the maximum of their sum in bytes. Only anonymous memory counts, since the system can reclaim pages of
+    files. The kernel's high-water mark of the process covers the time between the samples.
     """
 
     def __init__(self, pid: int) -> None:
@@ -204,7 +187,7 @@ class Meter:
 
     def __enter__(self) -> Self:
         with contextlib.suppress(OSError):
-            Path(f"/proc/{self._pid}/clear_refs").write_text("5", encoding="ascii")  # forget the high-water mark
+            Path(f"/proc/{self._pid}/clear_refs").write_text("5", encoding="ascii")  # reset the high-water mark
         self.base = self.peak = self._sample()
         self._thread = threading.Thread(target=self._run, name="meter", daemon=True)
         self._thread.start()
@@ -221,13 +204,13 @@ class Meter:
             self.peak = max(self.peak, self._sample())
 
     def _sample(self) -> int:
-        # Until a new process calls `exec`, its memory is its parent's, and would count twice.
+        # Before `exec`, a new process shares its parent's memory, which would count twice.
         children = [child for child in self.children() if _command(child) != self._command]
         self.most_children = max(self.most_children, len(children))
         return memory(self._pid, "RssAnon") + sum(memory(child, "RssAnon") for child in children)
 
     def children(self) -> list[int]:
-        """All processes that the daemon has started, and those that these have."""
+        """Return all descendants of the daemon."""
         family = {str(self._pid)}
         for name in sorted(os.listdir("/proc"), key=len):
             if name.isdigit() and name not in self._strangers and name not in family:
@@ -240,7 +223,7 @@ class Meter:
 
 
 def _command(pid: int) -> bytes:
-    """What the process was called with; nothing if it is gone."""
+    """Return the command line of the process; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -248,7 +231,7 @@ def _command(pid: int) -> bytes:
 
 
 def memory(pid: int, field: str) -> int:
-    """One line of /proc/PID/status, in bytes; 0 if the process is gone."""
+    """Return one value of /proc/PID/status in bytes; 0 if the process has ended."""
     try:
         text = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
     except OSError:
@@ -258,7 +241,7 @@ def memory(pid: int, field: str) -> int:
 
 
 def slowdown(pid: int) -> float:
-    """Return how much longer a process has run than it would have alone: other processes take its CPU."""
+    """Return the factor by which other processes on its CPU slow a process down."""
     threads = [path.read_text("ascii").split() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
     running, waiting = (sum(int(fields[index]) for fields in threads) for index in (0, 1))
     return 1 + waiting / running if running else 1.0
@@ -268,7 +251,7 @@ def slowdown(pid: int) -> float:
 
 
 def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
-    """Put everything hostile into one folder; see the module's docstring."""
+    """Put all hostile files into one folder; see the module's docstring."""
     seed, chance = seeded()
     started = time.monotonic()
     outside = _outside(place)
@@ -283,7 +266,7 @@ def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
 
 
 def _outside(place: Path) -> Path:
-    """A folder that benchd has no business in: audits, a victim, and a tree like the one that will be swapped."""
+    """A folder outside benchd's: audits, a victim, and a tree like the one that is replaced by links."""
     outside = place / "outside"
     (outside / "one" / "two" / "three").mkdir(parents=True)
     for number, folder in enumerate((outside, *(path for path in outside.rglob("*")))):
@@ -309,7 +292,7 @@ class _Campaign:
         self.stream.start()
 
     def close(self) -> None:
-        """End all that was started."""
+        """Stop everything that was started."""
         try:
             self.stream.end()
         finally:
@@ -317,7 +300,7 @@ class _Campaign:
             self.sentry.close()
 
     def everything(self) -> None:
-        """All parts, one after the other; the honest audits arrive all the while."""
+        """Run all parts, one after the other, while honest audits arrive."""
         parts: list[Callable[[], None]] = [
             self.no_files, self.odd_names, self.odd_contents, self.layer_names, self.sidecars_in_the_way,
             self.temporary_names, self.swaps, self.growing, self.unfinished, self.large, self.bombs, self.locks,
@@ -328,7 +311,7 @@ class _Campaign:
             for step in (part, self._still_well):
                 try:
                     step()
-                except AssertionError as error:  # the other parts may have something to say too
+                except AssertionError as error:  # other parts may report failures, too
                     broken.append(f"{part.__name__}: {error}")
             self.figures[f"{part.__name__.replace('_', ' ')}, s"] = round(time.monotonic() - before, 1)
         self.stream.end()
@@ -336,12 +319,12 @@ class _Campaign:
             try:
                 step()
             except AssertionError as error:
-                broken.append(f"in the end: {error}")
+                broken.append(f"at the end: {error}")
         assert not broken, "\n".join(broken)
         self.figures = {"hostile things": self.things, "left out": self.left_out, **self.figures}
 
     def _still_well(self) -> None:
-        assert self.daemon.running, f"the daemon is gone: {self.daemon.stderr[-2000:]}"
+        assert self.daemon.running, f"the daemon has ended: {self.daemon.stderr[-2000:]}"
         self.sentry.check()
         self.verdicts.read()
         for event in ("service.thread_failed", "audit.failed", "trail.failed"):
@@ -359,7 +342,7 @@ class _Campaign:
         return found
 
     def _judge(self, put: list[tuple[Path, Crafted]], seconds: float = 10.0) -> None:
-        """Each thing has the right verdict, and the sidecar that goes with it."""
+        """Check that each file has the right verdict and the matching sidecar."""
         wrong = []
         for path, thing in put:
             if thing.verdicts == (NOTHING,):
@@ -391,7 +374,7 @@ class _Campaign:
         assert all(text.isprintable() and len(text) <= 1000 for text in texts), f"{path.name[:60]!r}: {texts}"
 
     def _scanned(self) -> None:
-        """Wait until a scan has begun and ended, so that what is only found by one has been found."""
+        """Wait for a complete scan, since only a scan finds some files."""
         self.verdicts.read()
         before = self.verdicts.events["scan.finished"]
 
@@ -404,7 +387,7 @@ class _Campaign:
     # --- parts ----------------------------------------------------------------------------------------------------
 
     def no_files(self) -> None:
-        """Links, pipes, sockets, devices, folders; none of them is opened."""
+        """Links, pipes, sockets, devices and folders are never opened."""
         sentry = Sentry(self.daemon.folder)
         try:
             put = self._put(crafted.special(self.outside))
@@ -414,21 +397,21 @@ class _Campaign:
             opened = [event for event in opened if int(event.rpartition("(")[2].rstrip(")"), 16) & 0x23]
         finally:
             sentry.close()
-        assert not opened, f"opened or read what is no file: {opened[:5]}"
+        assert not opened, f"opened or read a special file: {opened[:5]}"
         inside = self.daemon.folder / "folder.json" / "inside.json"
         inside.write_bytes(audit(1))
         assert self.verdicts.await_one(inside, 5) == SELECTED
 
     def odd_names(self) -> None:
-        """Audits whose names want to be something else."""
+        """Audits with confusing names get the right verdict."""
         self._judge(self._put(crafted.names()))
 
     def odd_contents(self) -> None:
-        """Small files that no honest tool writes."""
+        """Small files that no real tool writes get the right verdict."""
         self._judge(self._put(crafted.contents()))
 
     def layer_names(self) -> None:
-        """A layer's name, as the pattern that PEFT takes it for, matches that layer's module and no other."""
+        """A layer's name, as PEFT matches its pattern, matches that layer's module and no other."""
         real = [layer.removeprefix("base_model.model.") for layer in _real_layers()]
         honest = [crafted.layer(f"base_model.model.{name}") for name in real]
         wrong = []
@@ -444,7 +427,7 @@ class _Campaign:
             chosen = config["compression_strategies"][1]["rank_pattern"]
             modules = [layer["module"] for layer in config["selection"]["layers"] if layer["rank"]]
             for key, module in zip(chosen, modules, strict=True):
-                # No model has the crafted module; that an honest key matches it too hurts nobody.
+                # No model has the crafted module, so an honest key may match it too.
                 others = real if module in real else {*modules, *real}
                 matched = [other for other in others if re.match(rf"(.*\.)?({key})$", other)]
                 if matched != [module]:
@@ -453,7 +436,7 @@ class _Campaign:
         assert not wrong, "\n".join(wrong)
 
     def sidecars_in_the_way(self) -> None:
-        """Where a sidecar should go stands something of another's: it stays, and what it points to stays."""
+        """If a file of another user is in a sidecar's place, it stays unchanged, and so does the target of a link."""
         good: dict[Path, tuple[Path, Any]] = {}
         bad: dict[Path, tuple[Path, Any]] = {}
         for kind, make in crafted.in_the_way(self.outside):
@@ -485,7 +468,7 @@ class _Campaign:
             assert all(same), f"{sidecar.name} was changed: {before}, {now}"
 
     def temporary_names(self) -> None:
-        """The names that follow on that of a temporary file are taken: nobody waits for an answer because of it."""
+        """If the next names of temporary files are taken, no answer is delayed."""
         makers = [
             crafted.linking(self.outside / "victim.json"), crafted.linking(self.outside / "created.json"), os.mkfifo,
             lambda path: path.mkdir(), lambda path: os.link(self.outside / "victim.json", path),
@@ -512,23 +495,23 @@ class _Campaign:
                 else:
                     path.unlink(missing_ok=True)
         failed = self.daemon.records("config.write_failed")
-        assert not failed, f"{len(failed)} times an answer was not written: {failed[0]}"
+        assert not failed, f"{len(failed)} answers were not written: {failed[0]}"
         latest = LATEST_SECONDS * slowdown(self.daemon.pid)
         assert took < latest, f"20 audits took {took:.1f} s, not within {latest:.1f}"
 
     def _temporary_name(self) -> tuple[str, int]:
-        """What the daemon's temporary files are called: the part before their number, and the number after the last."""
+        """Return the prefix of the daemon's temporary names, and the next number."""
         sentry = Sentry(self.daemon.folder)
         try:
             self.daemon.mark()
             named = re.findall(r"/(\.benchd-[^/ ]*-)([0-9a-f]+)\.tmp ", "\n".join(sentry.touched()))
         finally:
             sentry.close()
-        assert named, "no temporary file was seen, or none with a number"
+        assert named, "no temporary file with a number appeared"
         return named[-1][0], int(named[-1][1], 16) + 1
 
     def swaps(self) -> None:
-        """Folders at every level, an audit and a config are swapped for links to outside and back, all the time."""
+        """Links to the outside constantly replace an audit, a config and folders at every level, and are undone."""
         top = self.daemon.folder / "one"
         deepest = top / "two" / "three"
         deepest.mkdir(parents=True)
@@ -576,7 +559,7 @@ class _Campaign:
         os.rename(f".{name}", name, src_dir_fd=directory, dst_dir_fd=directory)
 
     def _swap_and_back(self, path: Path) -> int:
-        """Exchange `path` for the link beside it, and back after a moment."""
+        """Exchange `path` and the link beside it, then exchange them back."""
         link = path.with_name(f".link-{path.name}")
         if not os.path.lexists(path):
             return 0
@@ -587,7 +570,7 @@ class _Campaign:
         return 2
 
     def growing(self) -> None:
-        """A file that grows is not judged before its writer closes it; one that outgrows the limit is, unread."""
+        """A growing file is not judged before its writer closes it; a file over the limit is rejected unread."""
         path = self.daemon.folder / "growing.json"
         piece = b'{"layer_name": "base_model.model.a.b", "x": "' + b"x" * 4096 + b'"},'
         end = time.monotonic() + (10.0 if self.long else 1.0)
@@ -595,7 +578,7 @@ class _Campaign:
             file.write(b'{"policy_disagreement_analysis": {"flagged_layers": [')
             while time.monotonic() < end:
                 file.write(piece)
-                time.sleep(0.002)  # a writer's pace, and no wait for anything
+                time.sleep(0.002)  # the pace of the writer; the test waits for nothing here
             self.verdicts.read()
             assert self.verdicts.verdict(path) is None, f"judged while it grows: {self.verdicts.of(path)}"
         assert self.verdicts.await_one(path, 10) == "truncated", self.verdicts.of(path)
@@ -609,11 +592,11 @@ class _Campaign:
         self.things += 1
 
     def unfinished(self) -> None:
-        """Many files that have a writer and no end: while they wait, none of their content is kept."""
+        """While many unfinished files with a writer wait, benchd keeps none of their content."""
         size, number = 900_000, 300 if self.long else 80
         paths = [self.daemon.folder / f"unfinished-{index}.json" for index in range(number)]
         with contextlib.ExitStack() as open_files, Meter(self.daemon.pid) as meter:
-            for path, earlier in zip(paths, [*[None] * 8, *paths], strict=False):  # not all at a time
+            for path, earlier in zip(paths, [*[None] * 8, *paths], strict=False):  # a few at a time
                 file = open_files.enter_context(path.open("wb", buffering=0))
                 file.write(b'{"a": '.ljust(size))
                 self._await_deferred(earlier)
@@ -644,7 +627,7 @@ class _Campaign:
         return False
 
     def large(self) -> None:
-        """Large files, one after the other: memory and time are within what their size explains."""
+        """Large files, one after the other, take only the memory and time that their size explains."""
         size = (72 if self.long else 4) * MIB
         for thing in crafted.dense(size, every=self.long):
             self._measure(thing)
@@ -671,8 +654,8 @@ class _Campaign:
         allowed = limit * size / MIB + 64
         self.things += 1
         self._note("largest crafted, MiB", round(size / MIB, 1))
-        self._note("most memory above base, in sizes", round(max(0.0, grown - 64) / (size / MIB), 2))
-        self._note("most memory above base, MiB", round(grown, 1))
+        self._note("peak memory above base, in sizes", round(max(0.0, grown - 64) / (size / MIB), 2))
+        self._note("peak memory above base, MiB", round(grown, 1))
         self._note("longest reading, s", round(took, 2))
         self._note("most child processes", meter.most_children)
         self.figures["too complex"] = int(self.figures.get("too complex", 0)) + (verdict == "too_complex")
@@ -686,7 +669,7 @@ class _Campaign:
         self.figures[figure] = max(value, float(self.figures.get(figure, 0)))
 
     def bombs(self) -> None:
-        """A dense file where the config will be: looking at it costs no more than its size explains."""
+        """A dense file in the config's place costs no more than its size explains."""
         size = (32 if self.long else 4) * MIB
         path = self.daemon.folder / "bomb.json"
         crafted.bomb(size)(config_of(path))
@@ -704,9 +687,9 @@ class _Campaign:
         self.things += 1
 
     def locks(self) -> None:
-        """Something else by the name of the lock: a daemon starts all the same, and does not touch what is behind."""
+        """With another file in the lock's place, a daemon still starts and does not touch the target of a link."""
         kinds = dict(crafted.in_the_way(self.outside))
-        # One by itself costs half a second.
+        # Each one takes half a second.
         for kind in kinds if self.long else ["link-out", "hard-link"]:
             home = self.place / f"lock-{kind}"
             (home / "inbox").mkdir(parents=True)
@@ -725,7 +708,7 @@ class _Campaign:
     # --- in the end -----------------------------------------------------------------------------------------------
 
     def _latencies(self) -> None:
-        """Every honest audit has its answer, and none of them came late."""
+        """Every honest audit has its answer, and none was late."""
         paths = [Path(path) for path in self.stream.dropped]
         until(lambda: all(answers(path) for path in paths[-3:]), what="the last honest audits are answered")
         missing = [path.name for path in paths if not answers(path)]
@@ -771,7 +754,7 @@ def _seconds(moment: str) -> float:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Two names change places, at once."""
+    """Exchange two names atomically."""
     result = _libc.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2)
     if result:
         number = ctypes.get_errno()

@@ -1,14 +1,14 @@
 """Kill: no SIGKILL loses, doubles or tears an answer.
 
-Audits arrive without a pause: new ones, replaced ones, bad ones that are fixed and good ones that break, moved in,
-linked in and written in place, into the folder and two subfolders. Meanwhile the daemon runs for a second, is killed,
-and is started again, with `durable` and without. Half of the kills come from outside at a random moment. The other
-half come from inside: a launcher counts the calls that make a sidecar (create, write, flush, publish, flush the
+Audits arrive without a pause, in the folder and in two subfolders. They are moved in, linked in and written in place.
+Some are new, some replace others, bad ones are fixed, and good ones break. Meanwhile the daemon runs for a second, is
+killed, and is started again, with `durable` and without. Half of the kills come from outside at a random moment. The
+other half come from inside: a launcher counts the calls that make a sidecar (create, write, flush, publish, flush the
 folder, remove) and kills the process before, within or after one of them.
 
-Another process reads every sidecar as it appears: it must be whole, never written in place, and its record must
-already be in the trail. At the end every audit has the answer to its last content, byte for byte. No temporary file is
-left, and no run of the daemon has answered the same content twice.
+Another process reads every sidecar as it appears: it must be whole, never written in place, and its record must already
+be in the trail. At the end every audit has the answer to its last content, byte for byte. No temporary file is left,
+and no run of the daemon has answered the same content twice.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
 
 
 class _Round:
-    """One folder, from empty to the last answer."""
+    """Run one folder, from empty to the last answer."""
 
     def __init__(self, home: Path, chance: random.Random, *, audits: int) -> None:
         self._home = home
@@ -55,7 +55,7 @@ class _Round:
         self._reader = Reader(home / "inbox", home / "trail.jsonl")
 
     def run(self, kills: int) -> Counter[str]:
-        """All lives, and a last one to answer what is open."""
+        """Run all lives, and a last one that answers the rest."""
         try:
             for number in range(kills):
                 self._live(self._audits * number // kills, self._audits * (number + 1) // kills)
@@ -66,7 +66,7 @@ class _Round:
             self._reader.close()
         figures.update(self._deaths(kills), **self._doubles(kills))
         figures.update({"audits": self._drops.arrived, "deeds": self._drops.deeds.total(), "kills": kills})
-        figures["temporary files that kills left"] = left
+        figures["temporary files left by kills"] = left
         return figures
 
     def _daemon(self, *, durable: bool) -> Launched:
@@ -96,7 +96,7 @@ class _Round:
         assert daemon.stderr == "", daemon.stderr
 
     def _call(self, purpose: str, audits: int) -> list[str]:
-        """The launcher's options for a kill at a random call of that purpose, one that a life is likely to reach."""
+        """Return the launcher's options for a kill at a random call of that purpose that a life is likely to reach."""
         moment = self._chance.choice(["before", "after", *(["within"] if purpose == "write" else [])])
         most = 2 if purpose == "claim" else 8 if purpose in _RARE else audits
         return ["--die-at", purpose, moment, str(self._chance.randint(1, most)), str(self._log)]
@@ -115,13 +115,13 @@ class _Round:
         self._drops.check()
 
     def _deaths(self, kills: int) -> Counter[str]:
-        """Where the kills came, with their count."""
+        """Count the kills by their place."""
         deaths = Counter(self._log.read_text(encoding="utf-8").splitlines() if self._log.exists() else ())
         deaths["from outside"] = kills - deaths.total()
         return deaths
 
     def _doubles(self, kills: int) -> dict[str, int]:
-        """No life answers a content twice. How many decisions were recorded again after a kill."""
+        """Check that no life answers a content twice. Return how many decisions were recorded again after a kill."""
         tail = Tail(self._home / "trail.jsonl")
         ever, life = Counter[tuple[str, str]](), set[tuple[str, str]]()
         for record in tail.news():

@@ -1,16 +1,16 @@
-"""Overflow: audits whose events the kernel lost are found, and at once.
+"""Overflow: audits whose events the kernel lost are found quickly.
 
 The daemon is paused (SIGSTOP), and audits are dropped, replaced, broken, fixed, renamed and deleted. A file is renamed
 back and forth until the kernel's queue of events (fs.inotify.max_queued_events) is full. More changes follow without
-events: the same again, an audit in a new folder, a folder that is moved and another one in its place. Then the daemon
-continues. Sometimes it is paused again as soon as it has noticed, in the middle of its scan.
+events: the same changes again, an audit in a new folder, and a folder that is moved and replaced by another one. Then
+the daemon continues. Sometimes it is paused again as soon as it has noticed, in the middle of its scan.
 
 Each time `watch.overflow` must be recorded and every audit get the answer to its last content within seconds. The
 periodic scan runs once an hour, so it can't be the cause. Afterwards each folder that was created or moved during the
 overflow must be watched: a drop into it is answered without another scan. No content is answered twice.
 
-The campaign also runs with a daemon whose clock is five minutes off from the file system's, as after the clock was
-set.
+The campaign also runs with a daemon whose clock is five minutes off from the file system's, as after someone set the
+clock.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from daemon import until
 
 _QUEUE: Final = Path("/proc/sys/fs/inotify/max_queued_events")
 
-#: Within this every audit must be answered: "seconds", on a machine that has other things to do as well.
+#: Seconds in which every audit must be answered, also on a busy machine.
 _PATIENCE_SECONDS: Final = 30.0
 
 
 def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
-    """One overflow after another: with a right clock, and with one that is wrong until somebody sets it."""
+    """Overflow repeatedly, with a right clock and with a wrong clock that is set later."""
     seed, chance = seeded()
     started = time.monotonic()
     clocks, deeds = ({0: 8, 300: 6, -300: 6}, 1_000) if long else ({0: 1, 300: 1}, 120)
@@ -60,7 +60,7 @@ def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
 
 
 class _Campaign:
-    """One daemon, and what is done to it."""
+    """One daemon and the changes in its folder."""
 
     def __init__(self, home: Path, chance: random.Random, clock: int) -> None:
         self.seconds: list[float] = []
@@ -77,7 +77,7 @@ class _Campaign:
         self._overflowed = self._scan_began = datetime.min.replace(tzinfo=UTC)
 
     def run(self, overflows: int, deeds: int) -> None:
-        """That many overflows, some of them double."""
+        """Overflow that number of times, sometimes twice in a row."""
         self._daemon.launch("--clock", str(self._clock))
         try:
             self._daemon.await_ready()
@@ -92,7 +92,7 @@ class _Campaign:
         self.drops.check(scanned=False)
 
     def overflow(self, deeds: int, number: int, *, again: bool) -> None:
-        """One overflow, and a second one in the middle of the scan after it if `again`."""
+        """Overflow once, and if `again` a second time in the middle of the scan."""
         before = self._recorded("watch.overflow")
         self._stop()
         self._lose(deeds, f"{number}")
@@ -113,7 +113,7 @@ class _Campaign:
         self._use_every_folder()
 
     def _use_every_folder(self) -> None:
-        """Each folder is watched, wherever it came from: it takes no scan to answer a drop into it."""
+        """Check that each folder is watched: a drop into it is answered without a scan."""
         drops = [self.drops.new(place) for place in self.drops.places]
         self.drops.await_answers(_PATIENCE_SECONDS)
         self._recorded("audit.selected")
@@ -126,7 +126,7 @@ class _Campaign:
         until(lambda: stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "T", what="the daemon stops")
 
     def _lose(self, deeds: int, number: str) -> None:
-        """Let things happen, before the queue is full and after."""
+        """Make changes, before the queue is full and after."""
         for _ in range(deeds // 2):
             self.drops.deed()
         self._flood()
@@ -141,7 +141,7 @@ class _Campaign:
         self.drops.expect()
 
     def _flood(self) -> None:
-        """More events than the kernel keeps; each differs from the one before, or they would count as one."""
+        """Cause more events than the kernel keeps. Consecutive events differ, because equal ones are merged."""
         names = [self.drops.folder / name for name in ("noise", "noise too")]
         names[0].touch()
         for _ in range(int(_QUEUE.read_text(encoding="ascii")) // 2 + 1):
@@ -149,7 +149,7 @@ class _Campaign:
             os.rename(names[1], names[0])
 
     def _recorded(self, event: str) -> int:
-        """How many records of that event there are so far; each record is looked at once."""
+        """Return the number of records of that event so far; each record is checked once."""
         for record in self._tail.news():
             self.figures[record["event"]] += 1
             if record["event"] == "audit.selected":

@@ -1,8 +1,8 @@
-"""Scenes of trouble for a daemon: mounts, limits, permissions, failing calls, and clocks that jump.
+"""Test scenes with faults: mounts, limits, permissions, failing calls, and clocks that jump.
 
-A `Scene` is one performance of a scenario in its own empty directory. Its mounts and processes are undone when it
-ends, also if it fails. Run as a program, this file is the daemon, in a process whose system calls fail and whose clock
-jumps as `Faults` says.
+A `Scene` is one performance of a scenario in an empty directory. Its mounts and processes are removed when it ends,
+also if it fails. Run as a program, this file is the daemon, in a process whose system calls fail and whose clock jumps
+as `Faults` says.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ class Scene:
         left = [path for path in folder.rglob(".*") if path.name != LOCK_NAME and not path.name.startswith(BALLAST)]
         assert not left, f"{len(left)} temporary files are left: {left[:3]}"
         for path in sidecars_in(folder):
-            assert unbroken(path.read_bytes()), f"half a sidecar: {path}"
+            assert unbroken(path.read_bytes()), f"incomplete sidecar: {path}"
 
     def ends(self, daemon: Bound, *, quiet: bool = True) -> None:
         """Stop the daemon; check its exit code, threads and lock, and if `quiet` its standard error."""
@@ -461,7 +461,7 @@ class _Stage:
         except Exception as error:
             self.failed = True
             why = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-            said = f"; last complaints: {words}" if (words := scene.last_words()) else ""
+            said = f"; last warnings: {words}" if (words := scene.last_words()) else ""
             raise AssertionError(f"{name} (seed {self._seed}, number {index}, in {home}): {why}{said}") from error
         else:
             with self._lock:
@@ -516,7 +516,7 @@ class Faults:
             (self.folder / purpose).unlink()
             for number, below in rules:
                 count = self.folder / _met(purpose, number)
-                assert count.exists(), f"nothing failed to {purpose} below {below}: nothing was put to the test"
+                assert count.exists(), f"no call to {purpose} failed below {below}"
                 met[count] = count.stat().st_size
         for count in met:
             count.unlink()
@@ -524,7 +524,7 @@ class Faults:
         return sum(met.values())
 
     def jump(self, seconds: float) -> None:
-        """Set the clock to this distance from the true time; it dates all later writes."""
+        """Set the clock to this distance from the true time. Later writes get its dates."""
         self._jumps.append((time.time_ns(), int(seconds * 10**9)))
         self._put("clock", self._jumps)
 
@@ -567,7 +567,7 @@ def _spoil(folder: Path) -> None:
             number = next((number for number, below in rules if path.startswith(f"{below}/")), None)
             if number is None:
                 return original(*arguments, **options)
-            if call == "write" and arguments[0] not in torn:  # a device takes half of it before it fails
+            if call == "write" and arguments[0] not in torn:  # the device takes half of it before it fails
                 torn.add(arguments[0])
                 return original(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
             torn.discard(arguments[0])
@@ -616,7 +616,7 @@ class _Clock:
         return true_ns + (jumps[-1] if jumps else 0)
 
     def _utime(self, call: Callable[..., None], *arguments: Any, **options: Any) -> None:
-        """Store a date so that it is shown as given, whatever the clock."""
+        """Store a date so that the clock always shows it unchanged."""
         if options.get("ns"):
             options["ns"] = tuple(map(self._true, options["ns"]))
         call(*arguments, **options)

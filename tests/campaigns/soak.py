@@ -168,7 +168,7 @@ class _Soak:
                     due[index] = time.monotonic() + pause
             self._follow()
             time.sleep(max(0.0, min(next_drop - time.monotonic(), 0.02)))  # keeps the rate
-            assert self.daemon.running, f"the daemon is gone: {self.daemon.stderr[-2000:]}"
+            assert self.daemon.running, f"the daemon has ended: {self.daemon.stderr[-2000:]}"
         self.counts["seconds"] = round(time.monotonic() - begin)
 
     def _drop(self) -> None:
@@ -226,7 +226,7 @@ class _Soak:
         if self._answered:
             self._clear(self._answered.popleft())
         path = self._new()
-        if self.chance.random() < 0.5:  # before it can be answered, perhaps
+        if self.chance.random() < 0.5:  # perhaps before it is answered
             del self._waiting[path]
             path.unlink()
             self._gone.append((time.monotonic() + 5, path))
@@ -242,7 +242,7 @@ class _Soak:
             self._present[path] = (thing, time.monotonic())
             self.counts["crafted"] += 1
 
-    # --- what happens besides -------------------------------------------------------------------------------------
+    # --- other events ---------------------------------------------------------------------------------------------
 
     def _reload(self) -> None:
         interval = self.chance.choice(("40s", "50s", "60s"))
@@ -340,7 +340,7 @@ class _Soak:
         for path, drop in list(self._waiting.items()):
             waited = now - max(drop.moment, self._continued)
             assert waited < 2 * LATEST_SECONDS or waited < 2 * self._latest(), (
-                f"{path.name} waits since {waited:.1f} s; last verdict {self._last(path)}"
+                f"{path.name} has waited for {waited:.1f} s; last verdict {self._last(path)}"
             )
 
     def _latest(self) -> float:
@@ -399,14 +399,14 @@ class _Soak:
 
     @staticmethod
     def _is_visible(path: Path, verdict: str) -> bool:
-        """Return whether the sidecar is there whose record came before it."""
+        """Return whether the sidecar exists; its record came before it."""
         if verdict == SELECTED:
             return config_of(path).exists()
         return verdict in {IGNORED, KEPT, "name_too_long"} or report_of(path).exists()
 
     def _clear(self, path: Path) -> None:
         for name in (path, config_of(path), report_of(path)):
-            with contextlib.suppress(OSError):  # not there, or no name for a file at all
+            with contextlib.suppress(OSError):  # missing, or no valid name for a file
                 if name.is_dir() and not name.is_symlink():
                     name.rmdir()
                 else:
@@ -451,7 +451,7 @@ class _Soak:
             file.write(json.dumps(sample) + "\n")
 
     def _held(self) -> dict[str, int]:
-        """Return the numbers of descriptors and threads; a batch that is being flushed has its files open."""
+        """Return the numbers of descriptors and threads. A batch has its files open until they are flushed."""
         process = Path(f"/proc/{self.daemon.pid}")
         return {"descriptors": len(os.listdir(process / "fd")), "threads": len(os.listdir(process / "task"))}
 
@@ -460,7 +460,7 @@ class _Soak:
         tenth = max(1, len(self.samples) // 10)
         first, last = self.samples[tenth : 2 * tenth] or self.samples[:1], self.samples[-tenth:]
         found: dict[str, int | float | str] = {}
-        # The memory of a Python process varies with what it has just read; a leak of a few bytes a drop still shows.
+        # The memory of a Python process varies with its last reads, but a leak of a few bytes a drop still shows.
         name, allowed = "resident, MiB", 8 if self.seconds > 600 else 32
         early, late = (statistics.median(sample[name] for sample in part) for part in (first, last))
         assert late <= early + allowed, f"{name}: {early:g} after the warm-up, {late:g} in the end"

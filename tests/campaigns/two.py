@@ -1,13 +1,13 @@
-"""Two: two daemons on one folder, whose locks can't show them each other, do not disturb each other.
+"""Two: two daemons on one folder do not disturb each other, even if their locks can't detect each other.
 
 A lock file names a process by host, boot and PID namespace, and processes of another host can't be checked. So two
 hosts on a shared folder both answer, and so do two containers. Namespaces imitate both: a second host name, and two
-containers that share the host's name (as with a host network) and are both PID 1. All poll and scan constantly,
-because scans remove the files of a crashed benchd. Without namespaces, one daemon only believes to be on another host.
+containers that share the host's name (as with a host network) and are both PID 1. All poll and scan constantly, because
+scans remove the files of a crashed benchd. Without namespaces, one daemon only gets another host name.
 
-Audits are dropped, replaced, broken, fixed, renamed and deleted. Sometimes one daemon is paused from outside, or one
-of its threads pauses just before it creates, publishes, dates or removes a file, while the other daemon goes on. The
-clock of one is minutes behind the file system's, or hours ahead.
+Audits are dropped, replaced, broken, fixed, renamed and deleted. Sometimes one daemon is paused from outside, or one of
+its threads pauses just before it creates, publishes, dates or removes a file, while the other daemon goes on. The clock
+of one is minutes behind the file system's, or hours ahead.
 
 A third process reads each sidecar as it appears: whole, of the right audit, and with its record in a trail. At the end
 every audit has the answer to its last content, byte for byte, and no other file is left. Neither daemon has met an
@@ -31,7 +31,7 @@ from typing import Any, Final
 from campaigns.drops import Drops, Launched, Reader, Tail, seeded
 from daemon import until
 
-#: A scan each so often, where there is time for it.
+#: Seconds between scans, as far as there is time for them.
 _SETTINGS: Final[dict[str, Any]] = {
     "settle": "100ms",
     "watch": 'backend = "polling"\npoll_interval = "50ms"',
@@ -42,7 +42,7 @@ _CONTAINER: Final = ("--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
-    """Hosts whose clocks differ, and two containers of one name."""
+    """Run two hosts whose clocks differ, and two containers with one name."""
     seed, chance = seeded()
     deeds = 1_500 if long else 60
     started = time.monotonic()
@@ -73,14 +73,14 @@ def _unshare() -> tuple[str, ...]:
 
 
 class _Host:
-    """How one of the two is run: the command before it, and the launcher's options."""
+    """The command prefix and the launcher's options of one daemon."""
 
     def __init__(self, prefix: Sequence[str], options: Sequence[str]) -> None:
         self.prefix = prefix
         self.options = options
 
     def named(self, *more: str) -> _Host:
-        """The same under another name."""
+        """Return the same with another name."""
         return _Host(self.prefix, (*self.options, "--host", "elsewhere", *more))
 
 
@@ -100,7 +100,7 @@ class _Pair:
         self._deciders: dict[tuple[str, str], dict[str, set[int]]] = {}
 
     def run(self, deeds: int) -> Counter[str]:
-        """All deeds, and then peace."""
+        """Make all changes, then check that both daemons come to rest."""
         with ExitStack() as stack:
             for daemon, host in zip(self._daemons, self._hosts, strict=True):
                 daemon.launch("--stall", "0.1", *host.options, prefix=host.prefix)
@@ -122,7 +122,7 @@ class _Pair:
         return figures
 
     def _disturb(self, deeds: int) -> int:
-        """Drop and change audits; pause one of the two now and then. How often that was."""
+        """Drop and change audits, and sometimes pause a daemon. Return the number of pauses."""
         paused, pauses = 0, 0
         while self._drops.deeds.total() < deeds:
             for _ in range(self._chance.randint(1, 5)):
@@ -141,7 +141,7 @@ class _Pair:
         return pauses
 
     def _await_silence(self) -> None:
-        """Wait until both have scanned three times, and nothing was written, dated or removed meanwhile."""
+        """Wait until both have scanned three times and nothing was written, dated or removed meanwhile."""
         state, since = self._state(), list(self._scans)
 
         def silent() -> bool:
@@ -155,7 +155,7 @@ class _Pair:
         until(silent, 30, "both fall silent")
 
     def _state(self) -> dict[Path, tuple[int, int, int]]:
-        """All files that benchd may have written, and what changes if one is written or dated again."""
+        """Return all files that benchd may have written, with fields that change on every write or new date."""
         found = {}
         for path in self._drops.folder.rglob("*"):
             if ".bench" in path.name and path.name != ".benchd.lock":
@@ -167,7 +167,7 @@ class _Pair:
         return found
 
     def _read_trails(self) -> None:
-        """Count scans and decisions; no record may tell of trouble."""
+        """Count scans and decisions; no record may report a problem."""
         for index, tail in enumerate(self._tails):
             for record in tail.news():
                 self._scans[index] += record["event"] == "scan.finished"
@@ -178,7 +178,7 @@ class _Pair:
                 assert harmless, f"{'ab'[index]} met trouble: {record}"
 
     def _agreement(self) -> dict[str, int]:
-        """Both decide alike. How often both decided, and how often only one had to."""
+        """Check that both decide the same. Return how many contents both decided, and how many only one decided."""
         split = [audit for audit, decisions in self._deciders.items() if len(decisions) > 1]
         assert not split, f"the two decided differently: {split[:3]}"
         decided = Counter(len(deciders) for decisions in self._deciders.values() for deciders in decisions.values())

@@ -40,8 +40,8 @@ def tiny_base(folder: Path) -> dict[str, dict[str, Any]]:
 def resume(bench_audit: dict[str, Any], config: dict[str, Any] | Path, folder: Path) -> dict[str, int]:
     """Resume a Bench run in `folder`/run from `bench_audit`, as a user would.
 
-    Returns the rank of each module that Bench's per_layer variant trained, by the module's name. The result is
-    empty if Bench trained no such variant. Raises AssertionError if Bench fails.
+    Returns the rank of each module that Bench's per_layer variant trained, by the module's name. The result is empty if
+    Bench trained no per_layer variant. Raises AssertionError if Bench fails.
     """
     folder.mkdir(exist_ok=True)
     if isinstance(config, dict):
@@ -94,7 +94,7 @@ def write_command(folder: Path) -> Path:
 
 
 def main() -> int:
-    """Run Bench's own command, with the two changes in memory that Bench 0.11.0 needs to start."""
+    """Run Bench's command, with the two changes in memory that Bench 0.11.0 needs to start."""
     mend_bench()  # a syntax error in its reports, before Python 3.12
     import peft
     import torch

@@ -1,11 +1,11 @@
-"""Interop: the answers held to the real Gradience, Bench and PEFT. Run by `make test-interop`, in a venv of its own."""
+"""Interop: tests against the real Gradience, Bench and PEFT. `make test-interop` runs them in a separate venv."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 
-#: Nothing here needs a network, two cores are few, and what the data sets' library keeps goes with the tests.
+#: Offline, two cores, and the cache of the `datasets` library in the temporary folder of the tests.
 _kept = tempfile.TemporaryDirectory()
 os.environ.update(
     HF_HOME=_kept.name,

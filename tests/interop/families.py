@@ -1,4 +1,4 @@
-"""Small models of the families that the audits are about, and what PEFT does to them."""
+"""Small models of the families in the sample audits, and the ranks and scalings that PEFT gives them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from transformers import (
     Qwen2MoeForCausalLM,
 )
 
-#: Large enough for two attention heads, and for nothing else.
+#: The smallest size that has two attention heads.
 WIDTH = 8
 
 
@@ -100,11 +100,11 @@ def build(file: str, names: Collection[str]) -> nn.Module | None:
 
 
 class _Parent(nn.Module):
-    """A module that only holds others."""
+    """A module that only contains others."""
 
 
 def tree(names: Collection[str], width: int = 2) -> nn.Module:
-    """Return a model of linear modules that have exactly these names, whatever characters are in them."""
+    """Return a model of linear modules that have exactly these names, with any characters."""
     root = _Parent()
     for name in names:
         at: nn.Module = root
@@ -118,17 +118,17 @@ def tree(names: Collection[str], width: int = 2) -> nn.Module:
 
 
 class Adapted(NamedTuple):
-    """What PEFT gave one module."""
+    """The rank and scaling that PEFT gave one module."""
 
     rank: int
     scaling: float
 
 
 def adapted(model: nn.Module, config: dict[str, Any]) -> dict[str, Adapted]:
-    """Every module that PEFT adapts under this `LoraConfig`, by its name in the model. Its warnings are errors."""
+    """Return every module that PEFT adapts under this `LoraConfig`, by its name. PEFT's warnings are errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        # How GPT-2 stores its weights is for the user to say; PEFT sees it and helps itself.
+        # PEFT warns that GPT-2 stores its weights transposed, and corrects the setting itself.
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set")
         peft = get_peft_model(model, LoraConfig(**config))
     return {

@@ -1,4 +1,4 @@
-"""What the PEFT at hand makes of every answer, as JSON: the tests run this under an old PEFT, too."""
+"""Print the ranks and scalings that PEFT gives for every answer, as JSON. The tests run this under an old PEFT, too."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from benchd.bench.training import lora_config
 from corpus import USABLE, Sample
 from families import Adapted, adapted, build, tree
 
-#: PEFT tries every key on every module: minutes for 683 keys on 4488. The first layers of a model have it all.
+#: PEFT tries every key on every module: minutes for 683 keys on 4488. The first layers have every kind of name.
 LAYERS_OF_THE_LARGEST = 5
 
-#: No audit suggests it, so that a module with it has no rank of its own.
+#: No audit suggests this rank, so a module that has it is a module with a custom rank.
 OTHER = 7
 
-#: Names of which one is what another ends in, or could match another as a pattern.
+#: Names that end in another name, or match another name as a pattern.
 NAMES = [
     "layers.1.q", "model.layers.1.q", "other.model.layers.1.q", "layers.11.q", "q", "z.q", "zq", "fc.1", "fc_1",
     "x.fc-1", "w.1.0", "w.100", "m.n.o", "m-n.o", "k.m.n.o", "b|c", "b", "c", "y.b|c", "h(1)", "h1", "p[0]", "p0",
@@ -34,19 +34,19 @@ NAMES = [
 
 
 def read(sample: Sample) -> Audit:
-    """The audit of a sample."""
+    """Return the audit of a sample."""
     return read_audit(sample.content, name=sample.name)
 
 
 def names(audit: Audit) -> list[str]:
-    """The modules that the answer is tried on: all, but for the largest audit, which has thousands."""
+    """Return the modules to try the answer on: all of them, except for the largest audit, which has thousands."""
     if len(audit.modules.names) < 1000:
         return list(audit.modules.names)
     return [name for name in audit.modules.names if int(name.split(".")[2]) < LAYERS_OF_THE_LARGEST]
 
 
 def of_audit(sample: Sample) -> dict[str, Adapted] | None:
-    """Each module's rank and scaling under the answer to an audit; None where there is no model to try it on."""
+    """Return each module's rank and scaling under the answer to an audit; None if there is no model for it."""
     audit = read(sample)
     there = set(names(audit))
     model = build(sample.file, there) if there else None
@@ -59,14 +59,14 @@ def of_audit(sample: Sample) -> dict[str, Adapted] | None:
 
 
 def of_name(name: str) -> dict[str, Adapted]:
-    """Each module's rank and scaling where the module `name` alone has a rank of its own."""
+    """Return each module's rank and scaling if only the module `name` has a custom rank."""
     key = pattern_keys([name], NAMES)[name]
     config: dict[str, Any] = {"r": OTHER, "lora_alpha": OTHER, "target_modules": NAMES}
     return adapted(tree(NAMES), {**config, "rank_pattern": {key: 3}, "alpha_pattern": {key: 6}})
 
 
 def of_target(name: str) -> dict[str, Adapted]:
-    """Each module's rank and scaling where the module `name` alone is to be adapted."""
+    """Return each module's rank and scaling if only the module `name` is adapted."""
     return adapted(tree(NAMES), {"r": OTHER, "lora_alpha": OTHER, "target_modules": target_modules([name], NAMES)})
 
 

@@ -47,7 +47,7 @@ def write_adapter_config(sample: Sample, folder: Path, **rest: Any) -> None:
 
 
 def arguments_of(sample: Sample) -> dict[str, Any]:
-    """Return what benchd gives `peft.LoraConfig` for a sample."""
+    """Return the arguments that benchd gives for `peft.LoraConfig` for a sample."""
     audit = ranks.read(sample)
     return lora_config(audit, select(audit))
 

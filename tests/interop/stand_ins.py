@@ -1,4 +1,4 @@
-"""Stand-ins for what Bench would download (model, tokenizer, data set), and a fix that makes Bench importable."""
+"""Local replacements for Bench's downloads (model, tokenizer, data set), and a fix that makes Bench importable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "
 
 
 def make_model(folder: Path, model: PreTrainedModel | None = None) -> None:
-    """Save a model and a tokenizer for it; by default one that the audit `distilbert_seqcls` could be of."""
+    """Save a model and a tokenizer for it; the default model fits the audit `distilbert_seqcls`."""
     folder.mkdir(parents=True)
     (folder / "words.txt").write_text("\n".join(_WORDS), encoding="utf-8")
     BertTokenizer(str(folder / "words.txt")).save_pretrained(folder)
@@ -24,7 +24,7 @@ def make_model(folder: Path, model: PreTrainedModel | None = None) -> None:
 
 
 def make_data(folder: Path, subset: str) -> None:
-    """A data set of a dozen sentences, good and bad."""
+    """Return a data set of a dozen sentences, good and bad."""
     folder.mkdir()
     rows = [{"sentence": f"a very {word} film", "label": int(word == "good")} for word in ("good", "bad") * 6]
     splits = []
@@ -36,7 +36,7 @@ def make_data(folder: Path, subset: str) -> None:
 
 
 def mend_bench() -> None:
-    """Make Bench 0.11.0 importable: before Python 3.12 one line of its reports, used by no test, is no syntax."""
+    """Make Bench 0.11.0 importable: before Python 3.12 one line of its reports is a syntax error. No test uses it."""
     name = "gradience.bench.reporting"
     if sys.version_info >= (3, 12) or name in sys.modules:
         return

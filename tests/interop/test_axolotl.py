@@ -1,4 +1,4 @@
-"""Axolotl: its own schema accepts the answer, and its own code makes the same adapter from it as PEFT."""
+"""Axolotl: its schema accepts the answer, and its code makes the same adapter from it as PEFT."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from corpus import SMALLER, Sample
 from families import adapted, build
 
 AXOLOTL = Path(sys.prefix, "axolotl")
-#: Keys that Axolotl needs in a whole config. A user has them already; the export has the adapter's keys only.
+#: Keys that Axolotl needs in a whole config. A user has them already: the export has only the adapter's keys.
 REST = """
 base_model: tiny
 datasets:
@@ -47,7 +47,7 @@ MODELLED = [sample for sample in SMALLER if ranks.read(sample).modules.names and
 
 
 def axolotl_text(sample: Sample, folder: Path) -> str:
-    """Return what `benchd export --axolotl` prints."""
+    """Return the output of `benchd export --axolotl`."""
     (folder / "audit.json").write_bytes(sample.content)
     command = [sys.executable, "-m", "benchd", "export", "--axolotl", str(folder / "audit.json")]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -51,7 +51,7 @@ def wanted(audit: Audit, selection: Selection) -> dict[str, int]:
 
 
 def exported(audit: Audit, selection: Selection, **settings: Any) -> dict[str, Any]:
-    """Return what `benchd export --bench-audit` prints."""
+    """Return the output of `benchd export --bench-audit`."""
     asked = BenchSettings(uniform_rank=UNIFORM, **settings)
     return bench_audit(audit, plan_training(audit, selection, asked), asked)
 

@@ -1,4 +1,4 @@
-"""Bench: its validator takes every runnable config, and its probe trains what the config says."""
+"""Bench: its validator accepts every runnable config, and its probe trains the modules and ranks of the config."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ runtime = { device = "cpu" }
 
 
 def runnable(data: bytes, **changes: Any) -> tuple[str, dict[str, Any]]:
-    """The runnable config for an audit, as text and as Bench reads it."""
+    """Return the runnable config for an audit, as text and as Bench reads it."""
     audit = read_audit(data)
     bench = parse_settings(BASE).bench
     text = bench_config(audit, select(audit), BenchSettings(base=bench.base, **changes)).decode()
@@ -48,7 +48,7 @@ def test_validator(sample: Sample, focus: bool) -> None:
     assert type(config["train"]["seed"]) is type(config["train"]["max_steps"]) is int
     assert type(config["lora"]["dropout"]) is float
     lacking = [note for note in config["selection"]["notes"] if "can't run" in note]
-    if sample.file.startswith("design/") or "allnan" in sample.file:  # these tell nothing of any adapter
+    if sample.file.startswith("design/") or "allnan" in sample.file:  # they describe no adapter
         assert lacking
         return
     assert not lacking
@@ -78,7 +78,7 @@ def test_probe_trains_the_selected_modules(tmp_path: Path, monkeypatch: pytest.M
     }
     config = tmp_path / "audit.bench.json"
     config.write_bytes(bench_config(audit, selection, BenchSettings(base=base, focus=True)))
-    monkeypatch.chdir(tmp_path)  # Bench makes folders where it stands
+    monkeypatch.chdir(tmp_path)  # Bench makes folders in the working directory
     result = importlib.import_module("gradience.bench.probe").run_probe_training(config, tmp_path / "run")
     assert result["probe"]["rank"] == 16
 
@@ -90,6 +90,6 @@ def test_probe_trains_the_selected_modules(tmp_path: Path, monkeypatch: pytest.M
         assert value.shape[1] == 16
         assert value.abs().max() > 0, f"{name} was not trained"
 
-    # And the audit that Bench makes of it is one that benchd reads.
+    # benchd reads the audit that Bench makes of this probe.
     again = read_audit((tmp_path / "run" / "probe_r16" / "audit.json").read_bytes())
     assert set(again.modules.names) == {layer.module for layer in selection.layers}

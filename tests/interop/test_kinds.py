@@ -81,7 +81,7 @@ def without_selected(audit: Audit) -> Selection:
 
 @pytest.mark.parametrize("with_weights", [True, False], ids=["weights", "file"])
 def test_same_adapter_at_its_own_ranks(case: Case, with_weights: bool) -> None:
-    """At the adapter's own ranks the export is that adapter: the same parameters are trained, at the same scaling."""
+    """At the adapter's ranks the export trains the same parameters at the same scaling as the adapter."""
     training = case.planned(64, with_weights=with_weights)
     again = adapted(case, training.arguments)
     assert trained(again) == trained(case.model)
@@ -118,7 +118,7 @@ def test_selected(case: Case) -> None:
 
 
 def test_parameters(case: Case) -> None:
-    """The number of parameters is what the header of the adapter's weights tells, and what PEFT then trains."""
+    """The number of parameters equals the one in the header of the adapter's weights, and the one that PEFT trains."""
     training = case.planned(3)
     assert training.change is not None
     assert training.change.parameters is not None
@@ -126,7 +126,7 @@ def test_parameters(case: Case) -> None:
     out_of_reach = case.audit.modules.out_of_reach
 
     def lora(model: nn.Module) -> int:
-        """The parameters in the pairs of matrices of all modules that have a rank of their own."""
+        """Return the number of parameters in the matrices of all modules with custom ranks."""
         return sum(
             weights.numel()
             for name, weights in model.named_parameters()

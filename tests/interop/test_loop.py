@@ -1,4 +1,4 @@
-"""The loop closes: what is trained at the selected ranks has, in its own audit, the selected ranks."""
+"""The loop closes: an adapter trained at the selected ranks has these ranks in its audit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_loop(tmp_path: Path) -> None:
     }
     assert len(ranks) == 28
     assert ranks == {name: wanted.get(name, uniform["rank"]) for name in ranks}
-    # What Gradience says of the second adapter is the same, and the scaling is that of the first.
+    # Gradience reports the same for the second adapter, and the scaling is that of the first.
     modules = read_audit((inbox / "second.json").read_bytes()).modules.known
     assert {name: module.rank for name, module in modules.items()} == ranks
     assert {module.scaling for module in modules.values()} == {2.0}

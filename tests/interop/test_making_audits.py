@@ -80,7 +80,7 @@ def document(data: bytes) -> dict[str, Any]:
 
 @pytest.mark.parametrize("sample", INDEX, ids=lambda sample: sample.file)
 def test_every_file_has_a_recipe(sample: Sample) -> None:
-    """The last column of the index names a recipe that exists."""
+    """The last column of the index names an existing recipe."""
     kind, name, *rest = sample.made.split()
     if kind == "gradience":
         assert (name, rest[0]) == ("audit", "--peft-dir")
@@ -92,7 +92,7 @@ def test_every_file_has_a_recipe(sample: Sample) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("sample", AGAIN + ALIKE, ids=lambda sample: sample.file)
 def test_as_the_index_says(sample: Sample, made: Path) -> None:
-    """The rung that fires on a new file, and the number of layers, are those of the index."""
+    """The rung that applies to a new file, and the number of layers, are those of the index."""
     try:
         selection = select(read_audit((made / sample.file).read_bytes()))
     except AuditError:
@@ -121,6 +121,6 @@ def test_the_same_numbers(sample: Sample, made: Path) -> None:
 
 
 def test_no_path_of_a_machine() -> None:
-    """No audit holds an absolute path."""
+    """No audit contains an absolute path."""
     for sample in INDEX:
         assert b'"/' not in sample.content, sample.file

@@ -19,7 +19,7 @@ from benchd.bench.training import lora_config, plan_training
 from corpus import INDEX, USABLE, Sample
 from families import adapted, build
 
-#: Audits that no family of models has the modules of: hand-made names, or no module at all.
+#: Audits that no model family fits: they have hand-made names, or no module.
 WITHOUT_MODEL = {
     "design/fallback.json",
     "design/flagged.json",
@@ -32,7 +32,7 @@ MODELLED = [sample for sample in USABLE if sample.file not in WITHOUT_MODEL]
 
 @pytest.fixture(scope="module", autouse=True)
 def old_peft() -> Iterator[subprocess.Popen[str]]:
-    """An old PEFT, which works through the same answers while the tests look at those of the new one."""
+    """Start an old PEFT that works through the same answers in parallel."""
     path = Path(sys.prefix, "peft-0.13")
     assert path.is_dir(), f"{path} is missing; `make test-interop` puts it there"
     command = [sys.executable, str(Path(ranks.__file__))]
@@ -44,14 +44,14 @@ def old_peft() -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture(scope="module")
 def new() -> dict[str, Any]:
-    """What the new PEFT made of each answer; filled as the tests go."""
+    """The ranks and scalings from the new PEFT, by answer; the tests fill it."""
     return {}
 
 
 @pytest.mark.parametrize("sample", MODELLED, ids=lambda sample: sample.file)
 @pytest.mark.timeout(300)
 def test_real_audits(sample: Sample, new: dict[str, Any]) -> None:
-    """Every module of the audit is adapted and no other: the selected ones at their ranks, and all at their scaling."""
+    """PEFT adapts exactly the modules of the audit, the selected ones at their ranks, and all at their scaling."""
     audit = ranks.read(sample)
     config = json.loads(bench_config(audit, select(audit)))
     own = {layer["module"]: layer["rank"] for layer in config["selection"]["layers"] if layer["rank"]}
@@ -67,7 +67,7 @@ def test_real_audits(sample: Sample, new: dict[str, Any]) -> None:
 
 
 def test_every_family_is_there() -> None:
-    """The audits are of all the families that the answers are promised for, and most of them name ranks."""
+    """The audits cover all families that benchd promises answers for, and most of them name ranks."""
     kinds = {
         type(build(sample.file, ranks.read(sample).modules.names)).__name__
         for sample in MODELLED
@@ -89,7 +89,7 @@ def test_every_family_is_there() -> None:
 
 @pytest.mark.parametrize("name", ranks.NAMES)
 def test_names(name: str, new: dict[str, Any]) -> None:
-    """A name that another ends in, or that is a regular expression, hits itself alone."""
+    """A name that is the end of another name, or a regular expression, matches only itself."""
     found = ranks.of_name(name)
     assert {module for module, values in found.items() if values == (3, 2.0)} == {name}
     assert {module for module, values in found.items() if values == (ranks.OTHER, 1.0)} == {*ranks.NAMES} - {name}
@@ -98,7 +98,7 @@ def test_names(name: str, new: dict[str, Any]) -> None:
 
 
 def test_rslora() -> None:
-    """Beside the file of an adapter with `use_rslora`, the scaling is the one that PEFT gave that adapter."""
+    """If the audit's folder has the file of an adapter with `use_rslora`, the scaling is PEFT's for that adapter."""
     [sample] = [sample for sample in MODELLED if "rslora" in sample.file]
     names = ranks.read(sample).modules.names
     trained = {"r": 64, "lora_alpha": 128, "use_rslora": True, "target_modules": list(names)}
@@ -117,7 +117,7 @@ def test_rslora() -> None:
 
 
 def test_config_at_the_true_scaling() -> None:
-    """The alphas of a config give the scaling that PEFT gave the adapter, also by a regular expression or rsLoRA."""
+    """The alphas of a config give the scaling that PEFT gave the adapter, also with a regular expression or rsLoRA."""
     folder = CASES / "alpha_regex_beside"
     beside = read_adapter_config((folder / "adapter_config.json").read_bytes())
     audit = read_audit((folder / "alpha_regex.json").read_bytes(), adapter=beside)

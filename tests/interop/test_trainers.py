@@ -1,4 +1,4 @@
-"""TRL, unsloth and LLaMA-Factory: the files that they read make the same adapter as `benchd export --peft`."""
+"""TRL, unsloth and LLaMA-Factory: their files make the same adapter as `benchd export --peft`."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def follow(page: str, home: Path) -> list[str]:
 
 @pytest.mark.timeout(300)
 def test_using_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the drop to a Bench run and to an adapter trained anew; what comes out is what the answer says."""
+    """A drop leads to a Bench run and to a new adapter, both with the ranks of the answer."""
     make_model(tmp_path / "distilbert-base-uncased")
     make_data(tmp_path / "glue", "sst2")
     (tmp_path / "inbox").mkdir()
@@ -83,7 +83,7 @@ def test_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PEFT takes what the tutorial exports."""
+    """PEFT accepts the export of the tutorial."""
     shutil.copy(AUDITS / "llama4_many__default.json", tmp_path / "audit.json")
     export = [sys.executable, "-m", "benchd", "export", tmp_path / "audit.json", "--peft"]
     with (tmp_path / "lora.json").open("wb") as output:
@@ -93,7 +93,7 @@ def test_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ranks(adapter: Path) -> dict[str, int]:
-    """The rank of each module in a saved adapter."""
+    """Return the rank of each module in a saved adapter."""
     weights = load_file(adapter / "adapter_model.safetensors")
     return {
         name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"): len(value)

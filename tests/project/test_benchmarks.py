@@ -33,7 +33,7 @@ SHORT = {
 def run(script, *arguments, code=0, place):
     """Run a benchmark, check that it leaves no file, and return its output."""
     place.mkdir(exist_ok=True)
-    # What they start is tested elsewhere: it need not be slowed down to count its lines.
+    # Coverage in child processes would slow them down, and other tests cover that code.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
     done = subprocess.run(
         [sys.executable, BENCHMARKS / f"{script}.py", *map(str, arguments)],
@@ -53,7 +53,7 @@ def scripts(monkeypatch):
 
 @pytest.mark.parametrize("script", SHORT)
 def test_runs(script, tmp_path):
-    """A short form of each benchmark prints and saves its rows: figures, or a note that says why not."""
+    """A short form of each benchmark prints and saves its rows, with figures or a note that explains their absence."""
     import findings
 
     results = tmp_path / "results.json"
@@ -110,7 +110,7 @@ def test_the_report_shows_targets_and_plots(tmp_path):
     found = findings.Findings("Latency: how long.", {"system": "Linux", "load": "1"}, [*rows, curve])
     without_plot = findings.Findings("Idle: nothing.", {"system": "Linux", "load": "2"}, rows[:1])
     results.write_bytes(msgspec.json.encode({"latency": found, "idle": without_plot}))
-    for _ in range(2):  # and again, in place of the first
+    for _ in range(2):  # a second run replaces the block
         run("report", "--results", results, "--docs", docs, place=tmp_path / "tmp")
     page = (docs / "performance.md").read_text(encoding="utf-8")
     assert page.startswith(intro)
@@ -132,9 +132,9 @@ def test_compare_takes_noise_into_account():
     from compare import interval, slower
 
     assert slower([1.2, 1.15, 1.3, 1.25, 1.18, 1.22], 1.1)
-    assert not slower([1.02, 1.03, 1.04, 1.02, 1.03, 1.05], 1.1)  # surely slower, but too little to matter
+    assert not slower([1.02, 1.03, 1.04, 1.02, 1.03, 1.05], 1.1)  # certainly slower, but by too little
     assert not slower([0.7, 1.2, 0.9, 1.4, 0.8, 1.3, 1.2, 1.15], 1.1)  # noise
-    assert not slower([1.5, 1.5, 1.5], 1.1)  # three pairs prove nothing
+    assert not slower([1.5, 1.5, 1.5], 1.1)  # three pairs are too few
     assert interval([6.0, 1.0, 2.0, 5.0, 3.0, 4.0]) == (1.0, 6.0)
     assert interval([float(number) for number in range(1, 11)]) == (2.0, 9.0)
 

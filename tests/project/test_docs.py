@@ -1,4 +1,4 @@
-"""The documentation is correct: its examples run, its links lead somewhere, its lists are complete."""
+"""The documentation is correct: its examples run, its links work, its lists are complete."""
 
 import json
 import re
@@ -33,7 +33,7 @@ NEED_PEFT = {DOCS / "tutorial.md", USING, DOCS / "trainers.md"}
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
-#: Events that are never a warning or an error, so that nobody needs help with them.
+#: Events that are never a warning or an error, so users need no help with them.
 CALM = {
     "audit.deferred", "audit.ignored", "audit.unchanged", "run.finished", "scan.finished", "service.ready",
     "service.reloaded", "service.started", "service.stopped", "service.stopping", "watch.root_restored",
@@ -42,17 +42,17 @@ CALM = {
 
 
 def fenced(page):
-    """The fenced examples of a page: each with its language and its text."""
+    """Return the fenced examples of a page, each with its language and its text."""
     return [(kind, code) for kind, _, code in EXAMPLE.findall(page.read_text(encoding="utf-8"))]
 
 
 def named(page):
-    """A page as a parameter with a readable name."""
+    """Return a page as a parameter with a readable name."""
     return pytest.param(page, id=str(page.relative_to(TOP)))
 
 
 def examples(language, *pages):
-    """Each fenced example in `language`, as a parameter named by its page and number."""
+    """Return each fenced example in `language`, as a parameter with its page and number as name."""
     return [
         pytest.param(code, id=f"{page.relative_to(TOP)}-{number}")
         for page in pages or PAGES
@@ -63,13 +63,13 @@ def examples(language, *pages):
 
 
 def anchors(page):
-    """The anchors of a page's headings."""
+    """Return the anchors of a page's headings."""
     text = EXAMPLE.sub("", page.read_text(encoding="utf-8"))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(text)}
 
 
 def first_column(page, section):
-    """What each row of the tables in a section of a page begins with, if it is code."""
+    """Return the code at the beginning of each table row in a section of a page."""
     _, _, after = page.read_text(encoding="utf-8").partition(f"\n## {section}\n")
     return re.findall(r"^\| `([\w.]+)`", after.partition("\n## ")[0], re.MULTILINE)
 
@@ -79,7 +79,7 @@ def schema(name):
 
 
 def documents(text):
-    """One JSON document, or one on each line."""
+    """Return the JSON values of a text that has one document, or one on each line."""
     try:
         return [json.loads(text)]
     except json.JSONDecodeError:
@@ -88,7 +88,7 @@ def documents(text):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working folder with `inbox/audit.json` in it."""
+    """Return a working folder with `inbox/audit.json` in it."""
     (tmp_path / "inbox").mkdir()
     shutil.copy(HERE / "audits" / "llama4_one__default.json", tmp_path / "inbox" / "audit.json")
     monkeypatch.chdir(tmp_path)
@@ -100,7 +100,7 @@ SECTIONS["trail"] = Settings().trail
 
 
 def test_config_toml_holds_the_defaults():
-    """The settings file at the top changes nothing but which folder is watched."""
+    """The settings file at the top changes only the watched folder."""
     settings = parse_settings((TOP / "config.toml").read_text(encoding="utf-8"), base="/srv")
     assert settings.watch == (FolderSettings(path="/srv/inbox"),)
     for name, section in SECTIONS.items():
@@ -108,7 +108,7 @@ def test_config_toml_holds_the_defaults():
 
 
 def test_config_toml_shows_every_key():
-    """Every key of every section stands in the settings file at the top."""
+    """The settings file at the top contains every key of every section."""
     document = tomli.loads((TOP / "config.toml").read_text(encoding="utf-8"))
     watch = set(msgspec.structs.asdict(FolderSettings(path=""))) - {"selection", "bench"}
     assert set(document) == {"watch", *SECTIONS}
@@ -129,7 +129,7 @@ def test_configuration_page_names_every_key():
 
 @pytest.mark.parametrize("code", examples("toml"))
 def test_toml_examples_are_settings(code):
-    """Each TOML example is valid settings, if the base files that it names hold the page's YAML example."""
+    """Each TOML example is valid if its base files contain the page's YAML example."""
     [yaml] = [code for kind, code in fenced(CONFIGURATION) if kind == "yaml"]
     parse_settings(code, read_file=lambda _: yaml.encode())
 
@@ -143,7 +143,7 @@ def test_python_examples_run(code, folder):
 
 @pytest.mark.parametrize("code", examples("json", TOP / "docs" / "formats.md"))
 def test_file_examples_fit_their_schemas(code):
-    """The config and the error report in docs/formats.md are whole, and as the schemas say."""
+    """The config and the error report in docs/formats.md are complete and match the schemas."""
     document = json.loads(code)
     name = "error-report" if "code" in document else "config"
     jsonschema.validate(document, schema(name), cls=jsonschema.Draft202012Validator)
@@ -151,13 +151,13 @@ def test_file_examples_fit_their_schemas(code):
 
 @pytest.mark.parametrize("code", examples("json", TOP / "docs" / "trail.md"))
 def test_trail_examples_fit_their_schema(code):
-    """Each record in docs/trail.md is as the schema says."""
+    """Each record in docs/trail.md matches the schema."""
     for record in documents(code):
         jsonschema.validate(record, schema("trail-record"), cls=jsonschema.Draft202012Validator)
 
 
 def test_config_example_is_what_the_library_makes(folder):
-    """The config in docs/formats.md is, byte for byte, the one that benchd makes of the audit today."""
+    """The config in docs/formats.md is, byte for byte, the one that benchd writes for the audit today."""
     subprocess.run([sys.executable, "-m", "benchd", "run", "inbox"], check=True, capture_output=True)
     page = (TOP / "docs" / "formats.md").read_text(encoding="utf-8")
     assert (folder / "inbox" / "audit.bench.json").read_text(encoding="utf-8") in page
@@ -166,7 +166,7 @@ def test_config_example_is_what_the_library_makes(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [named(page) for page in PAGES if "console" in dict(fenced(page))])
 def test_sessions_print_what_the_page_shows(page, tmp_path):
-    """Each command in the console examples of a page prints what the page shows; `tests/transcripts.py` updates it."""
+    """Each console example of a page shows the real output of its command; `tests/transcripts.py` updates it."""
     text = page.read_text(encoding="utf-8")
     assert followed(text, tmp_path) == text
 
@@ -191,7 +191,7 @@ def test_every_command_is_documented():
 
 
 def test_exports_in_the_docs_are_real(tmp_path):
-    """What docs/using-the-config.md shows of a config and of an export is in them."""
+    """The parts of a config and of an export in docs/using-the-config.md are in the real ones."""
     shutil.copy(HERE / "audits" / "distilbert_seqcls__default.json", tmp_path / "audit.json")
     [toml] = [code for kind, code in fenced(USING) if kind == "toml"]
     (tmp_path / "config.toml").write_text(toml, encoding="utf-8")
@@ -231,7 +231,7 @@ def test_every_warning_is_explained():
 
 @pytest.mark.parametrize("page", [named(page) for page in PAGES])
 def test_links_lead_somewhere(page):
-    """Each relative link leads to a file or folder that exists, and to a heading of that page."""
+    """Each relative link leads to an existing file or folder, and to an existing heading."""
     broken = []
     for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
         file = page.parent / target if target else page
@@ -249,6 +249,6 @@ def test_lines_wrap(page):
 
 
 def test_glossary_is_sorted():
-    """The glossary has its terms in alphabetical order, each once."""
+    """The glossary lists each term once, in alphabetical order."""
     terms = re.findall(r"^## (.*)$", (DOCS / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert terms == sorted(set(terms), key=str.lower)

@@ -1,4 +1,4 @@
-"""The arrows between the packages, and what the contracts in `pyproject.toml` can't see."""
+"""The dependencies between the packages, and rules that the contracts in `pyproject.toml` can't express."""
 
 from __future__ import annotations
 

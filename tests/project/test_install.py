@@ -1,4 +1,4 @@
-"""`make install` refuses folders of others."""
+"""`make install` refuses folders with other content."""
 
 import os
 import shutil

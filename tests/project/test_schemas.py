@@ -1,4 +1,4 @@
-"""The packaged schemas: closed, complete, and what really comes out holds to them."""
+"""The packaged schemas: they are closed and complete, and benchd's real output matches them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def holds(schema: str, value: Any) -> bool:
 
 
 def objects(schema: Any) -> Iterator[dict[str, Any]]:
-    """Every part of a schema that describes an object's properties or a value."""
+    """Yield every part of a schema that describes an object's properties or a value."""
     if isinstance(schema, dict):
         yield schema
         for value in schema.values():
@@ -50,7 +50,7 @@ def objects(schema: Any) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ["config", "error-report", "trail-record"])
 def test_described(name: str) -> None:
-    """Each schema is of the 2020-12 draft, and every property in it has a description or refers to one."""
+    """Each schema uses the 2020-12 draft, and every property in it has a description or refers to one."""
     schema = validator(name).schema
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["description"]
@@ -63,7 +63,7 @@ def test_described(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["config", "error-report"])
 def test_closed(name: str) -> None:
-    """No object of a sidecar takes keys that the schema does not know."""
+    """No object of a sidecar accepts keys that the schema does not define."""
     for part in objects(validator(name).schema):
         if "description" in part and part.get("type") == "object":
             assert "additionalProperties" in part
@@ -71,7 +71,7 @@ def test_closed(name: str) -> None:
 
 
 def test_codes() -> None:
-    """The schemas know the codes of rejections, all of them and no others."""
+    """The schemas list exactly the codes of rejections."""
     report, record = validator("error-report").schema, validator("trail-record").schema
     assert report["properties"]["code"]["enum"] == list(CODES)
     assert report["properties"]["provenance"]["properties"]["code"]["enum"] == list(CODES)
@@ -82,7 +82,7 @@ def test_codes() -> None:
 
 
 def test_settings_are_known() -> None:
-    """Every setting that can shape an answer has a name that the schema takes."""
+    """The schema accepts every setting that can shape an answer."""
     names = [f"selection.{key}" for key in SelectionSettings.__struct_fields__]
     names += [f"bench.{key}" for key in BenchSettings.__struct_fields__]
     value = config()
@@ -111,7 +111,7 @@ KEYED = {"rank_pattern", "alpha_pattern"}
 
 @pytest.mark.parametrize("path", [path for path in _paths(config()) if isinstance(path[-1], str)], ids=str)
 def test_every_key_is_needed(path: tuple[Any, ...]) -> None:
-    """A config without one of its keys, or with another kind of value there, does not hold."""
+    """A config without one of its keys, or with a value of another type there, is invalid."""
     wrong = config()
     _at(wrong, path[:-1])[path[-1]] = [[1]]
     assert not holds("config", wrong)
@@ -158,7 +158,7 @@ def test_other_keys_at_the_top(value: Any) -> None:
     ],
 )
 def test_what_belongs_together(path: tuple[Any, ...], value: Any) -> None:
-    """Strategy and confidence, priority and validation, rank and source: a config that mixes them up does not hold."""
+    """A config is invalid if strategy and confidence, priority and validation, or rank and source contradict."""
     changed = config()
     assert holds("config", changed)
     _at(changed, path[:-1])[path[-1]] = value
@@ -166,7 +166,7 @@ def test_what_belongs_together(path: tuple[Any, ...], value: Any) -> None:
 
 
 def test_error_report_keys() -> None:
-    """An error report with a code that nobody knows, or an unknown key, does not hold."""
+    """An error report with an unknown code or an unknown key is invalid."""
     from benchd.bench.config import error_report
 
     report = json.loads(error_report("a.json", refused(b""), sha256=None, size=0))
@@ -199,7 +199,7 @@ LINES = [line(record) for record in EVERY]
 
 
 def test_every_record_holds() -> None:
-    """A record of each event holds to the schema, and the schema knows no other events."""
+    """A record of each event is valid, and the schema defines no other events."""
     for record in LINES:
         validator("trail-record").validate(record)
     schema = validator("trail-record").schema
@@ -211,12 +211,12 @@ def test_every_record_holds() -> None:
 
 @pytest.mark.parametrize("sample", SMALLER[:6], ids=lambda sample: sample.name)
 def test_real_decisions_hold(sample: Any) -> None:
-    """The record of each answer to a real audit holds to the schema."""
+    """The record of each answer to a real audit is valid."""
     validator("trail-record").validate(decided(sample.content))
 
 
 def test_records_are_closed() -> None:
-    """A record with an unknown key, without one of its keys, or with an unknown level or event does not hold."""
+    """A record is invalid with an unknown key, without one of its keys, or with an unknown level or event."""
     optional = {"instead", "clipped"}
     for record in LINES:
         assert not holds("trail-record", {**record, "unknown": 1}), record
@@ -231,7 +231,7 @@ PLACES = [(number, *path) for number, record in enumerate(LINES) for path in _pa
 
 @pytest.mark.parametrize("path", PLACES, ids=str)
 def test_parts_of_records_are_typed(path: tuple[Any, ...]) -> None:
-    """A record with another kind of value or an unknown key in any place does not hold."""
+    """A record is invalid with a value of another type or an unknown key in any place."""
     inside = json.loads(json.dumps(LINES[path[0]]))
     value = _at(inside, path[1:])
     _at(inside, path[1:-1])[path[-1]] = [[1]]
@@ -260,7 +260,7 @@ def test_triggers() -> None:
 
 
 def test_rejections_hold() -> None:
-    """The record of every rejection code holds to the schema, whatever bytes the file's name has."""
+    """The record of every rejection code is valid, even if the file's name has arbitrary bytes."""
     for code in CODES:
         record = Rejected(audit="/in/\udcff.json", trigger="scan", code=code, message="x", hint="y")
         validator("trail-record").validate(line(record))
@@ -268,7 +268,7 @@ def test_rejections_hold() -> None:
 
 
 def test_long_records_hold() -> None:
-    """A record that is clipped for the journal holds too, and says that it is clipped."""
+    """A record that is clipped for the journal is valid, and says that it is clipped."""
     record = line(ReloadFailed(problems=["x" * 3000] * 30))
     validator("trail-record").validate(record)
     assert record["clipped"] is True

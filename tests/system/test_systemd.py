@@ -35,7 +35,7 @@ BUILD_TOOLS = ("hatchling", "hatch-vcs", "editables")
 @pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_the_service_under_a_real_systemd(sandbox: Path, tmp_path: Path) -> None:
-    """Everything in `inside_systemd.py` holds, installed by `make install` and run by systemd itself."""
+    """All tests in `inside_systemd.py` pass with an installation by `make install` under a real systemd."""
     python = shutil.which("python3", path="/usr/bin:/bin")
     old = [python or "", "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
     if python is None or subprocess.run(old, check=False).returncode:

@@ -41,7 +41,7 @@ SELECTED = "audit.selected"
 
 
 class Shell:
-    """A shell that runs `script` beside the test, and waits in each of its `read` commands."""
+    """A shell that runs `script` in parallel with the test, and waits in each of its `read` commands."""
 
     def __init__(self, script: str, **variables: Path | str) -> None:
         environment = {**os.environ, **{key: str(value) for key, value in variables.items()}}
@@ -78,7 +78,7 @@ def watch(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]
 
 
 class TestArrivals:
-    """An audit is answered in whatever way it arrives in the folder."""
+    """An audit is answered however it arrives in the folder."""
 
     @pytest.fixture
     def daemon(self, start: Start) -> Daemon:
@@ -103,7 +103,7 @@ class TestArrivals:
         ids=["cp", "mv", "ln", "redirect", "rename", "small writes"],
     )
     def test_is_answered(self, daemon: Daemon, source: Path, command: str, trigger: str):
-        """An audit is answered once, after its event, in whatever way it arrives."""
+        """An audit is answered once, after its event, however it arrives."""
         target = daemon.folder / "audit.json"
         run_shell(command, source=source, target=target)
         until(lambda: answers(target))
@@ -137,7 +137,7 @@ class TestArrivals:
         assert len(daemon.about(target, SELECTED)) == 1
 
     def test_dribbling_writer(self, daemon: Daemon, source: Path):
-        """A file in which its writer pauses longer than `settle` is not rejected while the writer has it open."""
+        """A file whose writer pauses longer than `settle` is not rejected while the writer has it open."""
         target = daemon.folder / "dribble.json"
         script = 'exec > "$target"; head -c 900 "$source"; read line; tail -c +901 "$source" | head -c 900; read line;'
         writer = Shell(script + 'tail -c +1801 "$source"', source=source, target=target)
@@ -446,7 +446,7 @@ class TestRestart:
         """A restart does not read an audit whose config is clearly younger."""
         daemon = start()
         path = daemon.drop("audit.json")
-        # The answer to an audit that was dropped just now is in doubt; an older audit's is not.
+        # The answer to a very recent audit needs a check; the answer to an older one does not.
         os.utime(path)
         until(lambda: answers(path))
         daemon.stop()
@@ -674,7 +674,7 @@ class TestPolling:
 
 
 class TestOverflow:
-    """A scan finds what lost events hid."""
+    """A scan finds changes whose events were lost."""
 
     def test_lost_events(self, start: Start):
         """An overflow of the kernel's queue is recorded, and a scan finds the audits that it hid."""

@@ -28,7 +28,7 @@ def isolate(caches: Path) -> None:
         TOKENIZERS_PARALLELISM="false",
         OMP_NUM_THREADS="1",
         PYTHONHASHSEED="0",  # Gradience writes some keys in the order of a set
-        # Gradience records the commit of whatever git checkout it is installed below. This hides the checkout.
+        # Gradience records the commit of a git checkout that contains its installation. This hides the checkout.
         GIT_DIR=os.devnull,
     )
 

@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-#: Takes a rank and returns as many singular values, in falling order; the first is 1.
+#: Takes a rank and returns that number of singular values in falling order; the first is 1.
 Spectrum = Callable[[int], list[float]]
 
 
@@ -38,7 +38,7 @@ def falling(ratio: float) -> Spectrum:
 LONG_TAIL = tailed(1, 0.31)
 #: All values are equal: every policy suggests almost the whole rank.
 EVEN = tailed(1 << 30, 0.0)
-#: Only one value matters: every policy suggests rank 1 or 2.
+#: Only one value is large: every policy suggests rank 1 or 2.
 LONE = tailed(1, 0.001)
 
 
@@ -76,7 +76,7 @@ class Adapter:
         torch.manual_seed(self.seed)
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=list(self.targets), **self.options)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="fan_in_fan_out is set")  # PEFT corrects it itself for GPT-2
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set")  # PEFT corrects it for GPT-2
             model = get_peft_model(self.model(), config)
             if self.second:
                 model.add_adapter("second", config)

@@ -1,4 +1,4 @@
-"""Audits that Bench's own probe stage writes: a tiny model with random weights learns a dozen sentences."""
+"""Make audits with Bench's probe stage: a tiny model with random weights learns a dozen sentences."""
 
 from __future__ import annotations
 
