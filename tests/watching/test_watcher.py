@@ -326,6 +326,76 @@ class Locked(Folder):
         return super().open(relative)
 
 
+class Exhausted(Folder):
+    """A folder of a process that has no descriptor left to open the directories `lacking`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FolderSettings(path=str(path), backend="inotify", poll_interval=0.05), max_bytes=10**6)
+        self.lacking: set[str] = set()
+
+    def open(self, relative: str = "") -> int:
+        if relative in self.lacking:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return super().open(relative)
+
+
+class TestWithoutDescriptors:
+    """A process that can open nothing more still watches what it watches."""
+
+    @pytest.fixture
+    def exhausted(self, tmp_path: Path) -> Exhausted:
+        (tmp_path / "inbox" / "sub").mkdir(parents=True)
+        return Exhausted(tmp_path / "inbox")
+
+    def test_root(self, watch: Callable[..., Watching], exhausted: Exhausted):
+        """A folder that can't be opened for that reason is not lost; this is recorded once, and tried again."""
+        watching = watch(folder=exhausted)
+        until(lambda: watching.records("scan.finished"))
+        exhausted.lacking.add("")
+        watching.watcher.root_changed()
+        until(lambda: watching.records("watch.degraded"))
+        (watching.path / "a.json").touch()
+        until(lambda: watching.taken() == ["a.json"])
+        assert (watching.records("watch.root_lost"), watching.watcher.present) == ([], True)
+        exhausted.lacking.clear()
+        until(lambda: len(watching.records("watch.started")) == 2, what="the root was in question")
+        [degraded] = watching.records("watch.degraded")
+        assert degraded["reason"] == "can't check the folder: Too many open files"
+
+    def test_root_at_the_start(self, watch: Callable[..., Watching], exhausted: Exhausted):
+        """The service does not wait for such a folder to be ready; it is watched once it can be opened."""
+        exhausted.lacking.add("")
+        watching = watch(folder=exhausted)
+        assert not watching.watcher.present
+        exhausted.lacking.clear()
+        until(lambda: watching.records("scan.finished"))
+        assert watching.records("watch.root_lost") == []
+
+    def test_directory(self, watch: Callable[..., Watching], exhausted: Exhausted):
+        """A directory that a scan can't open for that reason is still watched, and scanned again soon."""
+        watching = watch(folder=exhausted)
+        until(lambda: watching.records("scan.finished"))
+        exhausted.lacking.add("sub")
+        watching.watcher.request_scan("test")
+        until(lambda: len(watching.records("scan.finished")) == 2)
+        (watching.path / "sub" / "a.json").touch()
+        until(lambda: watching.taken() == ["sub/a.json"])
+        exhausted.lacking.clear()
+        until(lambda: watching.taken() == ["sub/a.json"], what="a scan finds it again")
+
+    def test_new_directory(self, watch: Callable[..., Watching], exhausted: Exhausted):
+        """A new directory that can't be opened for that reason leads to scans, but not to polling from now on."""
+        watching = watch(folder=exhausted)
+        until(lambda: watching.records("scan.finished"))
+        exhausted.lacking.add("new")
+        (watching.path / "new").mkdir()
+        (watching.path / "new" / "a.json").touch()
+        until(lambda: watching.records("watch.overflow"))
+        exhausted.lacking.clear()
+        until(lambda: watching.taken() == ["new/a.json"])
+        assert "scanning at poll_interval" not in [record["instead"] for record in watching.records("watch.degraded")]
+
+
 class Noting(Inbox):
     """An inbox that notes what scans find, and calls `act` once before it takes a find."""
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from benchd.folder.files import explained
+from benchd.folder.files import EXHAUSTED, explained
 from benchd.folder.folder import Folder
 from benchd.folder.scan import Scan
 from benchd.inbox import Hint, Inbox
@@ -93,6 +93,8 @@ class Watcher:
         #: The directories that can't be read, as the trail says; and those of the present scan.
         self._failures: set[str] = set()
         self._failing: set[str] = set()
+        #: True if the present round has met one of the errors `EXHAUSTED`.
+        self._is_exhausted = False
         #: Set once the folder is watched, or known to be missing: the service is ready when all are.
         self.watched = threading.Event()
         self.thread = threading.Thread(target=self._run, name=f"benchd-watch {folder.path}", daemon=True)
@@ -211,7 +213,15 @@ class Watcher:
         """Check that the folder is there and watched, and scan it. Return the seconds until the next round."""
         with self._wake:
             is_in_question, self._is_root_in_question = self._is_root_in_question, False
-        reason = self._check_root(is_in_question=is_in_question)
+        was_exhausted, self._is_exhausted = self._is_exhausted, False
+        try:
+            reason = self._check_root(is_in_question=is_in_question)
+        except OSError as error:
+            # The folder is still watched. Whatever called for this round calls for the next one as well.
+            if is_in_question:
+                self.root_changed()
+            self._note_exhaustion(error, is_known=was_exhausted)
+            return 0.0
         if reason is not None:
             self._drop_source()
             self._lose(reason)
@@ -230,6 +240,8 @@ class Watcher:
             cause, self._cause = self._cause, None
             self._has_overflowed = False
         took = self._scan(cause or "rescan")
+        if self._is_exhausted:
+            return _LOOK_FOR_ROOT
         if self._polls_by_scans:
             return min(self._rescan_interval, max(self.folder.settings.poll_interval, took / _POLLING_SHARE))
         return self._rescan_interval
@@ -238,6 +250,7 @@ class Watcher:
         """Return why the folder can't be watched, or None. A folder that was replaced is watched anew.
 
         One that was deleted and made again can have the same number, so an event about the folder itself counts too.
+        Raises OSError (`EXHAUSTED`) if that can't be checked now.
         """
         try:
             descriptor = self.folder.open()
@@ -247,6 +260,8 @@ class Watcher:
             finally:
                 os.close(descriptor)
         except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise
             if error.errno == errno.ENOENT:
                 return "it does not exist; benchd waits for it"
             return explained(error, self.folder.path, "read and enter")
@@ -256,6 +271,16 @@ class Watcher:
             self._lose("another folder stands in its place")
         self._identity = identity
         return None
+
+    def _note_exhaustion(self, error: OSError, *, is_known: bool) -> None:
+        """Record once that the folder can't be checked, and wait: nothing can be opened now."""
+        self._is_exhausted = True
+        self.watched.set()
+        if not is_known:
+            reason = f"can't check the folder: {error.strerror}"
+            self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="tried again every second"))
+        with self._wake:
+            self._wake.wait_for(lambda: self._is_stopping, _LOOK_FOR_ROOT)
 
     # --- the lock and the source ---------------------------------------------------------------------------
 
@@ -344,8 +369,11 @@ class Watcher:
 
     def _cannot_enter(self, relative: str, error: OSError) -> None:
         """A new directory can't be read or watched: say so, and scan."""
-        if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:  # else gone or swapped: an event says so
-            self.problem(f"can't watch {self.folder.shown(relative)}: {error.strerror}")
+        reason = f"can't watch {self.folder.shown(relative)}: {error.strerror}"
+        if error.errno in EXHAUSTED:  # for now; polling from now on would not help
+            self.lost_events(reason)
+        elif error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:  # else gone or swapped: an event says so
+            self.problem(reason)
 
     def _scan(self, cause: str) -> float:
         """Queue whatever has no valid answer. Return the seconds it took, without the waits for room in the inbox."""
@@ -363,7 +391,8 @@ class Watcher:
         waited = self._put_found(scan)
         if self._is_stopping or self.inbox.closed:
             return 0.0
-        source.scanned()
+        if not self._is_exhausted:  # else directories that it could not open are still watched
+            source.scanned()
         self._failures, self._failing = self._failing, set()
         took = time.monotonic() - started
         tally = scan.tally
@@ -399,6 +428,7 @@ class Watcher:
         if not relative and error.errno in {errno.ENOENT, errno.ENOTDIR}:
             self.root_changed()
             return
+        self._is_exhausted |= error.errno in EXHAUSTED
         shown = self.folder.shown(relative)
         is_known = shown in self._failures or shown in self._failing
         if len(self._failing) < _MAX_FAILING:
