@@ -57,11 +57,13 @@ class SlowDisk(Disks):
         super().__init__(errors=errors)
         self.slow = slow
         self.gate = threading.Barrier(together, timeout=10)
-        self.threads: list[threading.Thread] = []
+        self.threads: list[str] = []
+        self.daemons: list[bool] = []
 
     def flush_file(self, descriptor: int) -> None:
         begin = time.monotonic()
-        self.threads.append(threading.current_thread())
+        self.threads.append(threading.current_thread().name)
+        self.daemons.append(threading.current_thread().daemon)
         if len(self.calls) < self.slow:
             until(lambda: time.monotonic() - begin > 0.004)
         else:
@@ -150,14 +152,12 @@ class TestSlowDisk:
         assert disk.threads[0] is threading.current_thread()
         assert all(thread.name.startswith("benchd-flush") for thread in disk.threads[1:])
 
-    def test_same_threads_again(self) -> None:
-        """The waiting threads are used again for the next batch."""
+    def test_no_thread_is_left(self) -> None:
+        """No thread outlives the flush, and none that hangs holds up the end of the process."""
         disk = SlowDisk(together=2)
-        flusher = Flusher(2, disk)
-        for _ in range(2):
-            disk.calls.clear()
-            flusher.flush([(number, 1) for number in range(3)])
-        assert len(set(disk.threads)) == 3
+        Flusher(2, disk).flush([(number, 1) for number in range(5)])
+        assert all(disk.daemons[1:])
+        assert not [thread for thread in threading.enumerate() if thread.name in disk.threads[1:]]
 
     def test_last_wait(self) -> None:
         """If one file is left after a slow wait, the same thread waits for it."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -149,6 +150,35 @@ def test_a_folder_is_polled_and_watched_again_by_reloads(daemon):
         path = daemon.drop(f"{number}.json", audit(number))
         until(lambda path=path: answers(path))
     assert [record["backend"] for record in daemon.records("watch.started")] == ["inotify", "polling", "inotify"]
+    daemon.stop()
+
+
+@pytest.mark.parametrize("watching", ["", "workers = 2"])
+def test_a_reload_that_lacks_descriptors(daemon, tmp_path, watching):
+    """If the process can't open what new settings need, the old ones stay in force, and another reload may succeed."""
+    daemon.start()
+    polled = [tmp_path / f"polled-{number}" for number in range(8)]
+    tables = [f'[[watch]]\npath = "{path}"\nbackend = "polling"\npoll_interval = "50ms"\n' for path in polled]
+    text = daemon.config.read_text().replace("[watching]", f"[watching]\n{watching}")
+    daemon.config.write_text(text + "".join(tables))
+    for path in polled:
+        path.mkdir()
+    descriptors = Path(f"/proc/{daemon.pid}/fd")
+    before = len(list(descriptors.iterdir()))
+    highest = max(int(path.name) for path in descriptors.iterdir())
+    soft, hard = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (highest + 6, hard))
+    os.kill(daemon.pid, signal.SIGHUP)
+    [failed] = until(lambda: daemon.records("service.reload_failed"))
+    assert failed["problems"] == ["benchd watch: Too many open files; the old settings stay in force"]
+    until(lambda: len(list(descriptors.iterdir())) == before, what="what it had opened is closed")
+    until(lambda: answers(daemon.drop("a.json")))
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    os.kill(daemon.pid, signal.SIGHUP)
+    until(lambda: daemon.records("service.reloaded"))
+    for path in (daemon.folder, *polled):
+        (path / "b.json").write_bytes(audit(1))
+    until(lambda: all(answers(path / "b.json") for path in (daemon.folder, *polled)))
     daemon.stop()
 
 

@@ -125,8 +125,8 @@ def test_release(make: Callable[..., Workers], tmp_path: Path):
     polled, watched = settings(tmp_path, "a", polled=True), settings(tmp_path, "b")
     own, shared = workers.loop_for(polled)[0], workers.loop_for(watched)[0]
     workers.start()
-    workers.release(polled)
-    workers.release(watched)
+    workers.release(own.inbox)
+    workers.release(shared.inbox)
     own.thread.join(5)
     assert not own.thread.is_alive()
     assert workers.loops == [shared]

@@ -253,11 +253,11 @@ class TestDirectories:
         watching = watch()
         (watching.path / "old" / "deep").mkdir(parents=True)
         (watching.path / "old" / "deep" / "a.json").touch()
-        watching.until_taken("old/deep/a.json")
+        until(lambda: "old/deep/a.json" in watching.taken())
         os.rename(watching.path / "old", watching.path / "new")
-        watching.until_taken("new/deep/a.json")
+        until(lambda: "new/deep/a.json" in watching.taken())
         (watching.path / "new" / "deep" / "b.json").touch()
-        watching.until_taken("new/deep/b.json")
+        until(lambda: "new/deep/b.json" in watching.taken())
 
     def test_moved_away_and_back(self, watch: Callable[..., Watching], tmp_path: Path):
         """A directory that was moved out of the folder is watched again only once it comes back."""
@@ -334,6 +334,114 @@ class Locked(Folder):
         if relative == "locked":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return super().open(relative)
+
+
+class Exhausted(Folder):
+    """A folder of a process that has no descriptor left to open the directories `lacking`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FolderSettings(path=str(path), backend="inotify", poll_interval=0.05), max_bytes=10**6)
+        self.lacking: set[str] = set()
+
+    def open(self, relative: str = "") -> int:
+        if relative in self.lacking:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return super().open(relative)
+
+
+class TestWithoutDescriptors:
+    """A process that can open nothing more still watches what it watches."""
+
+    @pytest.fixture
+    def exhausted(self, tmp_path: Path) -> Exhausted:
+        (tmp_path / "inbox" / "sub").mkdir(parents=True)
+        return Exhausted(tmp_path / "inbox")
+
+    def test_root(self, watch: Callable[..., Watching], exhausted: Exhausted):
+        """A folder that can't be opened for that reason is not lost; this is recorded once, and tried again."""
+        watching = watch(folder=exhausted)
+        until(lambda: watching.records("scan.finished"))
+        exhausted.lacking.add("")
+        watching.watcher.root_changed()
+        until(lambda: watching.records("watch.degraded"))
+        (watching.path / "a.json").touch()
+        until(lambda: watching.taken() == ["a.json"])
+        assert (watching.records("watch.root_lost"), watching.watcher.present) == ([], True)
+        exhausted.lacking.clear()
+        until(lambda: len(watching.records("watch.started")) == 2, what="the root was in question")
+        [degraded] = watching.records("watch.degraded")
+        assert degraded["reason"] == "can't check the folder: Too many open files"
+
+    def test_root_at_the_start(self, watch: Callable[..., Watching], exhausted: Exhausted):
+        """The service does not wait for such a folder to be ready; it is watched once it can be opened."""
+        exhausted.lacking.add("")
+        watching = watch(folder=exhausted)
+        assert not watching.watcher.present
+        exhausted.lacking.clear()
+        until(lambda: watching.records("scan.finished"))
+        assert watching.records("watch.root_lost") == []
+
+    def test_directory(self, watch: Callable[..., Watching], exhausted: Exhausted):
+        """A directory that a scan can't open for that reason is still watched, and scanned again soon."""
+        watching = watch(folder=exhausted)
+        until(lambda: watching.records("scan.finished"))
+        exhausted.lacking.add("sub")
+        watching.watcher.request_scan("test")
+        until(lambda: len(watching.records("scan.finished")) == 2)
+        (watching.path / "sub" / "a.json").touch()
+        until(lambda: watching.taken() == ["sub/a.json"])
+        exhausted.lacking.clear()
+        until(lambda: watching.taken() == ["sub/a.json"], what="a scan finds it again")
+
+    def test_new_directory(self, watch: Callable[..., Watching], exhausted: Exhausted):
+        """A new directory that can't be opened for that reason leads to scans, but not to polling from now on."""
+        watching = watch(folder=exhausted)
+        until(lambda: watching.records("scan.finished"))
+        exhausted.lacking.add("new")
+        (watching.path / "new").mkdir()
+        (watching.path / "new" / "a.json").touch()
+        until(lambda: watching.records("watch.overflow"))
+        exhausted.lacking.clear()
+        until(lambda: watching.taken() == ["new/a.json"])
+        assert "scanning at poll_interval" not in [record["instead"] for record in watching.records("watch.degraded")]
+
+
+class Ending(Folder):
+    """A folder whose watcher is stopped, and whose source is closed, while `sub` is opened."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FolderSettings(path=str(path), backend="inotify"), max_bytes=10**6)
+        self.end: Callable[[], None] = lambda: None
+        self.error: Exception | None = None
+
+    def open(self, relative: str = "") -> int:
+        if relative == "sub" and self.error is not None:
+            self.end()
+            raise self.error
+        return super().open(relative)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EBADF, os.strerror(errno.EBADF)), ValueError("I/O operation on closed epoll object")]
+)
+@pytest.mark.parametrize("new", [True, False], ids=["new directory", "scan"])
+def test_a_stop_is_no_failure(watch: Callable[..., Watching], tmp_path: Path, error: Exception, new: bool):
+    """What fails because the watcher and its loop end is not recorded."""
+    folder = Ending(tmp_path / "inbox")
+    sub = tmp_path / "inbox" / "sub"
+    if not new:
+        sub.mkdir()
+    watching = watch(folder=folder)
+    until(lambda: watching.records("scan.finished"))
+    folder.end, folder.error = watching.watcher.stop, error
+    if new:
+        sub.mkdir()
+    watching.watcher.request_scan("test")
+    watching.watcher.thread.join(5)
+    assert not watching.watcher.thread.is_alive()
+    assert [watching.records(event) for event in ("watch.degraded", "watch.overflow", "service.thread_failed")] == [
+        [], [], []
+    ]  # fmt: skip
 
 
 class Noting(Inbox):

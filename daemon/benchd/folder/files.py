@@ -90,7 +90,9 @@ _KINDS: Final = {
     stat.S_IFCHR: "a character device",
     stat.S_IFBLK: "a block device",
 }
-_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+#: Errors that say nothing about a file: this process, or the system, has no more descriptors or memory.
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 #: Check access with the effective user ID where the system supports that.
 _AS_OURSELVES: Final = os.access in os.supports_effective_ids
@@ -204,7 +206,7 @@ def _check(info: os.stat_result, max_bytes: int) -> None:
 
 def _unreadable(error: OSError) -> AuditError | OSError:
     # EAGAIN: another process holds a lease on it, as Samba does for a client that writes. A retry will succeed.
-    if error.errno in _OURS or error.errno == errno.EAGAIN:
+    if error.errno in EXHAUSTED or error.errno == errno.EAGAIN:
         return error
     who = f"uid {os.geteuid()}, gid {os.getegid()}"
     return refusal("unreadable", error=error.strerror or str(error), who=who)
@@ -230,7 +232,7 @@ def read_sidecar(directory: int, name: str) -> Found | None:
     except OSError as error:
         if error.errno in _ABSENT:
             return None
-        if error.errno in _OURS:
+        if error.errno in EXHAUSTED:
             raise
         try:
             return b"", os.stat(name, dir_fd=directory, follow_symlinks=False)

@@ -7,19 +7,18 @@ checkpoint of many gigabytes by another program must not delay an answer of two 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import platform
 import re
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 __all__ = ["FileSystems", "Flusher"]
 
@@ -125,7 +124,6 @@ class Flusher:
     def __init__(self, waits: int = 4, systems: FileSystems | None = None) -> None:
         self._waits = waits
         self._systems = systems or FileSystems()
-        self._pool: ThreadPoolExecutor | None = None
 
     def flush(self, written: Collection[tuple[int, int]], *, directories: bool = False) -> dict[int, OSError]:
         """Wait until the contents of files are on the disk, or the names in directories if `directories` is set.
@@ -143,9 +141,7 @@ class Flusher:
         is_slow = False
         for place, (descriptor, _) in enumerate(rest):
             if is_slow and len(rest) - place > 1 and self._waits > 1:
-                pending = [item for item, _ in rest[place:]]
-                errors = self._overlapping(lambda item: _error_of(call, item), pending)
-                failed.update({item: error for item, error in zip(pending, errors, strict=True) if error})
+                failed.update(self._overlapping(call, [item for item, _ in rest[place:]]))
                 break
             before = time.monotonic()
             error = _error_of(call, descriptor)
@@ -154,12 +150,28 @@ class Flusher:
                 failed[descriptor] = error
         return failed
 
-    def _overlapping(self, call: Callable[[int], OSError | None], descriptors: list[int]) -> list[OSError | None]:
-        if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only slow disks need it
+    def _overlapping(self, call: Callable[[int], None], descriptors: list[int]) -> dict[int, OSError]:
+        """Flush with several threads. They are daemon threads: a disk that hangs does not hold up the process's end."""
+        failed: dict[int, OSError] = {}
+        pending = deque(descriptors)
 
-            self._pool = ThreadPoolExecutor(self._waits, "benchd-flush")
-        return list(self._pool.map(call, descriptors))
+        def flush_pending() -> None:
+            while pending:
+                with contextlib.suppress(IndexError):  # another thread took the last one
+                    descriptor = pending.popleft()
+                    error = _error_of(call, descriptor)
+                    if error is not None:
+                        failed[descriptor] = error
+
+        threads = [
+            threading.Thread(target=flush_pending, name=f"benchd-flush-{number}", daemon=True)
+            for number in range(min(self._waits, len(descriptors)))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return failed
 
 
 def _error_of(call: Callable[[int], None], descriptor: int) -> OSError | None:

@@ -209,19 +209,21 @@ class Service:
         reloading()
         try:
             settings = self._reread()
+            self._apply(settings)
         except SettingsError as error:
             self._complaint = f"reload failed: {error.problems[0]}"
             self._trail.write(ReloadFailed(problems=error.problems))
         else:
             self._complaint = ""
-            self._apply(settings)
             self._trail.write(Reloaded(settings=changed_settings(settings)))
         notify(READY="1", STATUS=self._status())
 
     def _apply(self, settings: Settings) -> None:
-        """Apply new settings. The first scan of the new watchers finds the drops that arrive meanwhile."""
-        before, self._settings = self._settings, settings
-        self._trail.reopen(settings.trail, console=self._console)
+        """Apply new settings. The first scan of the new watchers finds the drops that arrive meanwhile.
+
+        Raises `SettingsError`, and leaves everything as it was, if the process can't open what they need.
+        """
+        before, workers = self._settings, self._workers
         kept = {
             path: watcher
             for path, watcher in self._watchers.items()
@@ -230,6 +232,19 @@ class Service:
             and any(_same(watcher.folder.settings, folder) for folder in settings.watch)
         }
         retired = [watcher for path, watcher in self._watchers.items() if path not in kept]
+        fresh: dict[str, Watcher] = {}
+        self._settings = settings
+        if before.watching != settings.watching:
+            self._workers = self._make_workers()
+        try:
+            for folder in settings.watch:
+                if folder.path not in kept:
+                    fresh[folder.path] = self._make_watcher(folder)
+        except OSError as error:
+            self._discard(list(fresh.values()), workers)
+            self._settings, self._workers = before, workers
+            raise SettingsError([f"benchd watch: {error.strerror}; the old settings stay active"]) from None
+        self._trail.reopen(settings.trail, console=self._console)
         for watcher in retired:
             watcher.stop()
         for watcher in retired:
@@ -237,16 +252,23 @@ class Service:
             # An answer with the old settings must not replace one with the new settings.
             watcher.inbox.drop(watcher.folder)
             watcher.inbox.await_idle(watcher.folder, _HANDOVER_SECONDS)
-            self._workers.release(watcher.folder.settings)
-        if before.watching != settings.watching:
-            self._workers.stop()
-            self._workers = self._make_workers()
+            workers.release(watcher.inbox)
+        if self._workers is not workers:
+            workers.stop()
             self._workers.start()
-        self._watchers = {folder.path: kept.get(folder.path) or self._make_watcher(folder) for folder in settings.watch}
-        fresh = [watcher for path, watcher in self._watchers.items() if path not in kept]
-        for watcher in fresh:
+        self._watchers = {folder.path: kept.get(folder.path) or fresh[folder.path] for folder in settings.watch}
+        for watcher in fresh.values():
             watcher.start()
-        self._await_watched(fresh)
+        self._await_watched(list(fresh.values()))
+
+    def _discard(self, watchers: list[Watcher], running: Workers) -> None:
+        """Close what watchers that were not started have opened, and the workers, unless they are those `running`."""
+        if self._workers is running:
+            for watcher in watchers:
+                running.release(watcher.inbox)
+        else:
+            self._workers.start()  # each thread closes its own descriptors as it ends
+            self._workers.stop()
 
     def _stop(self, cause: str) -> None:
         notify(STOPPING="1")

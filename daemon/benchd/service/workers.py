@@ -12,6 +12,7 @@ from benchd.answering.batch import Answering
 from benchd.answering.processes import count_workers
 from benchd.folder.flushing import Flusher
 from benchd.folder.folder import Folder
+from benchd.inbox import Inbox
 from benchd.service.loop import Counts, LargeLane, Loop
 from benchd.settings.keys import FolderSettings, WatchingSettings
 from benchd.trail.records import Degraded
@@ -53,7 +54,7 @@ class Workers:
         self._most_shared = 1 if has_gil else workers
         self.large = LargeLane(self._answering, counts, trail)
         self._shared: list[tuple[Loop, Instances | None]] = []
-        self._own: dict[str, Loop] = {}
+        self._own: list[Loop] = []
         self._assigned = 0
         self._is_started = False
         self._open_instances = open_instances
@@ -63,7 +64,7 @@ class Workers:
     @property
     def loops(self) -> list[Loop]:
         """Return all loops."""
-        return [*(loop for loop, _ in self._shared), *self._own.values()]
+        return [*(loop for loop, _ in self._shared), *self._own]
 
     @property
     def threads(self) -> list[threading.Thread]:
@@ -73,7 +74,8 @@ class Workers:
     def loop_for(self, settings: FolderSettings) -> tuple[Loop, Instances | None]:
         """Return the loop that answers a folder, and the object that opens its inotify instances. Raises OSError."""
         if wants_polling(settings):
-            loop = self._own[settings.path] = self._make(f"benchd-loop {settings.path}")
+            loop = self._make(f"benchd-loop {settings.path}")
+            self._own.append(loop)
             return loop, None
         if len(self._shared) < self._most_shared:
             loop = self._make(f"benchd-loop-{len(self._shared)}")
@@ -99,11 +101,13 @@ class Workers:
             loop.thread.start()
         return loop
 
-    def release(self, settings: FolderSettings) -> None:
-        """Stop the loop of a polled folder that is no longer watched."""
-        loop = self._own.pop(settings.path, None)
-        if loop is not None:
-            loop.stop()
+    def release(self, inbox: Inbox) -> None:
+        """Stop the loop that `inbox` belongs to, if it is that of a polled folder; a shared one stays."""
+        for loop in self._own:
+            if loop.inbox is inbox:
+                self._own.remove(loop)
+                loop.stop()
+                break
 
     def start(self) -> None:
         """Start all threads. Loops that are created later start at once."""

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from benchd.folder.files import explained
+from benchd.folder.files import EXHAUSTED, explained
 from benchd.folder.folder import Folder
 from benchd.folder.scan import Scan
 from benchd.inbox import Hint, Inbox
@@ -93,7 +93,9 @@ class Watcher:
         #: The unreadable directories of the last scan, which are recorded, and those of the present scan.
         self._failures: set[str] = set()
         self._failing: set[str] = set()
-        #: Set once the folder is watched, or known to be missing. The service is ready when all are set.
+        #: True if the present round has met one of the errors `EXHAUSTED`.
+        self._is_exhausted = False
+        #: Set once the folder is watched, or known to be missing: the service is ready when all are.
         self.watched = threading.Event()
         self.thread = threading.Thread(target=self._run, name=f"benchd-watch {folder.path}", daemon=True)
 
@@ -181,7 +183,9 @@ class Watcher:
                 self._follow()
                 if self._wants_round(next_scan):
                     next_scan = time.monotonic() + self._round()
-            except Exception as error:  # noqa: BLE001 - a watcher must survive any error in its folder
+            except Exception as error:  # noqa: BLE001 - a watcher survives whatever its folder does to it
+                if self._is_ending:
+                    break
                 failure = f"{type(error).__name__}: {error}"
                 self._trail.write(ThreadFailed(thread=self.thread.name, error=failure, recovery="trying again in 1 s"))
                 self._drop_source()
@@ -211,7 +215,15 @@ class Watcher:
         """Check that the folder exists and is watched, and scan it. Return the seconds until the next round."""
         with self._wake:
             is_in_question, self._is_root_in_question = self._is_root_in_question, False
-        reason = self._check_root(is_in_question=is_in_question)
+        was_exhausted, self._is_exhausted = self._is_exhausted, False
+        try:
+            reason = self._check_root(is_in_question=is_in_question)
+        except OSError as error:
+            # The folder is still watched. Whatever called for this round calls for the next one as well.
+            if is_in_question:
+                self.root_changed()
+            self._note_exhaustion(error, is_known=was_exhausted)
+            return 0.0
         if reason is not None:
             self._drop_source()
             self._lose(reason)
@@ -230,6 +242,8 @@ class Watcher:
             cause, self._cause = self._cause, None
             self._has_overflowed = False
         took = self._scan(cause or "rescan")
+        if self._is_exhausted:
+            return _LOOK_FOR_ROOT
         if self._polls_by_scans:
             return min(self._rescan_interval, max(self.folder.settings.poll_interval, took / _POLLING_SHARE))
         return self._rescan_interval
@@ -237,7 +251,8 @@ class Watcher:
     def _check_root(self, *, is_in_question: bool) -> str | None:
         """Return why the folder can't be watched, or None. Drop the source of a folder that was replaced.
 
-        A deleted folder that is created again can have the same inode, so an event about the folder itself counts too.
+        One that was deleted and made again can have the same number, so an event about the folder itself counts too.
+        Raises OSError (`EXHAUSTED`) if that can't be checked now.
         """
         try:
             descriptor = self.folder.open()
@@ -247,6 +262,8 @@ class Watcher:
             finally:
                 os.close(descriptor)
         except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise
             if error.errno == errno.ENOENT:
                 return "the folder does not exist; benchd waits for it"
             return explained(error, self.folder.path, "read and enter")
@@ -256,6 +273,16 @@ class Watcher:
             self._lose("another folder has replaced it")
         self._identity = identity
         return None
+
+    def _note_exhaustion(self, error: OSError, *, is_known: bool) -> None:
+        """Record once that the folder can't be checked, and wait: nothing can be opened now."""
+        self._is_exhausted = True
+        self.watched.set()
+        if not is_known:
+            reason = f"can't check the folder: {error.strerror}"
+            self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="tried again every second"))
+        with self._wake:
+            self._wake.wait_for(lambda: self._is_stopping, _LOOK_FOR_ROOT)
 
     # --- the lock and the source ---------------------------------------------------------------------------
 
@@ -342,12 +369,20 @@ class Watcher:
             for watch, relative in moved:
                 source.recheck(watch, relative)
 
+    @property
+    def _is_ending(self) -> bool:
+        """Whether this watcher or its loop ends: then the source may be closed already, and its errors mean nothing."""
+        return self._is_stopping or self.inbox.closed
+
     def _cannot_enter(self, relative: str, error: OSError) -> None:
-        """Record that a new directory can't be read or watched, and request a scan."""
-        if self._is_stopping:
+        """A new directory can't be read or watched: say so, and scan."""
+        if self._is_ending:
             return
-        if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:  # else an event reports that it is gone
-            self.problem(f"can't watch {self.folder.shown(relative)}: {error.strerror}")
+        reason = f"can't watch {self.folder.shown(relative)}: {error.strerror}"
+        if error.errno in EXHAUSTED:  # for now; polling from now on would not help
+            self.lost_events(reason)
+        elif error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:  # else gone or swapped: an event says so
+            self.problem(reason)
 
     def _scan(self, cause: str) -> float:
         """Queue all audits without a valid answer. Return the seconds it took, without waits for room in the inbox."""
@@ -363,9 +398,10 @@ class Watcher:
             pause=self._follow,
         )
         waited = self._put_found(scan)
-        if self._is_stopping or self.inbox.closed:
+        if self._is_ending:
             return 0.0
-        source.scanned()
+        if not self._is_exhausted:  # else directories that it could not open are still watched
+            source.scanned()
         self._failures, self._failing = self._failing, set()
         took = time.monotonic() - started
         tally = scan.tally
@@ -392,17 +428,18 @@ class Watcher:
             tally.queued += is_new and tally.in_doubt == doubts
             doubts = tally.in_doubt
             waited += time.monotonic() - before
-            if self._is_stopping or self.inbox.closed:
+            if self._is_ending:
                 break
         return waited
 
     def _cannot_read(self, relative: str, error: OSError) -> None:
-        """Record that a directory can't be read or watched, once for each. Every scan tries again."""
-        if self._is_stopping:
-            return  # the loop may have closed the inotify instance already
+        """A directory can't be read or watched: say so once for each, and try again at every scan."""
+        if self._is_ending:
+            return
         if not relative and error.errno in {errno.ENOENT, errno.ENOTDIR}:
             self.root_changed()
             return
+        self._is_exhausted |= error.errno in EXHAUSTED
         shown = self.folder.shown(relative)
         is_known = shown in self._failures or shown in self._failing
         if len(self._failing) < _MAX_FAILING:
