@@ -129,20 +129,40 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 
 class Interrupting:
-    """Calls `act` just before a thread runs line number `at` of the loop's module."""
+    """Calls `act` once, just before the loop runs line number `at` of its module, or when the loop waits before that.
 
-    def __init__(self, at: int = -1, act: Callable[[], object] = lambda: None) -> None:
+    How many lines it runs depends on the time that its batch took.
+    """
+
+    def __init__(self, loop: Loop, at: int = -1, act: Callable[[], object] = lambda: None) -> None:
+        self._loop = loop
         self._at = at
         self._act = act
+        self._acting = threading.Lock()
+        self._has_acted = False
+        self._seen = -1
         self.lines = 0
 
-    def start(self, thread: threading.Thread) -> None:
+    def run(self) -> None:
+        """Start the loop, and return when `act` was called."""
         before = threading.gettrace()
         threading.settrace(self._trace)
         try:
-            thread.start()
+            self._loop.thread.start()
         finally:
             threading.settrace(before)
+        until(lambda: self._has_acted or (len(self._loop.inbox) == 0 and self._is_still()), what="the loop waits")
+        self._act_once()
+
+    def _is_still(self) -> bool:
+        before, self._seen = self._seen, self.lines
+        return before == self._seen
+
+    def _act_once(self) -> None:
+        with self._acting:
+            if not self._has_acted:
+                self._act()
+            self._has_acted = True
 
     def _trace(self, frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
         if frame.f_code.co_filename != sys.modules[Loop.__module__].__file__:
@@ -150,7 +170,7 @@ class Interrupting:
         if event == "line":
             self.lines += 1
             if self.lines - 1 == self._at:
-                self._act()
+                self._act_once()
         return self._trace
 
 
@@ -305,44 +325,37 @@ class TestLoop:
     def test_no_lost_wake_up(self, desk: Desk):
         """Wherever the loop is, what others put or remove at that moment is noticed without any later event."""
 
-        def run(interrupting: Interrupting, loop: Loop) -> None:
-            assert loop.inbox.put(desk.folder, [("first", "closed")])
-            interrupting.start(loop.thread)
-
         def make() -> Loop:
             answering = Scripted(desk.trail, done)
             lane = LargeLane(answering, desk.counts, desk.trail)
-            return Loop("the loop", answering, lane, desk.counts, desk.trail)
+            loop = Loop("the loop", answering, lane, desk.counts, desk.trail)
+            assert loop.inbox.put(desk.folder, [("first", "closed")])
+            return loop
+
+        def stop(loop: Loop) -> None:
+            loop.stop()
+            loop.thread.join(5)
 
         def lines_of_one_audit() -> int:
-            loop, counting = make(), Interrupting()
-            run(counting, loop)
-            until(lambda: len(loop.inbox) == 0)
-            seen = [-2, -1]
-            until(lambda: seen.append(counting.lines) or seen[-1] == seen[-2], what="it waits")
-            loop.stop()
-            loop.thread.join(5)
-            return seen[-1]
+            loop = make()
+            counting = Interrupting(loop)
+            counting.run()
+            seen = counting.lines
+            stop(loop)
+            return seen
 
         for at in range(lines_of_one_audit()):
-            loop, reader = make(), Bell()
-            loop.add(reader)
-            acted: list[bool] = []
-
-            def put(loop: Loop = loop, acted: list[bool] = acted) -> None:
-                acted.append(loop.inbox.put(desk.folder, [("second", "closed")]))
-
-            run(Interrupting(at, put), loop)
-            until(lambda loop=loop, acted=acted: acted and len(loop.inbox) == 0, 5, f"a put at line {at}")
-            loop.stop()
-            loop.thread.join(5)
+            loop = make()
+            loop.add(Bell())
+            Interrupting(loop, at, lambda loop=loop: loop.inbox.put(desk.folder, [("second", "closed")])).run()
+            until(lambda loop=loop: len(loop.inbox) == 0, 5, f"a put at line {at}")
+            stop(loop)
 
             loop, reader = make(), Bell()
             loop.add(reader)
-            run(Interrupting(at, lambda loop=loop, reader=reader: loop.remove(reader)), loop)
+            Interrupting(loop, at, lambda loop=loop, reader=reader: loop.remove(reader)).run()
             until(lambda reader=reader: reader.closed_by, 5, f"a removal at line {at}")
-            loop.stop()
-            loop.thread.join(5)
+            stop(loop)
 
     def test_many_threads_put(self, desk: Desk):
         """Threads that put at the same time lose nothing."""
