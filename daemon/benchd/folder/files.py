@@ -21,6 +21,7 @@ from benchd.audit.refusals import AuditError, refusal
 from benchd.folder.system import this_system
 
 __all__ = [
+    "SHORTAGES",
     "TEMPORARY",
     "Found",
     "Temporary",
@@ -90,7 +91,8 @@ _KINDS: Final = {
     stat.S_IFCHR: "a character device",
     stat.S_IFBLK: "a block device",
 }
-_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+#: This process or the system lacks something, which says nothing about the file or folder.
+SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 #: Whoever is asked for has the rights of this process, not those of the user who started it.
 _AS_OURSELVES: Final = os.access in os.supports_effective_ids
@@ -204,7 +206,7 @@ def _check(info: os.stat_result, max_bytes: int) -> None:
 
 def _unreadable(error: OSError) -> AuditError | OSError:
     # EAGAIN: somebody holds a lease on it, as Samba does for a client that writes; it is a matter of time.
-    if error.errno in _OURS or error.errno == errno.EAGAIN:
+    if error.errno in SHORTAGES or error.errno == errno.EAGAIN:
         return error
     who = f"uid {os.geteuid()}, gid {os.getegid()}"
     return refusal("unreadable", error=error.strerror or str(error), who=who)
@@ -230,7 +232,7 @@ def read_sidecar(directory: int, name: str) -> Found | None:
     except OSError as error:
         if error.errno in _ABSENT:
             return None
-        if error.errno in _OURS:
+        if error.errno in SHORTAGES:
             raise
         try:
             return b"", os.stat(name, dir_fd=directory, follow_symlinks=False)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from benchd.folder.files import explained
+from benchd.folder.files import SHORTAGES, explained
 from benchd.folder.folder import Folder
 from benchd.folder.scan import Scan
 from benchd.inbox import Hint, Inbox
@@ -93,6 +93,8 @@ class Watcher:
         #: The directories that can't be read, as the trail says; and those of the present scan.
         self._failures: set[str] = set()
         self._failing: set[str] = set()
+        #: The present scan lacked descriptors, so the directories that it did not enter may still be there.
+        self._is_short = False
         #: Set once the folder is watched, or known to be missing: the service is ready when all are.
         self.watched = threading.Event()
         self.thread = threading.Thread(target=self._run, name=f"benchd-watch {folder.path}", daemon=True)
@@ -249,6 +251,8 @@ class Watcher:
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return "it does not exist; benchd waits for it"
+            if error.errno in SHORTAGES and self._source is not None and not is_in_question:
+                return None
             return explained(error, self.folder.path, "read and enter")
         identity = (info.st_dev, info.st_ino)
         if self._source is not None and (is_in_question or identity != self._identity):
@@ -363,7 +367,9 @@ class Watcher:
         waited = self._put_found(scan)
         if self._is_stopping or self.inbox.closed:
             return 0.0
-        source.scanned()
+        if not self._is_short:
+            source.scanned()
+        self._is_short = False
         self._failures, self._failing = self._failing, set()
         took = time.monotonic() - started
         tally = scan.tally
@@ -399,6 +405,7 @@ class Watcher:
         if not relative and error.errno in {errno.ENOENT, errno.ENOTDIR}:
             self.root_changed()
             return
+        self._is_short = self._is_short or error.errno in SHORTAGES
         shown = self.folder.shown(relative)
         is_known = shown in self._failures or shown in self._failing
         if len(self._failing) < _MAX_FAILING:
