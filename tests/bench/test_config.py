@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -251,21 +252,14 @@ def test_any_file_name(name: str) -> None:
 
 # --- determinism ----------------------------------------------------------------------------------------------
 
-SCRIPT = """
-import sys, benchd
-audit = benchd.read_audit(open(sys.argv[1], "rb").read(), name="a.json")
-sys.stdout.buffer.write(benchd.bench_config(audit, benchd.select(audit)))
-"""
-
 
 @pytest.mark.parametrize("seed", ["1", "4711"])
 def test_same_bytes_in_another_process(seed: str) -> None:
     """Another process, hash seed and locale give the same bytes."""
     file = "llama4_hier0__default.json"
     environment = {**os.environ, "PYTHONHASHSEED": seed, "LC_ALL": "C", "TZ": "Asia/Tokyo"}
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(AUDITS / file)], capture_output=True, check=True, env=environment
-    )
+    script = Path(__file__).with_name("print_config.py")
+    result = subprocess.run([sys.executable, script, AUDITS / file], capture_output=True, check=True, env=environment)
     assert result.stdout == raw(content(file), name="a.json")
 
 

@@ -429,7 +429,9 @@ class _Soak:
         """Wait until the idle daemon holds as many descriptors and threads as before the first drop."""
         for name, allowed in (("descriptors", 4), ("threads", 1)):
             most = self._at_rest[name] + allowed
-            until(lambda name=name, most=most: self._held()[name] <= most, 30, f"at most {most} {name}: {self._held()}")
+            what = f"at most {most} {name}: {self._held()}"
+            # The sandbox may still read dense files that were deleted meanwhile; a leak lasts for ever.
+            until(lambda name=name, most=most: self._held()[name] <= most, 120, what)
 
     # --- the figures ----------------------------------------------------------------------------------------------
 

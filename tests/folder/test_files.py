@@ -47,7 +47,7 @@ def this_system(directory: int) -> str:
 
 def dead_pid() -> int:
     """Return the PID of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    process = subprocess.Popen(["true"])
     process.wait()
     return process.pid
 

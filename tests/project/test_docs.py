@@ -137,7 +137,8 @@ def test_toml_examples_are_settings(code):
 @pytest.mark.parametrize("code", examples("python", *(page for page in PAGES if page not in NEED_PEFT)))
 def test_python_examples_run(code, folder):
     """Each Python example runs as it stands, in a folder with `inbox/audit.json`."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folder)
+    (folder / "example.py").write_text(code, encoding="utf-8")
+    done = subprocess.run([sys.executable, "example.py"], capture_output=True, text=True, check=False, cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
 
 

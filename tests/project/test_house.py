@@ -33,21 +33,21 @@ def test_pure_modules_call_nothing_impure(path: Path) -> None:
 
 @pytest.mark.skipif(not LINTER.exists(), reason="import-linter is not installed")
 @pytest.mark.parametrize(
-    ("module", "line", "contract"),
+    ("module", "imported", "contract"),
     [
-        ("selection/ladder.py", "import os", "The pure packages touch"),
-        ("watching/sources.py", "import benchd.audit.audit", "Watching knows nothing of audits"),
-        ("folder/names.py", "import benchd.answering.case", "Layers"),
-        ("inbox.py", "import watchdog.events", "Only watching imports watchdog"),
-        ("audit/values.py", "import benchd.audit.audit", "No package imports itself in a circle"),
+        ("selection/ladder.py", "os", "The pure packages touch"),
+        ("watching/sources.py", "benchd.audit.audit", "Watching knows nothing of audits"),
+        ("folder/names.py", "benchd.answering.case", "Layers"),
+        ("inbox.py", "watchdog.events", "Only watching imports watchdog"),
+        ("audit/values.py", "benchd.audit.audit", "No package imports itself in a circle"),
     ],
 )
-def test_broken_contracts_are_found(tmp_path: Path, module: str, line: str, contract: str) -> None:
+def test_broken_contracts_are_found(tmp_path: Path, module: str, imported: str, contract: str) -> None:
     """`lint-imports`, a part of `make check`, fails for an import against an arrow and names the contract."""
     shutil.copytree(TOP / "daemon", tmp_path / "daemon", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(TOP / "pyproject.toml", tmp_path)
     path = tmp_path / "daemon" / "benchd" / module
-    path.write_text(path.read_text(encoding="utf-8") + f"\n{line}\n", encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8") + f"\nimport {imported}\n", encoding="utf-8")
     found = lint(tmp_path)
     broken = [row for row in found.stdout.splitlines() if row.startswith(contract) and "BROKEN" in row]
     assert (found.returncode, bool(broken)) == (1, True), found.stdout + found.stderr

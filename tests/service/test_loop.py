@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sys
@@ -27,7 +26,7 @@ from daemon import answers, audit, until
 
 
 class Scripted(Answering):
-    """Answers with a function of one ticket."""
+    """Answers by a function of one ticket."""
 
     def __init__(self, trail: Trail, script: Callable[[Ticket], Result]) -> None:
         super().__init__(trail)
@@ -44,14 +43,14 @@ class Scripted(Answering):
 
 
 class Bell:
-    """A reader of an eventfd, which calls `act` for each read."""
+    """A reader over an eventfd, which does `act` for each read."""
 
     def __init__(self, act: Callable[[], None] = lambda: None) -> None:
         self._act = act
         self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.reads = 0
         self.errors: list[Exception] = []
-        #: The thread that has closed the reader.
+        #: The thread that has closed it.
         self.closed_by: threading.Thread | None = None
 
     def ring(self) -> None:
@@ -70,13 +69,12 @@ class Bell:
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-            self.closed_by = threading.current_thread()
+        os.close(descriptor)
+        self.closed_by = threading.current_thread()
 
 
 class Desk:
-    """A loop and a lane for one folder."""
+    """A loop and a lane over one folder."""
 
     def __init__(self, home: Path) -> None:
         self.path = home / "inbox"
@@ -131,39 +129,59 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 
 class Interrupting:
-    """Calls `act` just before a thread runs line `at` of the loop's module."""
+    """Calls `act` once, just before the loop runs line number `at` of its module, or when the loop waits before that.
 
-    def __init__(self, at: int = -1, act: Callable[[], object] = lambda: None) -> None:
-        self.at = at
+    How many lines it runs depends on the time that its batch took.
+    """
+
+    def __init__(self, loop: Loop, at: int = -1, act: Callable[[], object] = lambda: None) -> None:
+        self._loop = loop
+        self._at = at
         self._act = act
+        self._acting = threading.Lock()
+        self._has_acted = False
+        self._seen = -1
         self.lines = 0
 
-    def start(self, thread: threading.Thread) -> None:
+    def run(self) -> None:
+        """Start the loop, and return when `act` was called."""
         before = threading.gettrace()
         threading.settrace(self._trace)
         try:
-            thread.start()
+            self._loop.thread.start()
         finally:
             threading.settrace(before)
+        until(lambda: self._has_acted or (len(self._loop.inbox) == 0 and self._is_still()), what="the loop waits")
+        self._act_once()
+
+    def _is_still(self) -> bool:
+        before, self._seen = self._seen, self.lines
+        return before == self._seen
+
+    def _act_once(self) -> None:
+        with self._acting:
+            if not self._has_acted:
+                self._act()
+            self._has_acted = True
 
     def _trace(self, frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
         if frame.f_code.co_filename != sys.modules[Loop.__module__].__file__:
             return None
         if event == "line":
             self.lines += 1
-            if self.lines - 1 == self.at:
-                self._act()
+            if self.lines - 1 == self._at:
+                self._act_once()
         return self._trace
 
 
 def done(ticket: Ticket) -> Result:
-    """Return a final result for any ticket."""
+    """Answer anything at once."""
     return Result(ticket, Outcome.SELECTED)
 
 
 class TestLoop:
     def test_answers_and_counts(self, desk: Desk):
-        """Every ticket is answered, and counted by its outcome."""
+        """All that is put is answered, and counted by its outcome."""
         loop = desk.start()
         good = [desk.drop(f"{number}.json", audit(number)) for number in range(40)]
         desk.drop("bad.json", b"{")
@@ -187,7 +205,7 @@ class TestLoop:
         assert [len(batch) for batch in answering.batches] == [32, 18]
 
     def test_reads(self, desk: Desk):
-        """A reader is called on the loop's thread for each event, and its hints are answered."""
+        """A reader is called for each event, on the loop's thread, and what it puts is answered."""
         threads: list[threading.Thread] = []
         loop = desk.start(Scripted(desk.trail, done))
 
@@ -202,8 +220,8 @@ class TestLoop:
             until(lambda number=number: desk.counts.total == number)
         assert (reader.reads, set(threads)) == (3, {loop.thread})
 
-    def test_busy_reader_delays_no_answer(self, desk: Desk):
-        """A reader that always has more events does not prevent answers."""
+    def test_busy_reader_holds_up_no_answer(self, desk: Desk):
+        """A reader that has always more to read does not keep the loop from answering."""
         loop = desk.start(Scripted(desk.trail, done))
 
         def ring_again() -> None:
@@ -218,7 +236,7 @@ class TestLoop:
         loop.remove(reader)
 
     def test_failing_reader(self, desk: Desk):
-        """A reader that fails gets its error and is not read again, and the loop continues and closes it on removal."""
+        """A reader that fails gets its error and is read no more. The loop lives, and closes it once it is removed."""
 
         def fail() -> None:
             raise ValueError("a bug")
@@ -241,7 +259,7 @@ class TestLoop:
         until(lambda: bad.closed_by)
 
     def test_answering_fails(self, desk: Desk):
-        """A bug in answering is recorded, the thread continues, and the audits of the batch are tried again."""
+        """A bug in answering is recorded; the thread lives on and tries the audits of the batch again."""
         bugs = [ValueError("a bug")]
 
         def script(ticket: Ticket) -> Result:
@@ -271,7 +289,7 @@ class TestLoop:
         assert triggers == ["closed", "retry", "retry"]
 
     def test_is_busy(self, desk: Desk):
-        """`busy_since` is set during a batch, and the loop ends after that batch."""
+        """A loop in a batch is busy since then, and ends after that batch."""
         release = threading.Event()
 
         def script(ticket: Ticket) -> Result:
@@ -292,7 +310,7 @@ class TestLoop:
         assert loop.busy_since is None
 
     def test_stop_closes_readers(self, desk: Desk):
-        """The loop closes all readers at the end, including removed ones, and may be woken or stopped again."""
+        """The loop closes its readers at the end, also those just removed; to wake or stop it then is safe."""
         loop = desk.start(Scripted(desk.trail, done))
         readers = [Bell(), Bell()]
         for reader in readers:
@@ -305,48 +323,42 @@ class TestLoop:
         loop.stop()
 
     def test_no_lost_wake_up(self, desk: Desk):
-        """At any line of the loop, it notices tickets and removed readers of other threads without a later event."""
+        """Wherever the loop is, what others put or remove at that moment is noticed without any later event."""
 
-        def run(at: int, act: Callable[[Loop, Bell], object], is_done: Callable[[Loop, Bell], object]) -> bool:
-            """Act before line `at`, and wait until it was noticed. Return False if the loop sleeps before."""
+        def make() -> Loop:
             answering = Scripted(desk.trail, done)
             lane = LargeLane(answering, desk.counts, desk.trail)
-            loop, reader = Loop("the loop", answering, lane, desk.counts, desk.trail), Bell()
-            loop.add(reader)
-            loop.inbox.put(desk.folder, [("first", "closed")])
-            acted: list[object] = []
-            interrupting = Interrupting(at, lambda: acted.append(act(loop, reader)))
-            interrupting.start(loop.thread)
-            lines = [-2, -1]
-            until(
-                lambda: acted or (len(loop.inbox) == 0 and lines.append(interrupting.lines)) or lines[-1] == lines[-2]
-            )
-            if acted:
-                until(lambda: is_done(loop, reader), 5, f"what came at line {at} was noticed")
-            interrupting.at = -1
+            loop = Loop("the loop", answering, lane, desk.counts, desk.trail)
+            assert loop.inbox.put(desk.folder, [("first", "closed")])
+            return loop
+
+        def stop(loop: Loop) -> None:
             loop.stop()
             loop.thread.join(5)
-            assert not loop.thread.is_alive()
-            return bool(acted)
 
-        def put(loop: Loop, _: Bell) -> object:
-            return loop.inbox.put(desk.folder, [("second", "closed")])
+        def lines_of_one_audit() -> int:
+            loop = make()
+            counting = Interrupting(loop)
+            counting.run()
+            seen = counting.lines
+            stop(loop)
+            return seen
 
-        def is_answered(loop: Loop, _: Bell) -> bool:
-            return len(loop.inbox) == 0
+        for at in range(lines_of_one_audit()):
+            loop = make()
+            loop.add(Bell())
+            Interrupting(loop, at, lambda loop=loop: loop.inbox.put(desk.folder, [("second", "closed")])).run()
+            until(lambda loop=loop: len(loop.inbox) == 0, 5, f"a put at line {at}")
+            stop(loop)
 
-        def remove(loop: Loop, reader: Bell) -> None:
-            loop.remove(reader)
-
-        def is_closed(_: Loop, reader: Bell) -> bool:
-            return reader.closed_by is not None
-
-        for act, is_done in ((put, is_answered), (remove, is_closed)):
-            lines = next(at for at in itertools.count() if not run(at, act, is_done))
-            assert lines > 20
+            loop, reader = make(), Bell()
+            loop.add(reader)
+            Interrupting(loop, at, lambda loop=loop, reader=reader: loop.remove(reader)).run()
+            until(lambda reader=reader: reader.closed_by, 5, f"a removal at line {at}")
+            stop(loop)
 
     def test_many_threads_put(self, desk: Desk):
-        """No ticket is lost when many threads put at the same time."""
+        """Threads that put at the same time lose nothing."""
         loop = desk.start(Scripted(desk.trail, done))
 
         def put(thread: int) -> None:
@@ -363,8 +375,8 @@ class TestLoop:
 
 
 class TestLargeLane:
-    def test_delays_no_other_file(self, desk: Desk):
-        """A large file goes to the lane and stays taken, and the loop answers the other files meanwhile."""
+    def test_holds_up_nobody(self, desk: Desk):
+        """A large file goes to the lane and stays taken meanwhile; the loop answers the others."""
         release, begun = threading.Event(), threading.Event()
 
         def script(ticket: Ticket) -> Result:
@@ -387,7 +399,7 @@ class TestLargeLane:
         assert desk.counts.answered == 3
 
     def test_real_large_file(self, desk: Desk):
-        """A file that the answering leaves is answered by the lane."""
+        """A file that the answering leaves to the lane is answered there."""
         loop = desk.start()
         content = json.loads(audit(1))
         path = desk.drop("a.json", json.dumps({**content, "notes": "x" * 2**20}).encode())
@@ -396,7 +408,7 @@ class TestLargeLane:
         assert (desk.counts.answered, desk.counts.total) == (1, 2)
 
     def test_survives_a_bug(self, desk: Desk):
-        """A bug in the lane is recorded, and the loop tries the audit again."""
+        """A bug in the lane is recorded, and the audit is tried again by the loop."""
         bugs = [ValueError("a bug")]
 
         def script(ticket: Ticket) -> Result:

@@ -492,6 +492,26 @@ class TestRoot:
         (watching.path / "a.json").touch()
         watching.until_taken("a.json")
 
+    def test_shortage_of_descriptors(self, watch: Callable[..., Watching], folder: Folder):
+        """If benchd has no descriptor to check the folder, it goes on watching, and the trail has the reason."""
+
+        class Short(Folder):
+            is_short = False
+
+            def open(self, relative: str = "") -> int:
+                if self.is_short:
+                    raise OSError(errno.EMFILE, "Too many open files")
+                return super().open(relative)
+
+        short = Short(folder.settings, max_bytes=10**6)
+        watching = watch(folder=short, rescan_interval=0.02)
+        short.is_short = True
+        [degraded] = until(lambda: watching.records("watch.degraded"))
+        assert degraded["reason"].endswith("Too many open files")
+        (watching.path / "a.json").touch()
+        until(lambda: watching.taken() == ["a.json"])
+        assert watching.records("watch.root_lost") == []
+
 
 class TestSources:
     def test_reader_fails(self, watch: Callable[..., Watching], reading: ReadingThread):
