@@ -38,6 +38,7 @@ def test_pure_modules_call_nothing_impure(path: Path) -> None:
         ("selection/ladder.py", "import os", "The pure packages touch"),
         ("watching/sources.py", "import benchd.audit.audit", "Watching knows nothing of audits"),
         ("folder/names.py", "import benchd.answering.case", "Layers"),
+        ("cli/explain.py", "import benchd.cli.export", "Commands don't know each other"),
         ("inbox.py", "import watchdog.events", "Only watching imports watchdog"),
     ],
 )
