@@ -138,9 +138,8 @@ def test_a_working_directory_that_is_gone(home: Path):
     """One line, no traceback."""
     gone = home / "gone"
     gone.mkdir()
-    code = f"import os, sys; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); "
-    code += "from benchd.cli import main; main(['run', '.'])"
-    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    command = ["sh", "-c", 'rmdir "$PWD" && exec "$0" -P -m benchd run .', sys.executable]
+    result = subprocess.run(command, cwd=gone, capture_output=True, text=True, check=False)
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
 
 

@@ -15,32 +15,9 @@ FILES = [path for folder in ("tests", "benchmarks") for path in sorted((TOP / fo
 #: Public names that begin with an underscore, and private names of other projects.
 NOT_OURS = {"_exit", "_replace", "_asdict", "_fields", "_make", "_modules", "_analyze_policy_disagreements"}
 
-#: Files that still access private names of benchd.
-PRIVATE = {
-    "tests/answering/test_processes.py",
-    "tests/answering/test_sandbox.py",
-    "tests/service/test_process.py",
-    "tests/service/test_workers.py",
-    "tests/test_inbox.py",
-    "tests/trail/test_trail.py",
-    "tests/watching/test_lock.py",
-    "tests/watching/test_watching.py",
-}
-
-#: Files that hold a program as a string. `test_house.py` breaks contracts on purpose, in a copy that is never run;
-#: this file has samples.
-PROGRAMS = {
-    "tests/answering/test_processes.py",
-    "tests/answering/test_sandbox.py",
-    "tests/cli/test_run.py",
-    "tests/project/test_house.py",
-    "tests/project/test_tests.py",
-    "tests/service/test_process.py",
-    "tests/watching/test_lock.py",
-}
-
-#: Maximum number of places where a test replaces a name in a module of benchd.
-MAX_PATCHES = 47
+#: Files that hold a program as a string: `test_house.py` breaks contracts on purpose, in a copy that is never run; this
+#: file has samples.
+PROGRAMS = {"tests/project/test_house.py", "tests/project/test_tests.py"}
 
 
 def shown(path: Path) -> str:
@@ -105,7 +82,7 @@ def found_by(find: Callable[[ast.AST], Iterator[str]], *, except_in: Collection[
 
 def test_public_names_only() -> None:
     """No test, campaign or benchmark accesses a private name of benchd."""
-    assert found_by(private_accesses, except_in=PRIVATE) == []
+    assert found_by(private_accesses) == []
 
 
 def test_no_program_texts() -> None:
@@ -113,9 +90,9 @@ def test_no_program_texts() -> None:
     assert found_by(programs, except_in=PROGRAMS) == []
 
 
-def test_few_patches() -> None:
-    """Few tests replace a name in a module of benchd, because the others pass in a replacement."""
-    assert len(found_by(patches)) <= MAX_PATCHES
+def test_no_patches() -> None:
+    """No test replaces a name in a module of benchd; tests pass in a replacement."""
+    assert found_by(patches) == []
 
 
 @pytest.mark.parametrize(

@@ -204,8 +204,7 @@ def test_a_mistake_at_the_start_is_the_status(daemon, tmp_path, monkeypatch):
         daemon.start(wait=False)
         status = receiver.recv(4096).decode()
     assert status == f"STATUS={daemon.config}: selection.top_n: expected an integer >= 0, got -1 (and 1 more)"
-    until(lambda: not daemon.running)
-    assert daemon._process.returncode == 2
+    assert daemon.wait(20) == 2
     assert len(daemon.stderr.splitlines()) == 2
 
 
