@@ -32,6 +32,7 @@ from benchd.settings.rules import (
 __all__ = [
     "BenchSettings",
     "FolderSettings",
+    "Level",
     "SelectionSettings",
     "Settings",
     "TrailSettings",
