@@ -7,7 +7,7 @@ JSON Schema and the tables in docs/configuration.md are generated from them (`ma
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Literal, get_args, get_type_hints
+from typing import Annotated, Final, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -30,6 +30,7 @@ from benchd.settings.rules import (
 )
 
 __all__ = [
+    "SECTIONS",
     "BenchSettings",
     "FolderSettings",
     "Level",
@@ -249,6 +250,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bench: Annotated[BenchSettings, Section("What configs contain, and how benchd writes them")] = BenchSettings()
     trail: Annotated[TrailSettings, Section("Where the audit trail goes")] = TrailSettings()
     origins: dict[str, str] = {}
+
+
+#: The tables at the top level, except `[[watch]]`.
+SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
+    "watching": WatchingSettings,
+    "selection": SelectionSettings,
+    "bench": BenchSettings,
+    "trail": TrailSettings,
+}
 
 
 def keys(shape: type[msgspec.Struct]) -> dict[str, Key]:
