@@ -8,27 +8,12 @@ from typing import Any
 import msgspec
 
 from benchd.settings.base import KEYS, MAX_KEY, OWN_KEYS, TABLES
-from benchd.settings.keys import (
-    BenchSettings,
-    FolderSettings,
-    SelectionSettings,
-    Settings,
-    TrailSettings,
-    WatchingSettings,
-    keys,
-    sections,
-)
+from benchd.settings.keys import SECTIONS, BenchSettings, FolderSettings, Settings, keys, sections
 from benchd.settings.rules import Key
 
 Shape = type[msgspec.Struct]
 
-SHAPES: dict[str, Shape] = {
-    "watch": FolderSettings,
-    "watching": WatchingSettings,
-    "selection": SelectionSettings,
-    "bench": BenchSettings,
-    "trail": TrailSettings,
-}
+SHAPES: dict[str, Shape] = {"watch": FolderSettings, **SECTIONS}
 
 
 def default(shape: Shape, name: str) -> str | None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from benchd.audit.adapter import AdapterConfig, read_adapter_config
-    from benchd.audit.audit import Audit, Layer, read_audit
+    from benchd.audit.audit import Audit, read_audit
+    from benchd.audit.layers import Layer
     from benchd.audit.refusals import AuditError, NotAnAudit
     from benchd.bench.config import bench_config
     from benchd.selection.ladder import select
@@ -51,13 +52,13 @@ _HOMES = {
     "AdapterConfig": "audit.adapter",
     "Audit": "audit.audit",
     "AuditError": "audit.refusals",
-    "BenchSettings": "settings.reading",
-    "Layer": "audit.audit",
+    "BenchSettings": "settings.keys",
+    "Layer": "audit.layers",
     "NotAnAudit": "audit.refusals",
     "Rung": "selection.selection",
     "SelectedLayer": "selection.selection",
     "Selection": "selection.selection",
-    "SelectionSettings": "settings.reading",
+    "SelectionSettings": "settings.keys",
     "bench_config": "bench.config",
     "read_adapter_config": "audit.adapter",
     "read_audit": "audit.audit",

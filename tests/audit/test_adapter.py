@@ -10,7 +10,7 @@ import pytest
 
 from benchd import AdapterConfig, Audit, BenchSettings, bench_config, read_adapter_config, read_audit, select
 from benchd.audit.adapter import unusable
-from benchd.audit.audit import Costly
+from benchd.audit.unread import Costly
 from corpus import content, document, encoded, entry
 
 #: The fields that PEFT 0.21 writes, without those that benchd ignores.

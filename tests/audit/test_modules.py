@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchd import read_audit
-from benchd.audit.audit import Module
+from benchd.audit.modules import Module
 from corpus import document, encoded, entry, tolerantly
 
 

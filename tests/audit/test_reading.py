@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchd import AuditError, NotAnAudit, bench_config, read_audit, select
-from benchd.audit.audit import Costly
+from benchd.audit.unread import Costly
 from benchd.audit.values import finite, whole
 from corpus import content, document, encoded, entry, refused, tolerantly
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchd import read_adapter_config, read_audit, select
 from benchd.bench.axolotl import axolotl
-from benchd.bench.training import lora_config
+from benchd.bench.training import plan_training
 from corpus import THREE_MODULES, document, encoded, entry
 
 
@@ -17,7 +17,7 @@ def lora(audit: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """Return the arguments of PEFT for an adapter with these fields."""
     beside = read_adapter_config(json.dumps({"r": 16, "rank_pattern": {"a": 8}, **fields}).encode())
     read = read_audit(encoded(audit), adapter=beside)
-    return lora_config(read, select(read))
+    return plan_training(read, select(read)).arguments
 
 
 def test_keys() -> None:
@@ -40,4 +40,4 @@ def test_broken_alpha() -> None:
     gains = [{"module": "a", "r": 8, "scaling": 1.5}, {"module": "b", "r": 8, "scaling": 1.0}]
     audit = read_audit(encoded(document(flagged=[entry("a", k_values=[5])], per_module_gain=gains)))
     with pytest.raises(ValueError, match=r"only whole alphas, and scaling x rank is none for a: 7.5; train with PEFT"):
-        axolotl(lora_config(audit, select(audit)))
+        axolotl(plan_training(audit, select(audit)).arguments)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchd import AdapterConfig, Audit, BenchSettings, read_adapter_config, read_audit, select
 from benchd.audit.adapter import Weights
-from benchd.bench.training import Training, lora_config, plan_training
+from benchd.bench.training import Training, plan_training
 from corpus import THREE_GAINS, THREE_MODULES, USABLE, Sample, content, document, encoded, entry
 
 
@@ -26,7 +26,7 @@ def read(audit: dict[str, Any] | bytes, beside: AdapterConfig | None = None) -> 
 
 def lora(audit: dict[str, Any], beside: AdapterConfig | None = None, **settings: Any) -> dict[str, Any]:
     of = read(audit, beside)
-    return lora_config(of, select(of), BenchSettings(**settings))
+    return plan_training(of, select(of), BenchSettings(**settings)).arguments
 
 
 def planned(audit: dict[str, Any] | bytes, beside: AdapterConfig | None = None, **settings: Any) -> Training:
@@ -52,7 +52,7 @@ def test_lora_config() -> None:
         "target_modules": ["a", "b", "c"],
     }
     of = read(THREE_MODULES)
-    assert lora_config(of, select(of)) == lora(THREE_MODULES)
+    assert plan_training(of, select(of)).arguments == lora(THREE_MODULES)
 
 
 def test_modules_of_other_scalings() -> None:
@@ -143,7 +143,7 @@ def test_settings() -> None:
 def test_real_lora_config() -> None:
     """The export of a real audit keeps the scalings, although ranks and scalings differ by module."""
     of = read(content("rank_pattern__default.json"))
-    made = lora_config(of, select(of))
+    made = plan_training(of, select(of)).arguments
     assert made["r"] == 8
     scalings = {name: made["alpha_pattern"].get(name, made["lora_alpha"]) for name in of.modules.names}
     for name, module in of.modules.known.items():

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchd import BenchSettings, bench_config, read_audit, select
-from benchd.bench.training import lora_config
+from benchd.bench.training import plan_training
 from benchd.cli.yaml_text import yaml_text
 from commands import invoke
 from corpus import AUDITS, USABLE, Sample, document, encoded, entry
@@ -65,7 +65,7 @@ def test_peft(file: Path) -> None:
     made = json.loads(result.stdout)
     assert list(made) == ["peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules"]
     audit = read_audit(file.read_bytes())
-    assert made == lora_config(audit, select(audit))
+    assert made == plan_training(audit, select(audit)).arguments
 
 
 def adapter(folder: Path, **fields: Any) -> Path:

@@ -13,7 +13,7 @@ import peft
 
 from benchd import Audit, BenchSettings, read_audit, select
 from benchd.bench.patterns import pattern_keys, target_modules
-from benchd.bench.training import lora_config
+from benchd.bench.training import plan_training
 from corpus import USABLE, Sample
 from families import Adapted, adapted, build, tree
 
@@ -52,7 +52,7 @@ def of_audit(sample: Sample) -> dict[str, Adapted] | None:
     model = build(sample.file, there) if there else None
     if model is None:
         return None
-    config = lora_config(audit, select(audit), BenchSettings(uniform_rank=OTHER))
+    config = plan_training(audit, select(audit), BenchSettings(uniform_rank=OTHER)).arguments
     for key in ("rank_pattern", "alpha_pattern"):
         config[key] = {name: value for name, value in config[key].items() if name in there}
     return adapted(model, {**config, "target_modules": sorted(there)})

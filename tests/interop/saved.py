@@ -20,7 +20,7 @@ from torch import nn
 
 import ranks
 from benchd import select
-from benchd.bench.training import lora_config
+from benchd.bench.training import plan_training
 from corpus import USABLE, Sample
 from families import Adapted, build
 
@@ -49,7 +49,7 @@ def write_adapter_config(sample: Sample, folder: Path, **rest: Any) -> None:
 def arguments_of(sample: Sample) -> dict[str, Any]:
     """Return the arguments that benchd gives for `peft.LoraConfig` for a sample."""
     audit = ranks.read(sample)
-    return lora_config(audit, select(audit))
+    return plan_training(audit, select(audit)).arguments
 
 
 def model_of(sample: Sample) -> nn.Module:

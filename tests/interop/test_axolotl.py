@@ -17,7 +17,7 @@ import yaml
 
 import ranks
 from benchd import select
-from benchd.bench.training import lora_config
+from benchd.bench.training import plan_training
 from corpus import SMALLER, Sample
 from families import adapted, build
 
@@ -104,7 +104,7 @@ def test_real_audits(
 ) -> None:
     """Each module gets the rank and the scaling that PEFT gives it under `benchd export --peft`."""
     audit = ranks.read(sample)
-    arguments = lora_config(audit, select(audit))
+    arguments = plan_training(audit, select(audit)).arguments
     text = axolotl_text(sample, tmp_path)
     config = validated(schema, text)
     assert set(yaml.safe_load(text)) <= set(schema.model_fields)  # Axolotl silently drops unknown keys

@@ -15,7 +15,7 @@ from torch import nn
 
 import kinds
 from benchd import Audit, BenchSettings, Selection, bench_config, read_adapter_config, read_audit, select
-from benchd.bench.training import Training, lora_config, plan_training
+from benchd.bench.training import Training, plan_training
 from benchd.folder.adapter_weights import read_weights
 
 
@@ -140,7 +140,7 @@ def test_parameters(case: Case) -> None:
 
 def test_read_by_peft(case: Case, tmp_path: Path) -> None:
     """The output of `--peft` is also a file from which PEFT makes its config."""
-    arguments = lora_config(case.audit, select(case.audit))
+    arguments = plan_training(case.audit, select(case.audit)).arguments
     (tmp_path / "adapter_config.json").write_text(json.dumps(arguments), encoding="utf-8")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

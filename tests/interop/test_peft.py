@@ -15,7 +15,7 @@ import pytest
 
 import ranks
 from benchd import BenchSettings, bench_config, read_adapter_config, read_audit, select
-from benchd.bench.training import lora_config, plan_training
+from benchd.bench.training import plan_training
 from corpus import INDEX, USABLE, Sample
 from families import adapted, build
 
@@ -82,7 +82,9 @@ def test_every_family_is_there() -> None:
     }
     assert any("qwen2moe" in sample.file for sample in MODELLED)
     with_ranks = [
-        sample for sample in MODELLED if lora_config(audit := ranks.read(sample), select(audit))["rank_pattern"]
+        sample
+        for sample in MODELLED
+        if plan_training(audit := ranks.read(sample), select(audit)).arguments["rank_pattern"]
     ]
     assert len(with_ranks) > len(INDEX) / 2
 
@@ -105,7 +107,7 @@ def test_rslora() -> None:
     before = adapted(build(sample.file, names), trained)
     beside = read_adapter_config(json.dumps({**trained, "peft_type": "LORA"}).encode())
     audit = read_audit(sample.content, adapter=beside)
-    carried = lora_config(audit, select(audit))
+    carried = plan_training(audit, select(audit)).arguments
     assert carried["use_rslora"] is True
     plain = plan_training(audit, select(audit), BenchSettings(), may_use_rslora=False).arguments
     assert "use_rslora" not in plain

@@ -17,7 +17,7 @@ import tomli
 
 from benchd.audit.refusals import CODES
 from benchd.cli import main
-from benchd.settings.keys import FolderSettings, Settings
+from benchd.settings.keys import SECTIONS, FolderSettings
 from benchd.settings.reading import parse_settings
 from transcripts import EXAMPLE, followed
 
@@ -95,16 +95,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-SECTIONS = {"watching": Settings().watching, "selection": Settings().selection, "bench": Settings().bench}
-SECTIONS["trail"] = Settings().trail
-
-
 def test_config_toml_holds_the_defaults():
     """The settings file at the top changes only the watched folder."""
     settings = parse_settings((TOP / "config.toml").read_text(encoding="utf-8"), base="/srv")
     assert settings.watch == (FolderSettings(path="/srv/inbox"),)
-    for name, section in SECTIONS.items():
-        assert getattr(settings, name) == section
+    for name, shape in SECTIONS.items():
+        assert getattr(settings, name) == shape()
 
 
 def test_config_toml_shows_every_key():
@@ -113,8 +109,8 @@ def test_config_toml_shows_every_key():
     watch = set(msgspec.structs.asdict(FolderSettings(path=""))) - {"selection", "bench"}
     assert set(document) == {"watch", *SECTIONS}
     assert set(document["watch"][0]) == watch
-    for name, section in SECTIONS.items():
-        assert set(document[name]) == set(msgspec.structs.asdict(section))
+    for name, shape in SECTIONS.items():
+        assert set(document[name]) == set(shape.__struct_fields__)
 
 
 def test_configuration_page_names_every_key():
@@ -122,8 +118,8 @@ def test_configuration_page_names_every_key():
     page = (TOP / "docs" / "configuration.md").read_text(encoding="utf-8")
     keys = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
     expected = {"path", *msgspec.structs.asdict(FolderSettings(path=""))} - {"selection", "bench"}
-    for section in SECTIONS.values():
-        expected |= set(msgspec.structs.asdict(section))
+    for shape in SECTIONS.values():
+        expected |= set(shape.__struct_fields__)
     assert keys == expected
 
 

@@ -40,6 +40,7 @@ def test_pure_modules_call_nothing_impure(path: Path) -> None:
         ("folder/names.py", "benchd.answering.case", "Layers"),
         ("inbox.py", "watchdog.events", "Only watching imports watchdog"),
         ("audit/values.py", "benchd.audit.audit", "No package imports itself in a circle"),
+        ("cli/explain.py", "benchd.cli.export", "Commands don't know each other"),
     ],
 )
 def test_broken_contracts_are_found(tmp_path: Path, module: str, imported: str, contract: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
-SOURCES = Path(__file__).parents[2] / "daemon"
+TOP = Path(__file__).parents[2]
+SOURCES = TOP / "daemon"
 
 
 def test_sources_without_a_build(tmp_path: Path) -> None:
@@ -19,3 +22,10 @@ def test_sources_without_a_build(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(tmp_path / "daemon")}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == "benchd 0.0.0\n"
+
+
+def test_version_without_tags() -> None:
+    """A clone without tags counts from the last release in the changelog, so its version is not below that."""
+    project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))
+    releases = re.findall(r"^## (\d+\.\d+\.\d+)", (TOP / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert project["tool"]["hatch"]["version"]["fallback-version"] == releases[0]

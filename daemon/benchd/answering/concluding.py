@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Final
 
 from benchd.answering.case import Case
 from benchd.answering.disk import Disk
@@ -16,13 +15,11 @@ from benchd.audit.values import utf8
 from benchd.bench.config import error_report
 from benchd.bench.deciding import Decision
 from benchd.bench.seal import Provenance, provenance_of, unbroken
-from benchd.folder.names import config_name
+from benchd.folder.names import NAME_MAX, config_name
 from benchd.trail.records import Deferred, Ignored, Kept, Unchanged
 from benchd.trail.trail import Trail
 
 __all__ = ["Concluder", "rejected_result"]
-
-_NAME_MAX: Final = 255
 
 
 class Concluder:
@@ -130,7 +127,7 @@ class Concluder:
                 with contextlib.suppress(OSError):
                     self._disk.touch(case.directory, case.report)
             return self._unchanged(case, "rejected before, for the same reason", error)
-        has_room = len(os.fsencode(case.report)) <= _NAME_MAX
+        has_room = len(os.fsencode(case.report)) <= NAME_MAX
         is_foreign = present is not None and not unbroken(present[0])
         if ticket.folder.settings.bench.error_reports and has_room and not is_foreign:
             return report

@@ -11,14 +11,13 @@ from benchd.answering.disk import Disk
 from benchd.answering.outcome import Outcome, Result
 from benchd.answering.retry import History, state_of
 from benchd.audit.refusals import AuditError, refusal
-from benchd.folder.names import CONFIG_SUFFIX
+from benchd.folder.names import CONFIG_SUFFIX, NAME_MAX
 from benchd.folder.standing import Standing
 from benchd.inbox import Ticket
 
 __all__ = ["Reader", "Route", "route"]
 
-#: The maximum bytes of a file name in most file systems, and of a character in UTF-8.
-_NAME_MAX: Final = 255
+#: Maximum bytes of a character in UTF-8.
 _CHARACTER_MAX: Final = 4
 
 #: Bytes. Larger files go to a separate lane, so that the others don't wait for them. Very large files are also decided
@@ -101,8 +100,8 @@ class Reader:
 
 def _check_name(sidecar: str) -> None:
     """Check that the sidecar's name fits the file system. Raises `AuditError`."""
-    if len(sidecar) * _CHARACTER_MAX <= _NAME_MAX:
+    if len(sidecar) * _CHARACTER_MAX <= NAME_MAX:
         return
     size = len(os.fsencode(sidecar))
-    if size > _NAME_MAX:
+    if size > NAME_MAX:
         raise refusal("name_too_long", sidecar=CONFIG_SUFFIX, size=size)

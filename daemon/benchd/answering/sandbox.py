@@ -20,8 +20,8 @@ from typing import Final
 import msgspec
 
 from benchd.audit.adapter import AdapterConfig
-from benchd.audit.audit import Audit, AuditError, NotAnAudit, read_audit
-from benchd.audit.refusals import refusal
+from benchd.audit.audit import Audit, read_audit
+from benchd.audit.refusals import AuditError, NotAnAudit, refusal
 from benchd.bench.deciding import Decision, decide
 from benchd.folder.files import read_all
 from benchd.settings.keys import BenchSettings, SelectionSettings

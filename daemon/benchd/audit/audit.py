@@ -12,14 +12,14 @@ from msgspec import UNSET
 from benchd.audit.adapter import AdapterConfig
 from benchd.audit.issues import issue_notes, why_no_analysis
 from benchd.audit.layers import Layer, Layers, layers_of
-from benchd.audit.modules import Module, Modules, ranks_of
+from benchd.audit.modules import Modules, ranks_of
 from benchd.audit.reading import read_document
-from benchd.audit.refusals import AuditError, NotAnAudit, refusal
-from benchd.audit.shapes import Analysis, DisagreementConfig, Document, Policies, PolicyRow, Rationale, Suggestions
-from benchd.audit.unread import Costly, part, value
+from benchd.audit.refusals import refusal
+from benchd.audit.shapes import Analysis, DisagreementConfig, Document, Policies, PolicyRow, Suggestions
+from benchd.audit.unread import part, value
 from benchd.audit.values import finite, utf8, whole, words
 
-__all__ = ["Audit", "AuditError", "Costly", "Layer", "Module", "Modules", "NotAnAudit", "Rationale", "read_audit"]
+__all__ = ["Audit", "read_audit"]
 
 _decode_policies: Final = msgspec.json.Decoder(Policies).decode
 _decode_suggestions: Final = msgspec.json.Decoder(Suggestions).decode

@@ -18,14 +18,13 @@ from msgspec import UNSET, Raw
 from benchd.audit.broken import shows_audit
 from benchd.audit.refusals import NotAnAudit, refusal
 from benchd.audit.shapes import Analysis, Document
-from benchd.audit.tolerant import Found, non_finite_note, read_tolerantly
+from benchd.audit.tolerant import OBJECT_FIRST, Found, non_finite_note, read_tolerantly
 from benchd.audit.unread import SMALL_PART, UNREADABLE, Costly, value
 from benchd.audit.values import times, words
 
 __all__ = ["read_document"]
 
 # Patterns that are text are compiled at their first use, and most files never need them.
-_OBJECT_FIRST: Final = rb"[ \t\r\n]*\{"
 _OTHER_FIRST: Final = rb"[ \t\r\n]*[\[\"0-9tfn-]"
 _BARE_OBJECT = re.compile(rb"[ \t\r\n]*\{[ \t]*(?:\r?\n|\})")
 _OPENING_LINE: Final = rb"(?m)^\{[ \t]*\r?$|^\{\""
@@ -124,7 +123,7 @@ def _starts(text: bytes) -> list[int]:
         first = 0 if text.startswith(b"{") else text.find(b"\n{")
         opening = re.compile(_OPENING_LINE).search(text, first) if first >= 0 else None
         start = opening.start() if opening else 0
-    return [start, 0] if start and re.match(_OBJECT_FIRST, text) else [start]
+    return [start, 0] if start and re.match(OBJECT_FIRST, text) else [start]
 
 
 def _end(text: bytes, start: int) -> int:

@@ -15,12 +15,13 @@ from benchd.audit.fitting import fit
 from benchd.audit.refusals import AuditError, NotAnAudit, refusal
 from benchd.audit.shapes import Document
 
-__all__ = ["Found", "non_finite_note", "read_tolerantly"]
+__all__ = ["OBJECT_FIRST", "Found", "non_finite_note", "read_tolerantly"]
 
 #: A document, and its start and end in the text.
 Found = tuple[Document, int, int]
 
-_OBJECT_FIRST: Final = rb"[ \t\r\n]*\{"
+#: The start of a JSON object; text, because it is compiled when it is first needed.
+OBJECT_FIRST: Final = rb"[ \t\r\n]*\{"
 
 
 def read_tolerantly(raw: bytes, starts: Sequence[int], notes: list[str]) -> Found:
@@ -77,7 +78,7 @@ def _read_from(raw: bytes, start: int, notes: list[str]) -> Found:
 
 def _undecodable(raw: bytes, start: int, error: UnicodeDecodeError, text: str, before: int) -> AuditError:
     """Return the error for bytes that are not UTF-8, if the JSON does not end before them. `text` comes before them."""
-    if error.reason == "unexpected end of data" and re.compile(_OBJECT_FIRST).match(raw, start):
+    if error.reason == "unexpected end of data" and re.compile(OBJECT_FIRST).match(raw, start):
         # The text is cut off within a character. Its encoding is right.
         return refusal("truncated", is_audit=shows_audit(text), place=place_of(text, len(text), before))
     line = raw.count(b"\n", 0, start + error.start) + 1

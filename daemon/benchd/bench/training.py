@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from benchd.audit.adapter import ADAPTER_CONFIG, AdapterConfig, Weights
-from benchd.audit.audit import Audit, Module
+from benchd.audit.audit import Audit
 from benchd.audit.matching import endings, plain_ending
+from benchd.audit.modules import Module
 from benchd.audit.naming import unaddressable, usable
 from benchd.audit.values import listed, whole
 from benchd.bench.patterns import pattern_keys
@@ -22,7 +23,7 @@ from benchd.selection.notes import name_notes
 from benchd.selection.selection import Selection
 from benchd.settings.keys import BenchSettings
 
-__all__ = ["Change", "Training", "lora_config", "plan_training"]
+__all__ = ["Change", "Training", "plan_training"]
 
 #: The note for an audit without the adapter's own file.
 _UNKNOWN: Final = (
@@ -54,9 +55,10 @@ class Change(NamedTuple):
 class Training(NamedTuple):
     """A training at the answer's ranks.
 
-    `arguments` are those of `peft.LoraConfig`. `ranks` has the rank of each trained module, by PEFT's name for it.
-    `change` is None if no module's own rank is known. `notes` apply to every form of output. `peft_notes` apply only
-    if PEFT makes an adapter from it.
+    `arguments` are those of `peft.LoraConfig`, and the fields of `AdapterConfig.carried` if the audit has the adapter's
+    own file. They lack `lora_alpha` if the audit has no scaling, and `target_modules` if it names no module. `ranks`
+    has the rank of each trained module by PEFT's name for it. `change` is None where the audit tells no module's own
+    rank. `notes` are for every form, `peft_notes` for those from which PEFT makes an adapter.
     """
 
     arguments: dict[str, Any]
@@ -66,19 +68,10 @@ class Training(NamedTuple):
     peft_notes: tuple[str, ...]
 
 
-def lora_config(audit: Audit, selection: Selection, settings: BenchSettings | None = None) -> dict[str, Any]:
-    """Return the arguments of `peft.LoraConfig(**…)` for a new training of the adapter at the ranks of this answer.
-
-    Omits `lora_alpha` if no scaling is known, and `target_modules` if the audit names no module. If the audit was read
-    with the adapter's own file (`read_audit(…, adapter=…)`), the result includes the fields of `AdapterConfig.carried`.
-    """
-    return plan_training(audit, selection, settings or BenchSettings()).arguments
-
-
 def plan_training(
     audit: Audit,
     selection: Selection,
-    settings: BenchSettings,
+    settings: BenchSettings | None = None,
     *,
     weights: Mapping[str, Weights] | None = None,
     may_use_rslora: bool = True,
@@ -88,6 +81,7 @@ def plan_training(
     `weights` are the modules of the saved adapter, if the caller knows them. Without `may_use_rslora`, every alpha is
     for a training without `use_rslora` at the same scaling.
     """
+    settings = settings or BenchSettings()
     adapter = audit.modules.adapter
     carried = adapter.carried() if adapter else {}
     if not may_use_rslora:

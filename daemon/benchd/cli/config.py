@@ -10,7 +10,7 @@ import click
 
 from benchd.cli.loading import config_option, fail, load_settings, read_settings
 from benchd.settings.base import leaves
-from benchd.settings.keys import Settings, keys
+from benchd.settings.keys import SECTIONS, Settings, keys
 from benchd.settings.reading import SettingsError
 
 __all__ = ["command"]
@@ -45,7 +45,7 @@ def _rows(settings: Settings) -> Iterator[tuple[str, str, str]]:
             for row in _section_rows(f"{where}.{name}", getattr(folder, name), settings):
                 if row[0] in settings.origins:
                     yield row
-    for name in ("watching", "selection", "bench", "trail"):
+    for name in SECTIONS:
         yield from _section_rows(name, getattr(settings, name), settings)
 
 

@@ -8,10 +8,13 @@ from typing import Final
 
 from benchd.settings.keys import FolderSettings
 
-__all__ = ["CONFIG_SUFFIX", "ERROR_SUFFIX", "Names", "config_name", "error_name", "is_sidecar"]
+__all__ = ["CONFIG_SUFFIX", "ERROR_SUFFIX", "NAME_MAX", "Names", "config_name", "error_name", "is_sidecar"]
 
 CONFIG_SUFFIX: Final = ".bench.json"
 ERROR_SUFFIX: Final = ".bench-error.json"
+
+#: Maximum bytes of a name in most file systems.
+NAME_MAX: Final = 255
 
 
 def config_name(audit: str) -> str:

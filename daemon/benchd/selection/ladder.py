@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from benchd.audit.audit import Audit, Layer
+from benchd.audit.audit import Audit
+from benchd.audit.layers import Layer
 from benchd.selection.layers import describe, disagrees
 from benchd.selection.notes import name_notes, rank_notes
 from benchd.selection.selection import Confidence, Rung, Selection, Strategy

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from benchd.audit.audit import Audit, Layer
+from benchd.audit.audit import Audit
+from benchd.audit.layers import Layer
 from benchd.audit.shapes import Rationale
 from benchd.selection.evidence import Evidence, find_evidence
 from benchd.selection.selection import Priority, SelectedLayer, Validation

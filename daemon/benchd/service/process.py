@@ -26,7 +26,7 @@ from benchd.service.loop import Counts
 from benchd.service.systemd import notify, reloading, watchdog_seconds
 from benchd.service.workers import Workers
 from benchd.settings.base import base_digest
-from benchd.settings.keys import FolderSettings, Settings
+from benchd.settings.keys import SECTIONS, FolderSettings, Settings
 from benchd.settings.reading import SettingsError
 from benchd.trail.lines import Render
 from benchd.trail.records import Degraded, Ready, Reloaded, ReloadFailed, Started, Stopped, Stopping, ThreadFailed
@@ -64,9 +64,8 @@ def block_signals() -> None:
 def changed_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings that differ from their defaults, by dotted key, and the watched folders."""
     changed: dict[str, Any] = {"watch": [folder.path for folder in settings.watch]}
-    for section in ("watching", "selection", "bench", "trail"):
-        values = getattr(settings, section)
-        changed.update(_differences(section, values, type(values)()))
+    for section, shape in SECTIONS.items():
+        changed.update(_differences(section, getattr(settings, section), shape()))
     for index, folder in enumerate(settings.watch):
         general = FolderSettings(path=folder.path, selection=settings.selection, bench=settings.bench)
         changed.update(_differences(f"watch[{index}]", folder, general))

@@ -7,7 +7,7 @@ Annotations are evaluated only when a settings file is parsed, so a start withou
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Literal, get_args, get_type_hints
+from typing import Annotated, Final, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -30,8 +30,10 @@ from benchd.settings.rules import (
 )
 
 __all__ = [
+    "SECTIONS",
     "BenchSettings",
     "FolderSettings",
+    "Level",
     "SelectionSettings",
     "Settings",
     "TrailSettings",
@@ -248,6 +250,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bench: Annotated[BenchSettings, Section("What configs contain, and how benchd writes them")] = BenchSettings()
     trail: Annotated[TrailSettings, Section("Where the audit trail goes")] = TrailSettings()
     origins: dict[str, str] = {}
+
+
+#: The tables at the top level, except `[[watch]]`.
+SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
+    "watching": WatchingSettings,
+    "selection": SelectionSettings,
+    "bench": BenchSettings,
+    "trail": TrailSettings,
+}
 
 
 def keys(shape: type[msgspec.Struct]) -> dict[str, Key]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import errno
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from benchd.settings.base import LEFT_OPEN, Base, check, leaves, merged, missing
 from benchd.settings.keys import (
+    SECTIONS,
     BenchSettings,
     FolderSettings,
     SelectionSettings,
@@ -31,14 +32,6 @@ __all__ = ["SettingsError", "folder_for", "lacking", "parse_settings"]
 ReadFile = Callable[[str], bytes]
 
 Shape = type[msgspec.Struct]
-
-#: The tables at the top level, except `[[watch]]`.
-_SECTIONS: Final[dict[str, Shape]] = {
-    "watching": WatchingSettings,
-    "selection": SelectionSettings,
-    "bench": BenchSettings,
-    "trail": TrailSettings,
-}
 
 
 class SettingsError(Exception):
@@ -198,7 +191,7 @@ class _Reader:
     def _check_names(self, document: Mapping[str, Any]) -> None:
         """Report unknown keys at the top level. A key that a section has is probably in the wrong place."""
         known = list(sections(Settings))
-        inside = {name: keys(shape) for name, shape in _SECTIONS.items()}
+        inside = {name: keys(shape) for name, shape in SECTIONS.items()}
         for key in document:
             if key not in known:
                 homes = [f"{name}.{key}" for name, declared in inside.items() if key in declared]

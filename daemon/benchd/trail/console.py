@@ -11,8 +11,9 @@ from typing import Any, Final
 import click
 import msgspec
 
+from benchd.settings.keys import Level
 from benchd.trail import records
-from benchd.trail.records import Level, Record
+from benchd.trail.records import Record
 
 __all__ = ["TEXTS", "console_line", "printable"]
 

@@ -9,7 +9,8 @@ import msgspec
 from msgspec import UNSET
 
 from benchd.audit.values import utf8
-from benchd.trail.records import Level, Record
+from benchd.settings.keys import Level
+from benchd.trail.records import Record
 
 __all__ = ["MAX_LINE", "Render", "journal_line", "json_line"]
 

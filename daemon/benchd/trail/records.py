@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from benchd.audit.refusals import CODES
 from benchd.selection.evidence import RankSource
 from benchd.selection.selection import Confidence, Priority, Strategy
+from benchd.settings.keys import Level
 
 __all__ = [
     "MAX_LAYERS",
@@ -25,7 +26,6 @@ __all__ = [
     "Ignored",
     "Kept",
     "Layer",
-    "Level",
     "Overflow",
     "Ready",
     "Record",
@@ -54,8 +54,6 @@ __all__ = [
 #: Maximum layers and notes in a record. `layers_total` counts all layers, and the config has all layers and notes.
 MAX_LAYERS: Final = 20
 MAX_NOTES: Final = 20
-
-Level = Literal["debug", "info", "warning", "error"]
 
 #: The reason why benchd read an audit.
 Trigger = Literal["closed", "moved", "scan", "poll", "retry", "command"]

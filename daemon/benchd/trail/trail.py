@@ -11,9 +11,9 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from benchd.settings.keys import TrailSettings
+from benchd.settings.keys import Level, TrailSettings
 from benchd.trail.lines import Render, journal_line, json_line
-from benchd.trail.records import Level, Record, TrailFailed
+from benchd.trail.records import Record, TrailFailed
 from benchd.trail.sinks import Output, Sink, TrailFile, TrailStream, Written, is_journal
 
 # structlog imports rich for tracebacks on terminals, and no public module of structlog avoids that. Records have no
