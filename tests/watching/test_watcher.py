@@ -396,6 +396,44 @@ class TestWithoutDescriptors:
         assert "scanning at poll_interval" not in [record["instead"] for record in watching.records("watch.degraded")]
 
 
+class Ending(Folder):
+    """A folder whose watcher is stopped, and whose source is closed, while `sub` is opened."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FolderSettings(path=str(path), backend="inotify"), max_bytes=10**6)
+        self.end: Callable[[], None] = lambda: None
+        self.error: Exception | None = None
+
+    def open(self, relative: str = "") -> int:
+        if relative == "sub" and self.error is not None:
+            self.end()
+            raise self.error
+        return super().open(relative)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EBADF, os.strerror(errno.EBADF)), ValueError("I/O operation on closed epoll object")]
+)
+@pytest.mark.parametrize("new", [True, False], ids=["new directory", "scan"])
+def test_a_stop_is_no_failure(watch: Callable[..., Watching], tmp_path: Path, error: Exception, new: bool):
+    """What fails because the watcher and its loop end is not recorded."""
+    folder = Ending(tmp_path / "inbox")
+    sub = tmp_path / "inbox" / "sub"
+    if not new:
+        sub.mkdir()
+    watching = watch(folder=folder)
+    until(lambda: watching.records("scan.finished"))
+    folder.end, folder.error = watching.watcher.stop, error
+    if new:
+        sub.mkdir()
+    watching.watcher.request_scan("test")
+    watching.watcher.thread.join(5)
+    assert not watching.watcher.thread.is_alive()
+    assert [watching.records(event) for event in ("watch.degraded", "watch.overflow", "service.thread_failed")] == [
+        [], [], []
+    ]  # fmt: skip
+
+
 class Noting(Inbox):
     """An inbox that notes what scans find, and calls `act` once before it takes a find."""
 

@@ -60,6 +60,8 @@ class Inotify:
 
     def __init__(self, descriptor: int) -> None:
         self.sources: set[InotifySource] = set()
+        #: So that no other thread uses the number after the loop has closed it, when it may belong to another file.
+        self._descriptor_lock = threading.Lock()
         self._descriptor = descriptor
         self._watches: dict[int, InotifySource] = {}
 
@@ -79,7 +81,8 @@ class Inotify:
 
     def watch(self, path: bytes, source: InotifySource) -> int:
         """Watch the directory `path` for `source`; return the watch, the old one if there is one. Raises OSError."""
-        watch = inotify_add_watch(self._descriptor, path, _MASK)
+        with self._descriptor_lock:
+            watch = inotify_add_watch(self._descriptor, path, _MASK)
         if watch == -1:
             raise _error()
         if self._watches.setdefault(watch, source) is not source:
@@ -89,7 +92,8 @@ class Inotify:
     def forget(self, watch: int) -> None:
         """Remove a watch, if it is still there."""
         if self._watches.pop(watch, None) is not None:
-            inotify_rm_watch(self._descriptor, WatchDescriptor(watch))
+            with self._descriptor_lock:
+                inotify_rm_watch(self._descriptor, WatchDescriptor(watch))
 
     def gone(self, watch: int) -> None:
         """Note that the kernel has removed a watch."""
@@ -126,9 +130,10 @@ class Inotify:
 
     def close(self) -> None:
         """Close the descriptor. Safe to call twice."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        with self._descriptor_lock:
+            descriptor, self._descriptor = self._descriptor, -1
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
 class Instances:

@@ -184,6 +184,8 @@ class Watcher:
                 if self._wants_round(next_scan):
                     next_scan = time.monotonic() + self._round()
             except Exception as error:  # noqa: BLE001 - a watcher survives whatever its folder does to it
+                if self._is_ending:
+                    break
                 failure = f"{type(error).__name__}: {error}"
                 self._trail.write(ThreadFailed(thread=self.thread.name, error=failure, recovery="watching anew in 1 s"))
                 self._drop_source()
@@ -367,8 +369,15 @@ class Watcher:
             for watch, relative in moved:
                 source.recheck(watch, relative)
 
+    @property
+    def _is_ending(self) -> bool:
+        """Whether this watcher or its loop ends: then the source may be closed already, and its errors mean nothing."""
+        return self._is_stopping or self.inbox.closed
+
     def _cannot_enter(self, relative: str, error: OSError) -> None:
         """A new directory can't be read or watched: say so, and scan."""
+        if self._is_ending:
+            return
         reason = f"can't watch {self.folder.shown(relative)}: {error.strerror}"
         if error.errno in EXHAUSTED:  # for now; polling from now on would not help
             self.lost_events(reason)
@@ -389,7 +398,7 @@ class Watcher:
             pause=self._follow,
         )
         waited = self._put_found(scan)
-        if self._is_stopping or self.inbox.closed:
+        if self._is_ending:
             return 0.0
         if not self._is_exhausted:  # else directories that it could not open are still watched
             source.scanned()
@@ -419,12 +428,14 @@ class Watcher:
             tally.queued += is_new and tally.in_doubt == doubts
             doubts = tally.in_doubt
             waited += time.monotonic() - before
-            if self._is_stopping or self.inbox.closed:
+            if self._is_ending:
                 break
         return waited
 
     def _cannot_read(self, relative: str, error: OSError) -> None:
         """A directory can't be read or watched: say so once for each, and try again at every scan."""
+        if self._is_ending:
+            return
         if not relative and error.errno in {errno.ENOENT, errno.ENOTDIR}:
             self.root_changed()
             return
