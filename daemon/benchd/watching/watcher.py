@@ -379,7 +379,7 @@ class Watcher:
         if self._is_ending:
             return
         reason = f"can't watch {self.folder.shown(relative)}: {error.strerror}"
-        if error.errno in EXHAUSTED:  # for now; polling from now on would not help
+        if error.errno in {*EXHAUSTED, errno.EACCES, errno.EPERM}:  # polling would not help; scans try again
             self.lost_events(reason)
         elif error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:  # else gone or swapped: an event says so
             self.problem(reason)
