@@ -191,8 +191,10 @@ class Held(Folder):
         self.release = threading.Event()
         self.release.set()
         self.is_waiting = threading.Event()
+        self.opened: list[str] = []
 
     def open(self, relative: str = "") -> int:
+        self.opened.append(relative)
         if not self.release.is_set():
             self.is_waiting.set()
             self.release.wait(10)
@@ -252,6 +254,22 @@ class TestDirectories:
         until(lambda: watching.taken() == ["new/deep/a.json"])
         (watching.path / "new" / "deep" / "b.json").touch()
         until(lambda: watching.taken() == ["new/deep/b.json"])
+
+    def test_moved_often(self, watch: Callable[..., Watching], tmp_path: Path):
+        """A directory that moves many times while the watcher is busy waits once to be followed."""
+        held = Held(tmp_path / "inbox")
+        watching = watch(folder=held)
+        until(lambda: watching.records("scan.finished"))
+        held.release.clear()
+        watching.watcher.request_scan("test")
+        assert held.is_waiting.wait(5)
+        for _ in range(100):
+            watching.watcher.recheck(7, "sub")
+        held.release.set()
+        until(lambda: "sub" in held.opened)
+        watching.watcher.request_scan("again")
+        until(lambda: len(watching.records("scan.finished")) == 3)
+        assert held.opened.count("sub") == 1
 
     def test_moved_away_and_back(self, watch: Callable[..., Watching], tmp_path: Path):
         """A directory that was moved out of the folder is not heard any more; when it comes back, it is."""
