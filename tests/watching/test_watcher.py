@@ -197,8 +197,10 @@ class Held(Folder):
         self.release = threading.Event()
         self.release.set()
         self.is_waiting = threading.Event()
+        self.opened: list[str] = []
 
     def open(self, relative: str = "") -> int:
+        self.opened.append(relative)
         if not self.release.is_set():
             self.is_waiting.set()
             self.release.wait(10)
@@ -259,6 +261,22 @@ class TestDirectories:
         (watching.path / "new" / "deep" / "b.json").touch()
         until(lambda: "new/deep/b.json" in watching.taken())
 
+    def test_moved_often(self, watch: Callable[..., Watching], tmp_path: Path):
+        """A directory that moves many times while the watcher is busy waits once to be followed."""
+        held = Held(tmp_path / "inbox")
+        watching = watch(folder=held)
+        until(lambda: watching.records("scan.finished"))
+        held.release.clear()
+        watching.watcher.request_scan("test")
+        assert held.is_waiting.wait(5)
+        for _ in range(100):
+            watching.watcher.recheck(7, "sub")
+        held.release.set()
+        until(lambda: "sub" in held.opened)
+        watching.watcher.request_scan("again")
+        until(lambda: len(watching.records("scan.finished")) == 3)
+        assert held.opened.count("sub") == 1
+
     def test_moved_away_and_back(self, watch: Callable[..., Watching], tmp_path: Path):
         """A directory that was moved out of the folder is watched again only once it comes back."""
         watching = watch()
@@ -315,13 +333,42 @@ class TestDirectories:
         assert str(watching.path / "locked") in record["reason"]
 
     def test_new_one_that_can_not_be_read(self, watch: Callable[..., Watching], tmp_path: Path):
-        """A new directory that can't be read is recorded, and the folder is scanned at its polling interval."""
+        """A new directory that can't be read leads to one scan, which records the missing access, and to no polling."""
         watching = watch(folder=Locked(tmp_path / "inbox"))
         until(lambda: watching.records("scan.finished"))
         (watching.path / "locked").mkdir()
+        until(lambda: len(watching.records("scan.finished")) == 2)
+        [record] = watching.records("watch.degraded")
+        assert record["instead"] == "tried again at every scan"
+        assert "can't watch" in watching.records("watch.overflow")[0]["reason"]
+
+    def test_new_one_that_can_not_be_watched(
+        self, watch: Callable[..., Watching], reading: ReadingThread, make_folder: Callable[..., Folder]
+    ):
+        """A new directory that can't be watched is recorded, and the folder is scanned at its polling interval."""
+        instances = Instances(reading, most=1)
+        first = watch(instances=instances)
+        (first.path / "sub").mkdir()
+        (first.path / "sub" / "a.json").touch()
+        until(lambda: "sub/a.json" in first.taken())
+        second = Elsewhere(make_folder("second"), first.path / "sub")
+        watching = watch(instances=instances, folder=second)
+        until(lambda: watching.records("scan.finished"))
+        (watching.path / "sub").mkdir()
         until(lambda: watching.records("watch.degraded"))
         assert "can't watch" in watching.records("watch.degraded")[0]["reason"]
         until(lambda: len(watching.records("scan.finished")) >= 3)
+
+
+class Elsewhere(Folder):
+    """A folder whose directory `sub` is, as after a bind mount, one that another folder watches."""
+
+    def __init__(self, folder: Folder, same: Path) -> None:
+        super().__init__(folder.settings, max_bytes=folder.max_bytes)
+        self._same = same
+
+    def open(self, relative: str = "") -> int:
+        return os.open(self._same, os.O_RDONLY) if relative == "sub" else super().open(relative)
 
 
 class Locked(Folder):

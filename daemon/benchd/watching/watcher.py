@@ -10,7 +10,6 @@ import errno
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
@@ -79,7 +78,7 @@ class Watcher:
         self._cause: str | None = "start"
         self._is_root_in_question = False
         self._unexplored: dict[str, None] = {}
-        self._moved: deque[tuple[int, str]] = deque()
+        self._moved: dict[tuple[int, str], None] = {}
         self._has_overflowed = False
         #: Only the watcher's thread writes the other attributes.
         self._source: Source | None = None
@@ -151,7 +150,7 @@ class Watcher:
     def recheck(self, watch: int, relative: str) -> None:
         """Have the thread follow a watched directory that was moved or deleted."""
         with self._wake:
-            self._moved.append((watch, relative))
+            self._moved[watch, relative] = None
             self._wake.notify()
 
     def lost_events(self, reason: str) -> None:
@@ -360,7 +359,7 @@ class Watcher:
         while True:
             with self._wake:
                 unexplored, self._unexplored = self._unexplored, {}
-                moved, self._moved = self._moved, deque()
+                moved, self._moved = self._moved, {}
             source = self._source
             if source is None or self._is_stopping or not (unexplored or moved):
                 return  # without a source, the scan after opening one finds everything
@@ -379,7 +378,7 @@ class Watcher:
         if self._is_ending:
             return
         reason = f"can't watch {self.folder.shown(relative)}: {error.strerror}"
-        if error.errno in EXHAUSTED:  # for now; polling from now on would not help
+        if error.errno in {*EXHAUSTED, errno.EACCES, errno.EPERM}:  # polling would not help; scans try again
             self.lost_events(reason)
         elif error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:  # else gone or swapped: an event says so
             self.problem(reason)
