@@ -336,6 +336,7 @@ class _Reading:
         self._rejections: set[tuple[str, str]] = set()
         self._libc = ctypes.CDLL(None, use_errno=True)
         self.descriptor = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        assert self.descriptor >= 0, f"inotify_init1: {os.strerror(ctypes.get_errno())}"
         self._folders = {}
         for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
             watch = self._libc.inotify_add_watch(self.descriptor, os.fsencode(place), _MODIFY | _MOVED_TO | _CREATE)

@@ -143,6 +143,7 @@ class Sentry:
         self._place = place
         self._before = self._picture()
         self._descriptor = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        assert self._descriptor >= 0, f"inotify_init1: {os.strerror(ctypes.get_errno())}"
         self._folders: dict[int, Path] = {}
         for folder in (place, *(path for path in place.rglob("*") if path.is_dir())):
             watch = _libc.inotify_add_watch(self._descriptor, os.fsencode(folder), self._EVERYTHING & ~self._ATTRIBUTES)
