@@ -284,6 +284,8 @@ def _long_names(scene: Scene) -> None:
         return set(said) == {(str(path), code) for path, code in rejected.items()}
 
     until(all_said, PATIENCE, "the names that are too long are rejected")
+    daemon.scans(1)  # an event that was under way may say it once more
+    assert all_said(), said
     before = said.copy()
     daemon.scans(3)
     assert all_said(), said

@@ -325,6 +325,7 @@ class TreeWatch:
     def __init__(self, folder: Path, mask: int) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         self.descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        assert self.descriptor >= 0, f"inotify_init1: {os.strerror(ctypes.get_errno())}"
         self._folders = {}
         for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
             watch = libc.inotify_add_watch(self.descriptor, os.fsencode(place), mask)

@@ -111,6 +111,19 @@ def test_holds(tmp_path: Path) -> None:
     assert not lock.holds()
 
 
+def test_holds_what_cannot_be_looked_at(tmp_path: Path) -> None:
+    """A folder that can't be entered for a while does not lose its lock."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    lock = FolderLock(str(folder))
+    lock.acquire()
+    folder.rename(tmp_path / "away")
+    folder.symlink_to(folder)
+    assert lock.holds()
+    folder.unlink()
+    assert not lock.holds()
+
+
 def test_holds_nothing_open(tmp_path: Path) -> None:
     """No descriptor stays open in the folder, so that it can be unmounted and deleted."""
     before = len(os.listdir("/proc/self/fd"))
@@ -140,6 +153,15 @@ def test_a_folder_that_was_moved_away(tmp_path: Path, living: dict[str, Any], fo
     (tmp_path / "another").mkdir()
     write(tmp_path, {**living, "path": str(tmp_path / folder)})
     assert FolderLock(str(tmp_path)).acquire() is None
+
+
+def test_a_folder_that_cannot_be_told(tmp_path: Path, living: dict[str, Any]) -> None:
+    """If the system does not say which folder a living process watches, it may be this one."""
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    write(tmp_path, {**living, "path": str(loop)})
+    with pytest.raises(Occupied):
+        FolderLock(str(tmp_path)).acquire()
 
 
 @pytest.mark.parametrize(
@@ -268,6 +290,19 @@ def test_a_lock_that_is_a_link_to_a_file(tmp_path: Path) -> None:
     assert lock.holds()
     lock.release()
     assert os.listdir(folder) == []
+
+
+def test_a_lock_that_is_linked_again(tmp_path: Path) -> None:
+    """If each new lock file is linked elsewhere at once, the folder is used without a lock, and the reason returned."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    links = (tmp_path / f"link{number}" for number in range(9))
+
+    def flock(_: int, __: int) -> None:
+        os.link(folder / LOCK_NAME, next(links))
+
+    assert FolderLock(str(folder), flock=flock).acquire() == f"{LOCK_NAME} is a link to another file"
+    assert [path.read_bytes() for path in tmp_path.glob("link*")] == [b"", b""]
 
 
 @root_only

@@ -539,6 +539,21 @@ class TestRoot:
         (watching.path / "a.json").touch()
         watching.until_taken("a.json")
 
+    def test_deleted_before_a_scan(self, watch: Callable[..., Watching], folder: Folder):
+        """A root that is deleted between its check and the scan is lost at once, and found again when it is back."""
+
+        class Deleted(Folder):
+            def set_clock(self, *, check: bool) -> None:
+                """Delete the folder: a scan begins with this."""
+                shutil.rmtree(self.path, ignore_errors=True)
+                super().set_clock(check=check)
+
+        deleted = Deleted(folder.settings, max_bytes=10**6)
+        watching = watch(folder=deleted)
+        [lost] = until(lambda: watching.records("watch.root_lost"))
+        assert "does not exist" in lost["reason"]
+        assert watching.records("watch.degraded") == []
+
     def test_shortage_of_descriptors(self, watch: Callable[..., Watching], folder: Folder):
         """If benchd has no descriptor to check the folder, it goes on watching, and the trail has the reason."""
 
