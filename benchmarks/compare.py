@@ -1,11 +1,11 @@
-"""Tells whether a checkout is slower than another, by the ratios of one run.
+"""Report whether one checkout is slower than another, by the ratios of one run.
 
     compare.py OLD NEW
 
-Each repeat measures both, in turn the one and the other first, and gives one ratio new/old. A benchmark is slower if
-the median of its ratios is above the threshold, and the noise can't be why: the whole 95 % confidence interval of the
-median (of order statistics, without assumptions) lies above 1. Exits with 1 if one is. Both get a virtual environment
-of their own, made alike, unless `--python` names one for both.
+Each repeat measures both, in alternating order, and gives one ratio new/old. A benchmark is slower if the median of its
+ratios is above the threshold and noise can't explain it: the whole 95 % confidence interval of the median (from order
+statistics, without assumptions) is above 1. The exit code is 1 if a benchmark is slower. Each checkout gets a separate
+virtual environment, unless `--python` names one for both.
 """
 
 import argparse

@@ -39,7 +39,7 @@ class Arrivals:
         """Note what comes until there are `count`, or there is nothing new for `patience` seconds."""
         before, deadline = len(self.seen), time.monotonic() + patience
         while len(self.seen) < count and time.monotonic() < deadline:
-            time.sleep(pause)  # whoever drops as fast as it can should not be disturbed for each
+            time.sleep(pause)  # a pause wakes this process less often, so that it does not slow the producer down
             self.until(time.monotonic() + 0.01)
             if len(self.seen) > before:
                 before, deadline = len(self.seen), time.monotonic() + patience

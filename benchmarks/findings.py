@@ -10,10 +10,10 @@ import msgspec
 
 
 class Row(msgspec.Struct, omit_defaults=True, tag=True):
-    """One figure of benchd's: a value a repeat, and what it is held against, from the same repeats.
+    """One figure of benchd: a value for each repeat, and the reference from the same repeats.
 
-    The target is at `most` or at `least` so many times the reference, plus `slack`; where there is no reference, so
-    many units. A row without figures says why in `note`.
+    The target is `most` or `least` times the reference, plus `slack`. Without a reference it is in units. A row without
+    figures says why in `note`.
     """
 
     what: str
@@ -131,9 +131,10 @@ def shown(findings):
 
 
 def main(about, measure, **options):
-    """The command line of a benchmark: its options, each with a default and a meaning; what it found as a table.
+    """Run the command line of a benchmark, and print what it finds as a table.
 
-    `measure(place, options)` yields rows, curves and tables; `place` is a folder of its own.
+    `options` has the default and the meaning of each option. `measure(place, options)` yields rows, curves and tables;
+    `place` is an empty folder.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, (default, meaning) in options.items():

@@ -22,7 +22,7 @@ def _seconds(read, data):
 
 
 def measure(place, options):
-    """Drop and read in turn; then read with and without the text."""
+    """Drop and read in turn. After that, read with and without the text."""
     decode = floors.decoder()
     for what, audit, most in (("560 modules", measuring.LARGE, None), ("4488 modules", measuring.LARGEST, 3.0)):
         data, inbox = measuring.audit_bytes(audit), place / audit.name / "inbox"

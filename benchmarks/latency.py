@@ -1,7 +1,7 @@
 """Latency: from close() of an audit to its config being visible, at a steady rate of drops.
 
-Against floor (a), an inotify loop that only makes an empty sidecar; and, at a higher rate, against the naive watcher.
-A drop that is never answered counts as 10 s.
+The reference is floor (a), an inotify loop that only creates an empty sidecar. At a higher rate it is the naive
+watcher. A drop without an answer counts as 10 s.
 """
 
 import contextlib

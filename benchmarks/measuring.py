@@ -1,4 +1,4 @@
-"""What the benchmarks share: folders and processes of their own, what /proc says of them, facts about the machine."""
+"""Folders, processes, figures from /proc and facts about the machine, for all benchmarks."""
 
 import contextlib
 import gzip
@@ -25,8 +25,8 @@ LARGEST = AUDITS / "qwen2moe__default.json.gz"  # 7.8 MB, 4488 modules
 BENCHD = (sys.executable, "-m", "benchd")
 FLOORS = (sys.executable, str(HERE / "floors.py"))
 CONFIG = ".bench.json"
-os.environ.pop("BENCHD_CONFIG", None)  # the settings of whoever runs this
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # who installs benchd has its modules compiled
+os.environ.pop("BENCHD_CONFIG", None)  # else the settings of the user count
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed benchd is compiled, too
 
 
 def audit_bytes(path):

@@ -1,7 +1,7 @@
 """Parts: where the time of an answer goes, each part by itself.
 
-Back to back a part finds itself in the processor's caches; after a pause, as between two drops, whoever shares the
-machine has taken them. An answer of a batch comes close to the first, a single one to the second. In one process.
+Back to back, a part is still in the CPU's caches. After a pause, as between two drops, other programs have replaced it
+there. An answer in a batch is close to the first, a single answer to the second. Everything runs in one process.
 """
 
 import gc
@@ -74,7 +74,7 @@ def _parts(place, data):
 
 
 def _answers(place, data, batch, *, count, pause):
-    """Median of the µs that an audit takes, so many answered together, files and trail included."""
+    """Return the median of µs for each audit, with `batch` audits answered together, files and trail included."""
     inbox = place / "inbox"
     measuring.fill(inbox, data, count * batch)
     folder = Folder(FolderSettings(path=str(inbox), bench=BenchSettings(durable=False)), max_bytes=2**30)
@@ -87,7 +87,7 @@ def _answers(place, data, batch, *, count, pause):
 
 
 def measure(place, options):
-    """A table for each audit; then what a pause costs, as a row."""
+    """Yield a table for each audit, and the cost of a pause as a row."""
     gc.freeze()
     for audit in (measuring.SMALL, measuring.REAL):
         data = measuring.audit_bytes(audit)

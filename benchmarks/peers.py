@@ -1,7 +1,7 @@
 """Peers: what people would use instead, each answering a burst of drops; audits a second from the first drop.
 
-The comprehensive pattern of the design as a script that is started for each file, by `watchmedo shell-command`, by an
-`inotifywait` loop, by a systemd path unit; and the naive watcher, which does all in its own process.
+`watchmedo shell-command`, an `inotifywait` loop and a systemd path unit start a script with the ladder for each file.
+The naive watcher does everything in one process.
 """
 
 import functools
@@ -63,7 +63,7 @@ def _burst(start, place, count, data):
 
 
 def _path_unit(place, count):
-    """The same, in a systemd of its own: a one-shot that answers what is there when the folder changes."""
+    """Measure a path unit in a systemd that this boots. Its service answers all files when the folder changes."""
     environment = {**os.environ, "WITH_SYSTEMD_TIMEOUT": "120"}
     command = [str(_SANDBOX), sys.executable, str(_HERE / "path_unit.py"), str(place), str(count), str(measuring.SMALL)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

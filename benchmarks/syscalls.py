@@ -1,7 +1,7 @@
 """System calls: how many an answer takes, by name, as strace counts them.
 
-What the start and the end of the process need is taken off: twice as many audits are answered, and the difference
-counts. `watch` gets its drops one by one, so that each is an answer of its own.
+The difference between two runs counts, one with twice as many audits, so the start and the end of the process don't.
+`watch` gets its drops one by one, so that it answers each alone.
 """
 
 import os

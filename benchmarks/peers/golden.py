@@ -23,7 +23,7 @@ def choose(audit, top_n=3):
 
 
 def priority(layer, flagged):
-    """How much a layer deserves validation of its own."""
+    """Return the priority of a layer, and how to validate it."""
     rationale = layer["flagging_rationale"]
     if flagged or rationale.get("flagged_as_high_impact"):
         return "HIGH", "per_layer"

@@ -329,7 +329,7 @@ def test_nothing_selected() -> None:
     """If no layer gets a rank, a note says why."""
     training = planned(document(analysis={"analysis_performed": False}, per_module_gain=THREE_GAINS))
     [note] = training.notes
-    assert note.startswith("no module has a rank of its own here: uniform only: Gradience performed no ")
+    assert note.startswith("no module gets a custom rank: uniform only: Gradience performed no ")
 
 
 def test_names_without_an_analysis() -> None:

@@ -187,7 +187,7 @@ def test_notes(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
         "note: Gradience: a module is odd",
-        "note: no module has a rank of its own here: the first 1 of 1 layer, in the audit's order; top_n = 3",
+        "note: no module gets a custom rank: the first 1 of 1 layer, in the audit's order; top_n = 3",
         UNKNOWN,
         "note: the audit doesn't tell the adapter's scaling; set lora_alpha yourself",
         "the audit doesn't tell the modules' own ranks: no change to show",

@@ -1,4 +1,4 @@
-"""Interop: the answers held to the real Gradience, Bench and PEFT. Run by `make test-interop`, in a venv of its own."""
+"""Compare the answers with the real Gradience, Bench and PEFT. `make test-interop` runs these in a separate venv."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from families import Adapted, adapted, build, tree
 #: PEFT tries every key on every module: minutes for 683 keys on 4488. The first layers of a model have it all.
 LAYERS_OF_THE_LARGEST = 5
 
-#: No audit suggests it, so that a module with it has no rank of its own.
+#: No audit suggests this rank, so a module with it has the default.
 OTHER = 7
 
 #: Names of which one is what another ends in, or could match another as a pattern.
@@ -59,7 +59,7 @@ def of_audit(sample: Sample) -> dict[str, Adapted] | None:
 
 
 def of_name(name: str) -> dict[str, Adapted]:
-    """Each module's rank and scaling where the module `name` alone has a rank of its own."""
+    """Return each module's rank and scaling if only the module `name` has a custom rank."""
     key = pattern_keys([name], NAMES)[name]
     config: dict[str, Any] = {"r": OTHER, "lora_alpha": OTHER, "target_modules": NAMES}
     return adapted(tree(NAMES), {**config, "rank_pattern": {key: 3}, "alpha_pattern": {key: 6}})

@@ -126,7 +126,7 @@ def test_parameters(case: Case) -> None:
     out_of_reach = case.audit.modules.out_of_reach
 
     def lora(model: nn.Module) -> int:
-        """The parameters in the pairs of matrices of all modules that have a rank of their own."""
+        """Return the number of parameters in the matrices of all modules that have a rank."""
         return sum(
             weights.numel()
             for name, weights in model.named_parameters()

@@ -237,7 +237,7 @@ def _rank_notes(
     if audit.no_analysis is not None:  # then the selection's notes say nothing about the names
         notes.extend(name_notes(audit))
     if not any(layer.rank for layer in selection.layers):
-        notes.append(f"no module has a rank of its own here: {selection.reason}")
+        notes.append(f"no module gets a custom rank: {selection.reason}")
     smaller = sum(rank < uniform and rank == _rank_of(own, name) for name, rank in ranks.items())
     if smaller:
         notes.append(f"{_modules(smaller, 'keep')} a rank below the uniform rank {uniform}, as in the adapter")
