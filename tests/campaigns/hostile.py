@@ -256,12 +256,15 @@ def run(place: Path, *, long: bool) -> dict[str, int | float | str]:
     started = time.monotonic()
     outside = _outside(place)
     # Scans are frequent because only they find some files, but not continuous.
-    daemon = Daemon(place, watching=f'rescan_interval = "{"1s" if long else "200ms"}"').start()
-    campaign = _Campaign(place, daemon, outside, chance, long=long)
+    daemon = Daemon(place, watching=f'rescan_interval = "{"1s" if long else "200ms"}"')
     try:
-        campaign.everything()
+        campaign = _Campaign(place, daemon.start(), outside, chance, long=long)
+        try:
+            campaign.everything()
+        finally:
+            campaign.close()
     finally:
-        campaign.close()
+        daemon.kill()
     return {"seed": seed, **campaign.figures, "seconds": round(time.monotonic() - started, 1)}
 
 
