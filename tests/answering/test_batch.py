@@ -20,7 +20,7 @@ from benchd.folder.folder import Folder
 from benchd.inbox import Hint
 from benchd.settings.keys import BenchSettings, FolderSettings
 from daemon import answers, audit, config_of
-from desk import Desk, LoggedDisk
+from desk import Desk, LoggedDisk, Meddled
 
 
 class Failing:
@@ -122,6 +122,20 @@ class TestRounds:
         desk.folder.max_bytes = 2**21
 
         assert desk.outcomes("a.json", "a", decide=padded(1_100_000)) == {"a.json": Outcome.SELECTED, "a": Outcome.KEPT}
+
+    def test_same_config_after_a_failure(self, desk: Desk) -> None:
+        """If a config could not be published, the next round may publish another audit's with the same name."""
+        desk.add("a.json", b" " * 1_100_000 + audit(1))
+        desk.add("a", b" " * 1_100_000 + audit(2))
+        desk.folder.max_bytes = 2**21
+        errors = iter([OSError(errno.EIO, "Input/output error")])
+
+        def fail_once() -> None:
+            for error in errors:
+                raise error
+
+        outcomes = desk.outcomes("a.json", "a", decide=padded(1_100_000), disk=Meddled(publish=fail_once))
+        assert outcomes == {"a.json": Outcome.FAILED, "a": Outcome.SELECTED}
 
     def test_memory(self, desk: Desk) -> None:
         """The memory for a batch of bad files does not grow with their number."""

@@ -215,6 +215,16 @@ class TestRejected:
         assert result.error == f"{report['message']} [{report['code']}]"
         assert unbroken(report_of(path).read_bytes())
 
+    def test_force(self, desk: Desk, path: Path) -> None:
+        """With `force` a bad file is rejected again, and its report written again."""
+        path.write_bytes(b"{]")
+        desk.answer(path.name)
+        before = report_of(path).stat().st_ino, report_of(path).read_bytes()
+        assert desk.answer(path.name, force=True).outcome is Outcome.REJECTED
+        assert report_of(path).stat().st_ino != before[0]
+        assert report_of(path).read_bytes() == before[1]
+        assert desk.events() == ["audit.rejected"] * 2
+
     def test_fixed(self, desk: Desk, path: Path) -> None:
         """The report is removed when the config is published."""
         path.write_bytes(b"{]")

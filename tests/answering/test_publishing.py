@@ -191,6 +191,19 @@ class TestChangedMeanwhile:
         assert config_of(path).read_bytes() == b"mine"
         assert not temporary_files(desk.path)
 
+    def test_config_is_edited_in_place(self, desk: Desk, path: Path) -> None:
+        """An edit in place that keeps the size is found by its date."""
+        desk.answer(path.name)
+        path.write_bytes(audit(12345678))
+        edited = bytes(config_of(path).stat().st_size)
+
+        def edit() -> None:
+            config_of(path).write_bytes(edited)
+            os.utime(config_of(path))
+
+        assert desk.answer(path.name, disk=Meddled(close=edit)).outcome is Outcome.DEFERRED
+        assert config_of(path).read_bytes() == edited
+
     def test_config_is_deleted(self, desk: Desk, path: Path) -> None:
         """A config that is deleted meanwhile is made by the next attempt."""
         desk.answer(path.name)

@@ -57,13 +57,11 @@ class SlowDisk(Disks):
         super().__init__(errors=errors)
         self.slow = slow
         self.gate = threading.Barrier(together, timeout=10)
-        self.threads: list[str] = []
-        self.daemons: list[bool] = []
+        self.threads: list[threading.Thread] = []
 
     def flush_file(self, descriptor: int) -> None:
         begin = time.monotonic()
-        self.threads.append(threading.current_thread().name)
-        self.daemons.append(threading.current_thread().daemon)
+        self.threads.append(threading.current_thread())
         if len(self.calls) < self.slow:
             until(lambda: time.monotonic() - begin > 0.004)
         else:
@@ -149,33 +147,33 @@ class TestSlowDisk:
         flusher = Flusher(2, disk)
         assert flusher.flush([(number, 1) for number in range(10, 15)]) == {10: BROKEN, 13: BROKEN}
         assert sorted(descriptor for _, descriptor in disk.calls) == [10, 11, 12, 13, 14]
-        assert disk.threads[0] == threading.current_thread().name
-        assert all(name.startswith("benchd-flush") for name in disk.threads[1:])
+        assert disk.threads[0] is threading.current_thread()
+        assert all(thread.name.startswith("benchd-flush") for thread in disk.threads[1:])
 
     def test_no_thread_is_left(self) -> None:
         """No thread outlives the flush, and none that hangs holds up the end of the process."""
         disk = SlowDisk(together=2)
         Flusher(2, disk).flush([(number, 1) for number in range(5)])
-        assert all(disk.daemons[1:])
-        assert not [thread for thread in threading.enumerate() if thread.name in disk.threads[1:]]
+        assert all(thread.daemon for thread in disk.threads[1:])
+        assert not [thread for thread in disk.threads[1:] if thread.is_alive()]
 
     def test_last_wait(self) -> None:
         """If one file is left after a slow wait, the same thread waits for it."""
         disk = SlowDisk(slow=2)
         assert Flusher(4, disk).flush([(10, 1), (11, 1)]) == {}
-        assert set(disk.threads) == {threading.current_thread().name}
+        assert set(disk.threads) == {threading.current_thread()}
 
     def test_one_at_a_time(self) -> None:
         """With one wait at a time nothing overlaps."""
         disk = SlowDisk(slow=3)
         assert Flusher(1, disk).flush([(10, 1), (11, 1), (12, 1)]) == {}
-        assert set(disk.threads) == {threading.current_thread().name}
+        assert set(disk.threads) == {threading.current_thread()}
 
     def test_fast_disk(self) -> None:
         """On a fast disk the same thread waits for all files."""
         disk = SlowDisk(slow=0, together=1)
         assert Flusher(4, disk).flush([(number, 1) for number in range(5)]) == {}
-        assert set(disk.threads) == {threading.current_thread().name}
+        assert set(disk.threads) == {threading.current_thread()}
 
 
 class TestSync:

@@ -205,6 +205,17 @@ class TestNextScan:
         adapter.unlink() if change == "removed" else adapter.write_text('{"peft_type": "LORA", "r": 9}')
         assert scan(folder) == ["audit.json"]
 
+    def test_cheap_again_without_an_adapter(self, make: Make, path: Path, tmp_path: Path) -> None:
+        """After one scan that misses an `adapter_config.json` the next is cheap again."""
+        adapter, folder = tmp_path / "adapter_config.json", make(ignore=("adapter_config.json",))
+        adapter.write_text('{"peft_type": "LORA", "r": 8}')
+        assert scan(folder) == ["audit.json"]  # its config was made without the file
+        adapter.unlink()
+        clearly_later(path)
+        assert scan(folder) == []
+        config_of(path).write_bytes(b"{}")
+        assert scan(folder) == []
+
     def test_skips_what_is_remembered(self, make: Make, tmp_path: Path) -> None:
         """Content that needs no sidecar is skipped until it changes."""
         path = drop(tmp_path / "eval.json", b"{}")

@@ -79,7 +79,7 @@ class Reader:
         standing, provenance = case.ticket.folder.standing(case.name, case.info, case.beside)
         # After an event the file has just been written: dates that say otherwise come from a clock that was set.
         in_doubt = standing is Standing.IN_DOUBT or case.ticket.trigger in {"closed", "moved", "poll"}
-        if provenance is None or standing is Standing.OPEN:
+        if provenance is None:
             return False
         if in_doubt:
             case.answered = provenance
