@@ -119,12 +119,15 @@ class FileSystems:
 class Flusher:
     """Flushes files and directories, which are given as (descriptor, device). Safe to share between threads.
 
-    `waits` is the number of waits that may overlap on a slow disk.
+    `waits` is the number of waits that may overlap on a slow disk. `now` measures them, in seconds.
     """
 
-    def __init__(self, waits: int = 4, systems: FileSystems | None = None) -> None:
+    def __init__(
+        self, waits: int = 4, systems: FileSystems | None = None, *, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._waits = waits
         self._systems = systems or FileSystems()
+        self._now = now
         self._pool: ThreadPoolExecutor | None = None
 
     def flush(self, written: Collection[tuple[int, int]], *, directories: bool = False) -> dict[int, OSError]:
@@ -147,9 +150,9 @@ class Flusher:
                 errors = self._overlapping(lambda item: _error_of(call, item), pending)
                 failed.update({item: error for item, error in zip(pending, errors, strict=True) if error})
                 break
-            before = time.monotonic()
+            before = self._now()
             error = _error_of(call, descriptor)
-            is_slow = time.monotonic() - before > _SLOW_WAIT
+            is_slow = self._now() - before > _SLOW_WAIT
             if error is not None:
                 failed[descriptor] = error
         return failed
