@@ -118,12 +118,15 @@ class FileSystems:
 class Flusher:
     """Flushes files and directories, each given as (descriptor, device). Thread-safe.
 
-    `waits` is the maximum number of parallel waits on a slow disk.
+    `waits` is the maximum number of parallel waits on a slow disk. `now` measures them, in seconds.
     """
 
-    def __init__(self, waits: int = 4, systems: FileSystems | None = None) -> None:
+    def __init__(
+        self, waits: int = 4, systems: FileSystems | None = None, *, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._waits = waits
         self._systems = systems or FileSystems()
+        self._now = now
 
     def flush(self, written: Collection[tuple[int, int]], *, directories: bool = False) -> dict[int, OSError]:
         """Wait until the contents of files are on the disk, or the names in directories if `directories` is set.
@@ -143,9 +146,9 @@ class Flusher:
             if is_slow and len(rest) - place > 1 and self._waits > 1:
                 failed.update(self._overlapping(call, [item for item, _ in rest[place:]]))
                 break
-            before = time.monotonic()
+            before = self._now()
             error = _error_of(call, descriptor)
-            is_slow = time.monotonic() - before > _SLOW_WAIT
+            is_slow = self._now() - before > _SLOW_WAIT
             if error is not None:
                 failed[descriptor] = error
         return failed
