@@ -339,7 +339,7 @@ class TestDirectories:
         (watching.path / "locked").mkdir()
         until(lambda: len(watching.records("scan.finished")) == 2)
         [record] = watching.records("watch.degraded")
-        assert record["instead"] == "tried again at every scan"
+        assert record["instead"] == "trying again at every scan"
         assert "can't watch" in watching.records("watch.overflow")[0]["reason"]
 
     def test_new_one_that_can_not_be_watched(

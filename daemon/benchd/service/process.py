@@ -246,10 +246,11 @@ class Service:
         self._trail.reopen(settings.trail, console=self._console)
         for watcher in retired:
             watcher.stop()
+            # An answer with the old settings must not replace one with the new settings. This also ends a scan that
+            # waits for room in the inbox.
+            watcher.inbox.drop(watcher.folder)
         for watcher in retired:
             watcher.thread.join(_HANDOVER_SECONDS)
-            # An answer with the old settings must not replace one with the new settings.
-            watcher.inbox.drop(watcher.folder)
             watcher.inbox.await_idle(watcher.folder, _HANDOVER_SECONDS)
             workers.release(watcher.inbox)
         if self._workers is not workers:

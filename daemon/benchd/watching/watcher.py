@@ -30,6 +30,7 @@ from benchd.trail.records import (
 from benchd.trail.trail import Trail
 from benchd.watching.events import Source
 from benchd.watching.lock import FolderLock, Occupied
+from benchd.watching.requests import Requests
 from benchd.watching.sources import polling_source, source_for
 
 if TYPE_CHECKING:
@@ -42,9 +43,6 @@ _LOOK_FOR_ROOT: Final = 1.0
 
 #: Maximum number of unreadable directories to remember, so that each is recorded once.
 _MAX_FAILING: Final = 1000
-
-#: Maximum number of new directories that wait to be explored. Beyond it a scan of the whole folder is cheaper.
-_MAX_UNEXPLORED: Final = 1000
 
 #: Maximum share of one core for a folder that is polled by scans.
 _POLLING_SHARE: Final = 0.1
@@ -72,14 +70,8 @@ class Watcher:
         self._instances = instances
         self._rescan_interval = rescan_interval
         self._lock = lock or FolderLock(folder.path)
-        #: Guards the next six attributes, which other threads write.
-        self._wake = threading.Condition()
-        self._is_stopping = False
-        self._cause: str | None = "start"
-        self._is_root_in_question = False
-        self._unexplored: dict[str, None] = {}
-        self._moved: dict[tuple[int, str], None] = {}
-        self._has_overflowed = False
+        #: What other threads ask of this watcher's thread.
+        self._requests = Requests()
         #: Only the watcher's thread writes the other attributes.
         self._source: Source | None = None
         self._identity: tuple[int, int] | None = None
@@ -117,15 +109,11 @@ class Watcher:
 
     def stop(self) -> None:
         """Ask the thread to end. Return at once. Join `thread` to wait."""
-        with self._wake:
-            self._is_stopping = True
-            self._wake.notify()
+        self._requests.stop()
 
     def request_scan(self, cause: str) -> None:
         """Request a scan. Requests before it starts are combined."""
-        with self._wake:
-            self._cause = self._cause or cause
-            self._wake.notify()
+        self._requests.scan(cause)
 
     # --- Listener, on any thread ---------------------------------------------------------------------------
 
@@ -137,50 +125,37 @@ class Watcher:
 
     def explore(self, relative: str) -> None:
         """Have the thread watch and scan a new directory and everything below it."""
-        if not self.folder.names.enters(relative):
-            return
-        with self._wake:
-            if len(self._unexplored) < _MAX_UNEXPLORED:
-                self._unexplored[relative] = None
-            else:
-                self._unexplored.clear()
-                self._cause = self._cause or "overflow"
-            self._wake.notify()
+        if self.folder.names.enters(relative):
+            self._requests.explore(relative)
 
     def recheck(self, watch: int, relative: str) -> None:
         """Have the thread follow a watched directory that was moved or deleted."""
-        with self._wake:
-            self._moved[watch, relative] = None
-            self._wake.notify()
+        self._requests.follow(watch, relative)
 
     def lost_events(self, reason: str) -> None:
         """Record the loss once for each scan, and request a scan."""
-        with self._wake:
-            is_known, self._has_overflowed = self._has_overflowed, True
-        if not is_known:
+        if self._requests.lost_events():
             self._trail.write(Overflow(root=self.folder.path, reason=reason))
-        self.request_scan("overflow")
+        self._requests.scan("overflow")
 
     def root_changed(self) -> None:
         """Have the thread check the folder itself."""
-        with self._wake:
-            self._is_root_in_question = True
-            self._wake.notify()
+        self._requests.check_root()
 
     def problem(self, reason: str) -> None:
         """Record the problem, and scan at the polling interval from now on."""
         self._polls_by_scans = True
         self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="scanning at poll_interval"))
-        self.request_scan("degraded")
+        self._requests.scan("degraded")
 
     # --- the thread ----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         next_scan = 0.0
-        while self._await(next_scan):
+        while self._requests.await_some(next_scan, can_scan=self.present):
             try:
                 self._follow()
-                if self._wants_round(next_scan):
+                if time.monotonic() >= next_scan or self._requests.wants_round(can_scan=self.present):
                     next_scan = time.monotonic() + self._round()
             except Exception as error:  # noqa: BLE001 - a watcher survives whatever its folder does to it
                 if self._is_ending:
@@ -193,27 +168,9 @@ class Watcher:
         self._drop_source()
         self._lock.release()
 
-    def _await(self, moment: float) -> bool:
-        """Sleep until there is work, at most until `moment` (monotonic). Return False if the watcher must stop."""
-        with self._wake:
-            while not (self._is_stopping or self._is_wanted() or self._unexplored or self._moved):
-                left = moment - time.monotonic()
-                if left <= 0:
-                    break
-                self._wake.wait(left)
-            return not self._is_stopping
-
-    def _is_wanted(self) -> bool:
-        return self._is_root_in_question or (self._cause is not None and self._source is not None)
-
-    def _wants_round(self, moment: float) -> bool:
-        with self._wake:
-            return self._is_wanted() or time.monotonic() >= moment
-
     def _round(self) -> float:
         """Check that the folder exists and is watched, and scan it. Return the seconds until the next round."""
-        with self._wake:
-            is_in_question, self._is_root_in_question = self._is_root_in_question, False
+        is_in_question = self._requests.take_root_check()
         was_exhausted, self._is_exhausted = self._is_exhausted, False
         try:
             reason = self._check_root(is_in_question=is_in_question)
@@ -237,10 +194,7 @@ class Watcher:
             self.watched.set()
             return _LOOK_FOR_ROOT
         self.watched.set()
-        with self._wake:
-            cause, self._cause = self._cause, None
-            self._has_overflowed = False
-        took = self._scan(cause or "rescan")
+        took = self._scan(self._requests.take_cause() or "rescan")
         if self._is_exhausted:
             return _LOOK_FOR_ROOT
         if self._polls_by_scans:
@@ -279,9 +233,8 @@ class Watcher:
         self.watched.set()
         if not is_known:
             reason = f"can't check the folder: {error.strerror}"
-            self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="tried again every second"))
-        with self._wake:
-            self._wake.wait_for(lambda: self._is_stopping, _LOOK_FOR_ROOT)
+            self._trail.write(Degraded(root=self.folder.path, reason=reason, instead="trying again every second"))
+        self._requests.pause(_LOOK_FOR_ROOT)
 
     # --- the lock and the source ---------------------------------------------------------------------------
 
@@ -319,8 +272,7 @@ class Watcher:
             self._trail.write(RootRestored(root=root))
         self._trail.write(WatchStarted(root=root, backend=source.backend, recursive=settings.recursive))
         self.folder.forget_scans()
-        with self._wake:
-            self._cause = self._cause or "restored"
+        self._requests.scan("restored")
         return True
 
     def _start_source(self) -> Source:
@@ -357,11 +309,9 @@ class Watcher:
     def _follow(self) -> None:
         """Explore the directories that appeared, and follow those that were moved."""
         while True:
-            with self._wake:
-                unexplored, self._unexplored = self._unexplored, {}
-                moved, self._moved = self._moved, {}
+            unexplored, moved = self._requests.take_directories()
             source = self._source
-            if source is None or self._is_stopping or not (unexplored or moved):
+            if source is None or self._requests.is_stopping or not (unexplored or moved):
                 return  # without a source, the scan after opening one finds everything
             for relative in unexplored:
                 self._put_found(Scan(self.folder, below=relative, entering=source.enter, failed=self._cannot_enter))
@@ -371,7 +321,7 @@ class Watcher:
     @property
     def _is_ending(self) -> bool:
         """Whether this watcher or its loop ends: then the source may be closed already, and its errors mean nothing."""
-        return self._is_stopping or self.inbox.closed
+        return self._requests.is_stopping or self.inbox.closed
 
     def _cannot_enter(self, relative: str, error: OSError) -> None:
         """A new directory can't be read or watched: say so, and scan."""
