@@ -434,7 +434,7 @@ def test_an_upgrade_keeps_the_settings_and_uninstall_the_data(service: float) ->
         f"PIP_INSTALL_ARGS=--no-index --find-links {WHEELS}", env={**os.environ, "PIP_NO_INDEX": "1"},
     ).stdout  # fmt: skip
     assert CONFIG.read_text().startswith("# mine\n")
-    assert re.search(r"config.toml is kept", said)
+    assert re.search(r"config.toml stays as it is", said)
     until(drop(INBOX / "b.json").exists, "an answer of the upgraded service")
     sh("make", "-C", str(ROOT), "uninstall")
     assert not Path("/opt/benchd").exists()
