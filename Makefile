@@ -90,7 +90,7 @@ $(VENV)/.installed-docs: $(VENV)/.made pyproject.toml
 docs: $(VENV)/.installed-docs ## build the documentation site in site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-BENCHMARKS := latency burst backlog growth large startup idle peers syscalls parts hops
+BENCHMARKS := latency burst backlog growth large startup idle peers syscalls parts hops fairness
 RESULTS := benchmarks/results.json
 BENCH_growth := $(if $(FULL),--full)
 BENCH_peers := $(if $(FULL),--systemd)

@@ -27,6 +27,7 @@ SHORT = {
     "syscalls": ["--count", "2"],
     "parts": ["--count", "2", "--pause", "0.1"],
     "hops": ["--count", "2", "--by", "order"],
+    "fairness": ["--seconds", "0.1", "--repeats", "1"],
 }
 
 
