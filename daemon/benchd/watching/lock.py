@@ -168,7 +168,7 @@ def _read(descriptor: int) -> _Holder | None:
     """Return the content of a lock file; None if no benchd can have written it."""
     try:
         return msgspec.json.decode(os.pread(descriptor, _MAX_BYTES, 0), type=_Holder)
-    except (ValueError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):  # older releases of msgspec raise no ValueError
         return None
 
 
