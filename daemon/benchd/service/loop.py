@@ -208,18 +208,19 @@ class Loop:
     def _read_for(self, seconds: float) -> None:
         """Read events until there are none, but at most for `seconds`: answering has let the kernel's queues fill."""
         deadline = time.monotonic() + seconds
-        while self._read(0.0) and time.monotonic() < deadline:
-            pass
+        while self._read(0.0):
+            if time.monotonic() >= deadline:
+                break
 
     def _read(self, wait: float | None) -> bool:
         """Wait up to `wait` seconds for events (None: without limit) and read them. Return whether there were any."""
         ready = self._epoll.poll(wait)
         self.inbox.is_awaited = False
         for descriptor, _ in ready:
-            reader = self._readers.get(descriptor)
-            if reader is None:
+            if descriptor == self._bell:
                 os.eventfd_read(self._bell)
                 continue
+            reader = self._readers[descriptor]
             try:
                 reader.read()
             except Exception as error:  # noqa: BLE001 - the loop continues, and the reader informs its folders
